@@ -1,0 +1,158 @@
+"""Where the real MySQL servers and their tools lie, and how each is called.
+
+Knows paths and command lines only: `scripts/servers` puts the files there, `servers.py` runs them.
+Nothing but the standard library is imported, because the scripts use this before the virtual
+environment exists.
+
+Two servers: MySQL 9 (today's protocol) from a directory of its own, whose libraries are newer than
+the machine's, so that it is started through its own dynamic loader; and MySQL 5.6, the oldest
+server with GTIDs.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+MYSQL_9 = "mysql-9"
+MYSQL_56 = "mysql-5.6"
+
+
+class MissingServerError(Exception):
+    """A real server that a test or script needs is not installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """One installed server: the words before its own options, and what it needs around it."""
+
+    name: str
+    version: tuple[int, ...]
+    mysqld: tuple[str, ...]
+    """Command line up to the point where `--defaults-file` goes."""
+    settings: tuple[str, ...]
+    """Lines of the [mysqld] section that say where the installation lies."""
+    environment: dict[str, str] = field(default_factory=dict)
+    directory: Path | None = None
+    """The working directory that it must be started in, where that matters."""
+    pristine_data: Path | None = None
+    """A data directory to copy, for a server that cannot initialize one itself."""
+
+
+def cache_directory() -> Path:
+    """Where downloaded servers are kept: `KINGBUS_CACHE`, or `.cache` in the repository."""
+    given = os.environ.get("KINGBUS_CACHE")
+    return Path(given).resolve() if given else REPOSITORY / ".cache"
+
+
+def root_directory() -> Path:
+    """The directory that holds the unpacked packages of MySQL 9 and the libraries they need."""
+    return cache_directory() / "mysql-9-root"
+
+
+def old_directory() -> Path:
+    """The directory that holds the unpacked MySQL 5.6."""
+    return cache_directory() / "mysql-5.6"
+
+
+def modern() -> Installation:
+    """MySQL 8 or newer: `KINGBUS_MYSQLD`, a `mysqld` on PATH that is MySQL, or the cached one."""
+    given = os.environ.get("KINGBUS_MYSQLD")
+    if given:
+        version = _version((given,))
+        if version is None:
+            raise MissingServerError(
+                f"KINGBUS_MYSQLD={given} is not MySQL 8 or newer; unset it to have one fetched"
+            )
+        return Installation(name=MYSQL_9, version=version, mysqld=(given,), settings=())
+    found = shutil.which("mysqld")
+    if found is not None:
+        version = _version((found,))
+        if version is not None:
+            return Installation(name=MYSQL_9, version=version, mysqld=(found,), settings=())
+    root = root_directory()
+    program = root / "usr/sbin/mysqld"
+    if not program.exists():
+        raise MissingServerError(f"no MySQL 9 in {root}; run scripts/servers to fetch it")
+    command = _through_own_loader(root, program)
+    version = _version(command)
+    if version is None:
+        raise MissingServerError(f"{program} does not start; remove {root} and run scripts/servers")
+    return Installation(
+        name=MYSQL_9,
+        version=version,
+        mysqld=command,
+        settings=(
+            f"basedir={root}/usr",
+            f"lc_messages_dir={root}/usr/share/mysql",
+            f"character_sets_dir={root}/usr/share/mysql/charsets",
+            f"plugin_dir={root}/usr/lib/mysql/plugin",
+        ),
+    )
+
+
+def old() -> Installation:
+    """MySQL 5.6."""
+    server = old_directory() / "package/server"
+    if not (server / "mysqld").exists():
+        raise MissingServerError(f"no MySQL 5.6 in {server}; run scripts/servers to fetch it")
+    return Installation(
+        name=MYSQL_56,
+        version=(5, 6, 24),
+        mysqld=(f"{server}/mysqld",),
+        settings=(f"basedir={server}", f"lc_messages_dir={server}/share"),
+        environment={"LD_LIBRARY_PATH": str(server)},
+        directory=server,
+        pristine_data=server / "data/mysql",
+    )
+
+
+def tool(name: str) -> tuple[str, ...]:
+    """The command of a MySQL client program, such as `mysqlbinlog`, that speaks to both servers.
+
+    It is taken from beside `KINGBUS_MYSQLD`, from PATH if that one is MySQL's, or from the cache.
+    """
+    given = os.environ.get("KINGBUS_MYSQLD")
+    if given:
+        for folder in (Path(given).parent, Path(given).parent.parent / "bin"):
+            if (folder / name).exists():
+                return (str(folder / name),)
+    found = shutil.which(name)
+    if found is not None and _version((found,)) is not None:
+        return (found,)
+    program = root_directory() / "usr/bin" / name
+    if not program.exists():
+        raise MissingServerError(f"no {name} of MySQL found; run scripts/servers to fetch it")
+    return _through_own_loader(root_directory(), program)
+
+
+def _through_own_loader(root: Path, program: Path) -> tuple[str, ...]:
+    libraries = (
+        f"{root}/usr/lib/x86_64-linux-gnu",
+        f"{root}/usr/lib/mysql/private",
+    )
+    loader = f"{root}/usr/lib64/ld-linux-x86-64.so.2"
+    return (loader, "--library-path", ":".join(libraries), str(program))
+
+
+def _version(command: tuple[str, ...]) -> tuple[int, ...] | None:
+    """The version of a MySQL program; None if it is older than 8, MariaDB's, or does not run."""
+    try:
+        answer = subprocess.run(
+            [*command, "--no-defaults", "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    except OSError:
+        return None
+    found = re.search(r"Ver (\d+)\.(\d+)\.(\d+)", answer.stdout)
+    if answer.returncode != 0 or found is None or "MariaDB" in answer.stdout:
+        return None
+    version = tuple(int(number) for number in found.groups())
+    return version if version >= (8,) else None
