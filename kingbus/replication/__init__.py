@@ -1,0 +1,1 @@
+"""The drivers towards MySQL: receiver, relay, binlog dump and binlog server."""
