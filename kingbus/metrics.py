@@ -1,0 +1,116 @@
+"""The Prometheus metrics of a node: every name is declared here, drivers import and set them.
+
+They live in a registry of their own, so that nothing but kingbus's facts (and those of its
+process) is exported, and so that a test can read one value with `value`. A name is
+`kingbus_<layer>_<what>_<unit>`; counters end in `_total`, as Prometheus asks. This module knows
+no layer; it must not import one.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+    return Gauge(name, text, labels, registry=REGISTRY)
+
+
+# The node itself.
+BUILD_INFO = _gauge("kingbus_build_info", "1, labelled with the program's version.", ("version",))
+READY = _gauge("kingbus_ready", "1 while /ready answers 200.")
+
+# receiver: pulls from the source, on the leader only.
+RECEIVER_EVENTS = _counter("kingbus_receiver_events_total", "Events read from the source.")
+RECEIVER_BYTES = _counter("kingbus_receiver_bytes_total", "Bytes read from the source.")
+RECEIVER_BATCHES = _counter("kingbus_receiver_batches_total", "Batches proposed.")
+RECEIVER_SESSIONS = _counter("kingbus_receiver_sessions_total", "Sessions begun.")
+RECEIVER_CHECKSUM_MISMATCHES = _counter(
+    "kingbus_receiver_checksum_mismatches_total", "Events whose CRC32 was wrong on arrival."
+)
+RECEIVER_OPEN_TRANSACTION_BYTES = _gauge(
+    "kingbus_receiver_open_transaction_bytes", "Bytes of the transaction still arriving."
+)
+RECEIVER_STATUS = _gauge(
+    "kingbus_receiver_status",
+    "1 for the state that the receiver is in, 0 for the others.",
+    ("status",),
+)
+RECEIVER_STATES = ("stopped", "connecting", "running", "error")
+RECEIVER_LAST_EVENT_TIME = _gauge(
+    "kingbus_receiver_last_event_timestamp_seconds", "Timestamp of the newest event read."
+)
+
+# raft: what node/ sees.
+RAFT_TERM = _gauge("kingbus_raft_term", "Current term.")
+RAFT_IS_LEADER = _gauge("kingbus_raft_is_leader", "1 on the leader.")
+RAFT_HAS_LEADER = _gauge("kingbus_raft_has_leader", "1 while a leader is known.")
+RAFT_COMMITTED_INDEX = _gauge("kingbus_raft_committed_index", "Last committed log index.")
+RAFT_APPLIED_INDEX = _gauge("kingbus_raft_applied_index", "Last applied log index.")
+RAFT_UNCOMMITTED_BYTES = _gauge(
+    "kingbus_raft_uncommitted_bytes", "Bytes proposed and not committed yet."
+)
+RAFT_PROPOSALS_DROPPED = _counter(
+    "kingbus_raft_proposals_dropped_total", "Proposals refused for want of room or leader."
+)
+
+# storage: log segments and the database.
+STORAGE_BYTES = _gauge("kingbus_storage_bytes", "Bytes held by log segments.")
+STORAGE_RESERVE_BYTES = _gauge("kingbus_storage_reserve_bytes", "Configured reserve-data-size.")
+STORAGE_FSYNC_SECONDS = Histogram(
+    "kingbus_storage_fsync_seconds",
+    "Time of one gathered write with its fdatasync.",
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    registry=REGISTRY,
+)
+
+# relay: what the applied log says.
+RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches applied.")
+
+# dump: what replicas are sent.
+DUMP_CLIENTS = _gauge("kingbus_dump_clients", "Binlog dumps running.")
+DUMP_BYTES = _counter("kingbus_dump_bytes_total", "Bytes sent by binlog dumps.")
+DUMP_REFUSED = _counter("kingbus_dump_refused_total", "Dumps refused with an error packet.")
+SERVER_CONNECTIONS = _gauge("kingbus_server_connections", "Open replica-facing connections.")
+SERVER_LOGIN_FAILURES = _counter("kingbus_server_login_failures_total", "Refused logins.")
+
+# peers: what transport/ sees, per member name or id.
+PEER_RTT_SECONDS = _gauge("kingbus_peer_rtt_seconds", "Round trip to a peer.", ("peer",))
+PEER_DROPPED = _counter(
+    "kingbus_peer_dropped_total", "Messages dropped, the queue being full.", ("peer",)
+)
+PEER_CLOCK_DIFFERENCE_SECONDS = _gauge(
+    "kingbus_peer_clock_difference_seconds", "A peer's wall clock minus this node's.", ("peer",)
+)
+PEER_CONNECTED = _gauge("kingbus_peer_connected", "1 while a peer is connected.", ("peer",))
+
+# admin: the HTTP API.
+ADMIN_REQUESTS = _counter(
+    "kingbus_admin_requests_total", "Admin requests answered.", ("method", "status")
+)
+
+
+def exposition() -> bytes:
+    """Everything in Prometheus's text format, as `CONTENT_TYPE` says."""
+    return generate_latest(REGISTRY)
+
+
+def value(name: str, **labels: str) -> float:
+    """The present value of one sample, 0.0 where nothing was recorded yet."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def names() -> list[str]:
+    """The exported names of kingbus's own metrics, in order, counters with their `_total`."""
+    return [
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in REGISTRY.collect()
+        if family.name.startswith("kingbus_")
+    ]
