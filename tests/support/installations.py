@@ -39,8 +39,8 @@ class Installation:
     environment: dict[str, str] = field(default_factory=dict)
     directory: Path | None = None
     """The working directory that it must be started in, where that matters."""
-    pristine_data: Path | None = None
-    """A data directory to copy, for a server that cannot initialize one itself."""
+    scripts: Path | None = None
+    """SQL that makes the system tables, for a server that does not make them itself."""
 
 
 def cache_directory() -> Path:
@@ -107,27 +107,31 @@ def old() -> Installation:
         settings=(f"basedir={server}", f"lc_messages_dir={server}/share"),
         environment={"LD_LIBRARY_PATH": str(server)},
         directory=server,
-        pristine_data=server / "data/mysql",
+        scripts=server / "share",
     )
 
 
 def tool(name: str) -> tuple[str, ...]:
     """The command of a MySQL client program, such as `mysqlbinlog`, that speaks to both servers.
 
-    It is taken from beside `KINGBUS_MYSQLD`, from PATH if that one is MySQL's, or from the cache.
+    It is taken from beside `KINGBUS_MYSQLD`, from PATH if that one is MySQL's, or from the cache,
+    and reads no configuration file. The program's own options follow.
     """
     given = os.environ.get("KINGBUS_MYSQLD")
     if given:
         for folder in (Path(given).parent, Path(given).parent.parent / "bin"):
             if (folder / name).exists():
-                return (str(folder / name),)
+                return (str(folder / name), "--no-defaults")
     found = shutil.which(name)
     if found is not None and _version((found,)) is not None:
-        return (found,)
-    program = root_directory() / "usr/bin" / name
+        return (found, "--no-defaults")
+    root = root_directory()
+    program = root / "usr/bin" / name
     if not program.exists():
         raise MissingServerError(f"no {name} of MySQL found; run scripts/servers to fetch it")
-    return _through_own_loader(root_directory(), program)
+    # The client's plugin for the password form of MySQL 5.6 lies beside the server's plugins.
+    options = ("--no-defaults", f"--plugin-dir={root}/usr/lib/mysql/plugin")
+    return (*_through_own_loader(root, program), *options)
 
 
 def _through_own_loader(root: Path, program: Path) -> tuple[str, ...]:

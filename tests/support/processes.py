@@ -1,0 +1,83 @@
+"""Starting processes that cannot outlive the test run, stopping each by its own process id."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_given_ports: set[int] = set()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on, and that was not given out before."""
+    for _ in range(100):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
+    raise AssertionError("no free port found in a hundred tries")
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start(
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    script: Path | None = None,
+    stays: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a process that writes both its outputs to the end of `log`.
+
+    `script` is what it reads from its standard input, otherwise nothing.
+    It is killed when this process dies, however that happens, unless it `stays`.
+    """
+    with log.open("ab") as output, (script or Path(os.devnull)).open("rb") as commands:
+        return subprocess.Popen(
+            list(command),
+            stdin=commands,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+            # The child only calls prctl there, which is safe also when other threads run.
+            preexec_fn=None if stays else _die_with_parent,  # noqa: PLW1509
+        )
+
+
+def stop(process: subprocess.Popen[bytes], *, seconds: float = 60.0) -> int:
+    """Ask a process to end (SIGTERM), insist after `seconds` (SIGKILL), return its exit status."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL, and wait until it is gone."""
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def tail(log: Path, *, lines: int = 40) -> str:
+    """The last lines of a log, for the message of a failure."""
+    if not log.exists():
+        return f"({log} does not exist)"
+    text = log.read_text(errors="replace").splitlines()[-lines:]
+    return f"--- {log}\n" + "\n".join(text)
