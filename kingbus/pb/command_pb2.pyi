@@ -611,9 +611,12 @@ class MemberContext(_message.Message):
     PEER_URLS_FIELD_NUMBER: _builtins.int
     ADMIN_URLS_FIELD_NUMBER: _builtins.int
     LEARNER_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
     member_id: _builtins.int
     name: _builtins.str
     learner: _builtins.bool
+    promote: _builtins.bool
+    """a learner that the leader promotes once it has caught up"""
     @_builtins.property
     def peer_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -626,10 +629,11 @@ class MemberContext(_message.Message):
         peer_urls: _abc.Iterable[_builtins.str] | None = ...,
         admin_urls: _abc.Iterable[_builtins.str] | None = ...,
         learner: _builtins.bool = ...,
+        promote: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_urls", b"admin_urls", "learner", b"learner", "member_id", b"member_id", "name", b"name", "peer_urls", b"peer_urls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_urls", b"admin_urls", "learner", b"learner", "member_id", b"member_id", "name", b"name", "peer_urls", b"peer_urls", "promote", b"promote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kingbus/pb/peer.proto\x12\x0ckingbus.peer\"\x87\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\x06\x12\x0e\n\x06sender\x18\x03 \x01(\x06\x12\x10\n\x08receiver\x18\x04 \x01(\x06\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x17\n\x0f\x63ommand_version\x18\x07 \x01(\r\"<\n\nHelloReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"(\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x02 \x01(\x06\"A\n\nProbeReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x02 \x01(\x06\x12\x12\n\nreplied_ns\x18\x03 \x01(\x06\"$\n\x04\x43\x61ll\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\":\n\tCallReply\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kingbus/pb/peer.proto\x12\x0ckingbus.peer\"\xb1\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\x06\x12\x0e\n\x06sender\x18\x03 \x01(\x06\x12\x10\n\x08receiver\x18\x04 \x01(\x06\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x17\n\x0f\x63ommand_version\x18\x07 \x01(\r\x12\x11\n\tpeer_urls\x18\x08 \x03(\t\x12\x15\n\rmembers_index\x18\t \x01(\x04\"<\n\nHelloReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"(\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x02 \x01(\x06\"A\n\nProbeReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x02 \x01(\x06\x12\x12\n\nreplied_ns\x18\x03 \x01(\x06\"$\n\x04\x43\x61ll\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\":\n\tCallReply\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kingbus.pb.peer_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO']._serialized_start=40
-  _globals['_HELLO']._serialized_end=175
-  _globals['_HELLOREPLY']._serialized_start=177
-  _globals['_HELLOREPLY']._serialized_end=237
-  _globals['_PROBE']._serialized_start=239
-  _globals['_PROBE']._serialized_end=279
-  _globals['_PROBEREPLY']._serialized_start=281
-  _globals['_PROBEREPLY']._serialized_end=346
-  _globals['_CALL']._serialized_start=348
-  _globals['_CALL']._serialized_end=384
-  _globals['_CALLREPLY']._serialized_start=386
-  _globals['_CALLREPLY']._serialized_end=444
+  _globals['_HELLO']._serialized_end=217
+  _globals['_HELLOREPLY']._serialized_start=219
+  _globals['_HELLOREPLY']._serialized_end=279
+  _globals['_PROBE']._serialized_start=281
+  _globals['_PROBE']._serialized_end=321
+  _globals['_PROBEREPLY']._serialized_start=323
+  _globals['_PROBEREPLY']._serialized_end=388
+  _globals['_CALL']._serialized_start=390
+  _globals['_CALL']._serialized_end=426
+  _globals['_CALLREPLY']._serialized_start=428
+  _globals['_CALLREPLY']._serialized_end=486
 # @@protoc_insertion_point(module_scope)

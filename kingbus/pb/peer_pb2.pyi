@@ -3,8 +3,10 @@
 isort:skip_file
 Frames between members besides Raft messages."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,6 +29,8 @@ class Hello(_message.Message):
     LANE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     COMMAND_VERSION_FIELD_NUMBER: _builtins.int
+    PEER_URLS_FIELD_NUMBER: _builtins.int
+    MEMBERS_INDEX_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     cluster_id: _builtins.int
     sender: _builtins.int
@@ -35,6 +39,12 @@ class Hello(_message.Message):
     """urgent, append, or call"""
     version: _builtins.str
     command_version: _builtins.int
+    members_index: _builtins.int
+    """of the membership that the sender goes by; tells who lags behind"""
+    @_builtins.property
+    def peer_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where the sender can be dialled, for a receiver that does not know it yet"""
+
     def __init__(
         self,
         *,
@@ -45,10 +55,12 @@ class Hello(_message.Message):
         lane: _builtins.str = ...,
         version: _builtins.str = ...,
         command_version: _builtins.int = ...,
+        peer_urls: _abc.Iterable[_builtins.str] | None = ...,
+        members_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "command_version", b"command_version", "lane", b"lane", "protocol", b"protocol", "receiver", b"receiver", "sender", b"sender", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "command_version", b"command_version", "lane", b"lane", "members_index", b"members_index", "peer_urls", b"peer_urls", "protocol", b"protocol", "receiver", b"receiver", "sender", b"sender", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -65,7 +77,7 @@ class HelloReply(_message.Message):
     reason: _builtins.str
     """one sentence"""
     code: _builtins.str
-    """cluster-mismatch, removed, unknown-member, wrong-receiver, version"""
+    """cluster-mismatch, removed, unknown-member, wrong-receiver, version, busy"""
     def __init__(
         self,
         *,

@@ -96,9 +96,12 @@ class Snapshot(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     CONF_STATE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    CONF_INDEX_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     term: _builtins.int
     data: _builtins.bytes
+    conf_index: _builtins.int
+    """where conf_state is newer than index"""
     @_builtins.property
     def conf_state(self) -> Global___ConfState: ...
     def __init__(
@@ -108,10 +111,11 @@ class Snapshot(_message.Message):
         term: _builtins.int = ...,
         conf_state: Global___ConfState | None = ...,
         data: _builtins.bytes = ...,
+        conf_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conf_state", b"conf_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conf_state", b"conf_state", "data", b"data", "index", b"index", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conf_index", b"conf_index", "conf_state", b"conf_state", "data", b"data", "index", b"index", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
