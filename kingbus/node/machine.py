@@ -1,0 +1,83 @@
+"""What the node asks of the layers around it: the state machine, the log, the worker threads.
+
+The node is the consumer, so these protocols live here; replication/ and storage/ implement them.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, TypeVarTuple
+
+from kingbus.pb import record_pb2
+from kingbus.raft.storage import Storage
+from kingbus.raft.types import ConfState, Entry, HardState, Snapshot
+
+_Ts = TypeVarTuple("_Ts")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedBatch:
+    """Committed entries, of all types and without a gap, in the order of the log.
+
+    `members` gives, for the index of each configuration change among them, the membership that
+    results (an unchanged one where the change was refused). The machine keeps the last of them
+    in the same database write as the rest of the batch.
+    """
+
+    entries: Sequence[Entry]
+    members: Mapping[int, record_pb2.Members] = field(default_factory=dict)
+
+    @property
+    def last_members(self) -> record_pb2.Members | None:
+        """The membership as of the end of the batch; None when nothing changed in it."""
+        return self.members[max(self.members)] if self.members else None
+
+
+class StateMachine(Protocol):
+    """What committed entries act on."""
+
+    @property
+    def applied_index(self) -> int:
+        """The last index that was applied, durable or not."""
+        ...
+
+    def apply(self, batch: AppliedBatch) -> None:
+        """Apply a batch, on the event loop: it must not block.
+
+        The first entry's index is `applied_index + 1`. An exception ends the node.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogWrite:
+    """One gathered write. The first entry may lie inside the log: the suffix from it on goes."""
+
+    entries: Sequence[Entry] = ()
+    hard_state: HardState | None = None
+    snapshot: Snapshot | None = None
+    must_sync: bool = True
+
+
+class Log(Storage, Protocol):
+    """The stable log: the reads of raft.Storage and two steps to write."""
+
+    def write(self, write: LogWrite) -> None:
+        """Make it durable; blocking, in a worker thread, one at a time."""
+        ...
+
+    def publish(self, write: LogWrite) -> None:
+        """Show it to readers; on the event loop, after `write` returned."""
+        ...
+
+    def set_conf_state(self, index: int, conf_state: ConfState) -> None:
+        """The membership as applied, and the index of the change that made it."""
+        ...
+
+
+class Runner(Protocol):
+    """Runs a blocking call in a worker thread."""
+
+    def __call__(
+        self, function: Callable[[*_Ts], _T], *args: *_Ts
+    ) -> Awaitable[_T]: ...
