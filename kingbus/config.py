@@ -1,0 +1,607 @@
+"""The configuration of one node: YAML -> validated values, with every problem found at once.
+
+Owns the keys, their defaults, units and limits. It must not know how they are used. Each field is
+checked by itself with pydantic; what several keys must keep together is checked afterwards over
+those that are sound, so that one mistake does not hide another. Unknown keys are problems. A key
+that is part of the pinned set but whose feature does not exist yet is refused by name: a setting
+that does nothing would be a lie. The value of a key whose name looks like a password is never
+shown.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from kingbus.errors import ConfigError, Problem
+from kingbus.log import LEVELS
+from kingbus.units import format_duration, parse_duration, parse_size
+
+FILE_BYTES_MAX = 1 << 20  # a configuration is a page; whatever is larger is another file
+SEGMENT_BYTES_DEFAULT = 256 << 20
+SEGMENT_BYTES_MIN = 1 << 20  # below, every entry would need a segment of its own
+SEGMENT_BYTES_MAX = 4 << 30  # offsets inside a segment are kept in 32 bits
+GIGABYTE = 1 << 30
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
+_SHOWN_CHARACTERS_MAX = 200
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A host and a TCP port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `HOST:PORT` or `[IPV6]:PORT`; raises ValueError saying what is wrong."""
+        host, colon, port = str(text).strip().rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if bracketed:
+            host = host[1:-1]
+        if not colon or not host or (":" in host and not bracketed):
+            raise ValueError("must be HOST:PORT")
+        if not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError("the port must be a number up to 65535")
+        if re.search(r"[\s/@]", host):
+            raise ValueError("must be HOST:PORT")
+        return cls(host=host, port=int(port))
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.host in {"0.0.0.0", "::", "*"}  # noqa: S104 - compared, not bound
+
+    @property
+    def is_loopback(self) -> bool:
+        """True of 127.0.0.0/8, ::1 and `localhost`."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Url:
+    """`http://HOST:PORT`, where a member is reached; never a wildcard."""
+
+    address: Address
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError saying what is wrong."""
+        parts = urlsplit(str(text).strip())
+        if parts.scheme == "https":
+            raise ValueError("TLS on this face is not available yet; use http")
+        if parts.scheme != "http":
+            raise ValueError("must be http://HOST:PORT")
+        if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
+            raise ValueError("must be http://HOST:PORT and nothing more")
+        address = Address.parse(parts.netloc)
+        if address.is_wildcard:
+            raise ValueError("must be an address that others can reach, not a wildcard")
+        if address.port == 0:
+            raise ValueError("needs a port")
+        return cls(address=address)
+
+    def __str__(self) -> str:
+        return f"http://{self.address}"
+
+
+def _plain(value: object) -> str:
+    """A scalar as text; YAML turns unquoted digits into numbers."""
+    if isinstance(value, bool) or value is None or not isinstance(value, (str, int, float)):
+        raise ValueError("must be text")
+    return str(value)
+
+
+def _name(value: object) -> str:
+    text = _plain(value)
+    if not _NAME.fullmatch(text):
+        raise ValueError("must be 1 to 64 letters, digits, dots, dashes or underscores")
+    return text
+
+
+def _duration(value: object) -> float:
+    seconds = parse_duration(_plain(value))
+    if seconds <= 0:
+        raise ValueError("must be longer than nothing")
+    return seconds
+
+
+def _address(value: object) -> Address:
+    return value if isinstance(value, Address) else Address.parse(_plain(value))
+
+
+def _address_with_port(value: object) -> Address:
+    address = _address(value)
+    if address.port == 0:
+        raise ValueError("needs a port")
+    return address
+
+
+def _url(value: object) -> Url:
+    return value if isinstance(value, Url) else Url.parse(_plain(value))
+
+
+def _size(bare_unit: int) -> Callable[[object], int]:
+    def convert(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError("not a size; write it like 500MB or 20GB")  # noqa: TRY004 - pydantic's
+        size = parse_size(value, bare_unit=bare_unit)
+        if size <= 0:
+            raise ValueError("must be larger than nothing")
+        return size
+
+    return convert
+
+
+def _path(value: object) -> Path:
+    text = _plain(value)
+    if not text:
+        raise ValueError("must not be empty")
+    return Path(text).expanduser()
+
+
+def _optional_path(value: object) -> Path | None:
+    return None if value is None or value == "" else _path(value)
+
+
+def _addresses(value: object) -> tuple[Address, ...]:
+    """A list, or one text with commas."""
+    found = value if isinstance(value, list) else _plain(value).split(",")
+    return tuple(_address_with_port(each) for each in found)
+
+
+def _initial_cluster(value: object) -> tuple[tuple[str, Url], ...]:
+    """`name=url,name=url` -> pairs in the order given."""
+    if value is None or value == "":
+        return ()
+    pairs = []
+    for part in _plain(value).split(","):
+        name, equals, url = part.strip().partition("=")
+        if not equals:
+            raise ValueError(f"{part.strip()!r} is not name=url")
+        pairs.append((_name(name), Url.parse(url)))
+    for what, seen in (
+        ("name", [name for name, _ in pairs]),
+        ("url", [str(url) for _, url in pairs]),
+    ):
+        twice = sorted({each for each in seen if seen.count(each) > 1})
+        if twice:
+            raise ValueError(f"the {what} {twice[0]} stands there twice")
+    return tuple(pairs)
+
+
+def _log_level(value: object) -> str:
+    level = _plain(value).lower()
+    if level not in LEVELS:
+        raise ValueError(f"must be one of {', '.join(LEVELS)}")
+    return level
+
+
+def _not_available(what: str) -> Callable[[object], None]:
+    def refuse(value: object) -> None:
+        if value is not None:
+            raise ValueError(f"{what} is not available yet")
+
+    return refuse
+
+
+def _flavor(value: object) -> str:
+    flavor = _plain(value).lower()
+    if flavor == "mariadb":
+        raise ValueError("a MariaDB source is not available yet")
+    if flavor != "mysql":
+        raise ValueError("must be mysql")
+    return flavor
+
+
+def _mode(value: object) -> str:
+    mode = _plain(value).lower()
+    if mode == "position":
+        raise ValueError("a source without GTIDs is not available yet")
+    if mode != "gtid":
+        raise ValueError("must be gtid")
+    return mode
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+Text = Annotated[str, BeforeValidator(_plain)]
+Duration = Annotated[float, BeforeValidator(_duration)]
+
+
+# --- sections ---------------------------------------------------------------------------------
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        alias_generator=lambda field: field.replace("_", "-"),
+    )
+
+
+class TlsOptions(_Model):
+    """How a connection to the source is encrypted; files are PEM."""
+
+    mode: Literal["disabled", "preferred", "required", "verify-ca", "verify-identity"] = "preferred"
+    ca: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    cert: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    key: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+
+
+class SourceSection(_Model):
+    """Seeds the receiver's configuration once, at the first start of the cluster."""
+
+    addr: Annotated[Address | None, BeforeValidator(_address_with_port)] = None
+    addrs: Annotated[tuple[Address, ...], BeforeValidator(_addresses)] = ()
+    user: Text = ""
+    password_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    semi_sync: bool = False
+    server_id: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0
+    server_uuid: Annotated[
+        str, Field(pattern=r"^$|^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+    ] = ""
+    start_from: Text = "earliest"
+    mode: Annotated[str, BeforeValidator(_mode)] = "gtid"
+    flavor: Annotated[str, BeforeValidator(_flavor)] = "mysql"
+    tls: TlsOptions | None = None
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """All candidates, the first choice first."""
+        return self.addrs or ((self.addr,) if self.addr is not None else ())
+
+
+class ServerSection(_Model):
+    """The replica-facing listener; address, user and password seed the log once."""
+
+    addr: Annotated[Address | None, BeforeValidator(_address_with_port)] = None
+    user: Text = ""
+    password_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    wait_for_catch_up: Duration = 30.0
+    version: Annotated[str, BeforeValidator(_plain), Field(max_length=60)] = ""
+
+
+class TlsSection(_Model):
+    peer: Annotated[None, BeforeValidator(_not_available("TLS between members"))] = None
+    admin: Annotated[None, BeforeValidator(_not_available("TLS on the admin API"))] = None
+    server: Annotated[None, BeforeValidator(_not_available("TLS towards replicas"))] = None
+    source: TlsOptions | None = None
+
+
+class AuthSection(_Model):
+    token_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    read_token_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    insecure: bool = False
+
+
+class Config(_Model):
+    """One node's configuration. Durations in seconds, sizes in bytes."""
+
+    name: Name
+    peer_url: Annotated[Url, BeforeValidator(_url)]
+    data_dir: Annotated[Path, BeforeValidator(_path)]
+    admin_url: Annotated[Url, BeforeValidator(_url)] = Url(
+        address=Address(host="127.0.0.1", port=9595)
+    )
+    metrics_addr: Annotated[Address, BeforeValidator(_address)] = Address(
+        host="127.0.0.1", port=2728
+    )
+    initial_cluster: Annotated[tuple[tuple[str, Url], ...], BeforeValidator(_initial_cluster)] = ()
+    initial_cluster_state: Literal["new", "existing"] = "new"
+    heartbeat_interval: Duration = 0.1
+    election_timeout: Duration = 1.0
+    reserve_data_size: Annotated[int, BeforeValidator(_size(GIGABYTE))] = 20 * GIGABYTE
+    segment_size: Annotated[
+        int, BeforeValidator(_size(1)), Field(ge=SEGMENT_BYTES_MIN, le=SEGMENT_BYTES_MAX)
+    ] = SEGMENT_BYTES_DEFAULT
+    log_dir: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    log_level: Annotated[str, BeforeValidator(_log_level)] = "info"
+    cluster_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    retain: Annotated[None, BeforeValidator(_not_available("retention by age or number"))] = None
+    source: SourceSection | None = None
+    server: ServerSection | None = None
+    tls: TlsSection = TlsSection()
+    auth: AuthSection = AuthSection()
+
+    @property
+    def cluster(self) -> tuple[tuple[str, Url], ...]:
+        """The initial members; this node alone when none are given."""
+        return self.initial_cluster or ((self.name, self.peer_url),)
+
+    @property
+    def source_tls(self) -> TlsOptions:
+        own = self.source.tls if self.source is not None else None
+        return own or self.tls.source or TlsOptions()
+
+    @property
+    def admin_listen(self) -> Address:
+        """Where the admin API listens: on loopback only, unless a token guards it."""
+        address = self.admin_url.address
+        if address.is_loopback or self.auth.token_file is not None or self.auth.insecure:
+            return address
+        return Address(host="127.0.0.1", port=address.port)
+
+    def warnings(self) -> Iterator[str]:
+        """What works but is probably not meant."""
+        if self.admin_listen != self.admin_url.address:
+            yield (
+                f"admin-url: without auth.token-file the admin API listens on "
+                f"{self.admin_listen} only (auth.insecure: true opens it to everybody)"
+            )
+        if self.auth.insecure and self.auth.token_file is None:
+            yield "auth.insecure: anybody who reaches admin-url controls the cluster"
+
+
+# Sound values for required keys, to check the others together when one is missing.
+_STAND_INS: Mapping[str, object] = {
+    "name": "stand-in",
+    "peer-url": "http://127.0.0.1:1",
+    "data-dir": "/nonexistent",
+}
+
+
+# --- what several keys must keep together -------------------------------------------------------
+
+
+def _together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    """Problems between keys, each with the top-level keys that it depends on."""
+    if config.election_timeout < 5 * config.heartbeat_interval - 1e-9:
+        yield (
+            ("election-timeout", "heartbeat-interval"),
+            Problem(
+                key="election-timeout",
+                message="must be at least 5 x heartbeat-interval "
+                f"({format_duration(config.heartbeat_interval)})",
+                got=format_duration(config.election_timeout),
+            ),
+        )
+    if config.reserve_data_size < 2 * config.segment_size:
+        yield (
+            ("reserve-data-size", "segment-size"),
+            Problem(
+                key="reserve-data-size",
+                message=f"must hold at least 2 segments (segment-size is {config.segment_size})",
+                got=config.reserve_data_size,
+            ),
+        )
+    yield from _cluster_together(config)
+    if config.source is not None:
+        yield from _source_together(config, config.source)
+    if config.server is not None and config.server.addr is not None and not config.server.user:
+        yield (
+            ("server",),
+            Problem(key="server.user", message="is needed with server.addr"),
+        )
+    if config.server is not None and config.server.addr is None and config.server.user:
+        yield ("server",), Problem(key="server.addr", message="is needed with server.user")
+    if config.auth.read_token_file is not None and config.auth.token_file is None:
+        yield (
+            ("auth",),
+            Problem(key="auth.token-file", message="is needed with auth.read-token-file"),
+        )
+    yield from _ports_together(config)
+
+
+def _cluster_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    if not config.initial_cluster:
+        return
+    members = dict(config.initial_cluster)
+    keys = ("initial-cluster", "name", "peer-url")
+    if config.name not in members:
+        yield (
+            keys,
+            Problem(key="initial-cluster", message=f"does not name this node ({config.name})"),
+        )
+    elif members[config.name] != config.peer_url:
+        yield (
+            keys,
+            Problem(
+                key="initial-cluster",
+                message=f"gives this node another URL than peer-url ({config.peer_url})",
+                got=str(members[config.name]),
+            ),
+        )
+
+
+def _source_together(
+    config: Config, source: SourceSection
+) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    if not source.addresses:
+        yield ("source",), Problem(key="source.addr", message="is needed")
+    if source.addr is not None and source.addrs:
+        yield ("source",), Problem(key="source.addrs", message="give addr or addrs, not both")
+    if not source.user:
+        yield ("source",), Problem(key="source.user", message="is needed")
+    if source.tls is not None and config.tls.source is not None:
+        yield (
+            ("source", "tls"),
+            Problem(key="tls.source", message="is given as source.tls already"),
+        )
+    tls = config.source_tls
+    if (tls.cert is None) != (tls.key is None):
+        yield ("source", "tls"), Problem(key="source.tls", message="cert and key go together")
+    if tls.mode in {"verify-ca", "verify-identity"} and tls.ca is None:
+        yield ("source", "tls"), Problem(key="source.tls.ca", message=f"is needed by {tls.mode}")
+
+
+def _ports_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    taken: dict[str, str] = {}
+    listeners = [
+        ("peer-url", config.peer_url.address),
+        ("admin-url", config.admin_url.address),
+        ("metrics-addr", config.metrics_addr),
+    ]
+    if config.server is not None and config.server.addr is not None:
+        listeners.append(("server.addr", config.server.addr))
+    for key, address in listeners:
+        if address.port == 0:
+            continue
+        other = taken.setdefault(str(address), key)
+        if other != key:
+            yield (
+                (key.split(".", maxsplit=1)[0], other.split(".", maxsplit=1)[0]),
+                Problem(key=key, message=f"is the address of {other} too", got=str(address)),
+            )
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice; YAML says so, PyYAML takes the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        try:
+            twice = key in seen
+        except TypeError:
+            twice = False
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key} is given twice", key_node.start_mark
+            )
+        seen.add(key if isinstance(key, (str, int, float)) else repr(key))
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _parse_yaml(text: str) -> object:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+        message = f"not valid YAML: {error.problem or error.context}"
+        raise ConfigError([Problem(key=where, message=message)]) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = str(error).split("\n", 1)[0]
+        raise ConfigError([Problem(key="the file", message=f"not valid YAML: {first}")]) from None
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _shown(key: str, value: object) -> object:
+    """The value as a problem may show it: scalars only, and no secrets."""
+    if _SECRET_KEY.search(key) or isinstance(value, (dict, list)) or value is None:
+        return None
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS_MAX:
+        return value[:_SHOWN_CHARACTERS_MAX] + "..."
+    return value
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    for detail in error.errors(include_url=False, include_context=True):
+        key = _key(detail["loc"])
+        match detail["type"]:
+            case "missing":
+                yield Problem(key=key, message="is required")
+            case "extra_forbidden":
+                yield Problem(key=key, message="unknown key", got=_shown(key, detail["input"]))
+            case "value_error":
+                message = str(detail["ctx"]["error"])
+                yield Problem(key=key, message=message, got=_shown(key, detail["input"]))
+            case "model_type" | "model_attributes_type":
+                yield Problem(key=key, message="must be a section of keys and values")
+            case _:
+                message = detail["msg"][:1].lower() + detail["msg"][1:]
+                yield Problem(key=key, message=message, got=_shown(key, detail["input"]))
+
+
+def parse(data: Mapping[str, object]) -> Config:
+    """Validate the keys and values of one node.
+
+    Raises ConfigError with every problem.
+    """
+    found: list[Problem] = []
+    sound = {str(key): value for key, value in data.items()}
+    # An empty section or value (`source:`) means that it is not given.
+    sound = {key: value for key, value in sound.items() if value is not None}
+    bad: set[str] = set()
+    config: Config | None = None
+    try:
+        config = Config.model_validate(sound)
+    except ValidationError as error:
+        found.extend(_problems(error))
+        bad = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
+        rest = {key: value for key, value in sound.items() if key not in bad}
+        stand_ins = {key: value for key, value in _STAND_INS.items() if key not in rest}
+        bad |= stand_ins.keys()
+        partial = Config.model_validate(rest | stand_ins)
+    else:
+        partial = config
+    found.extend(problem for keys, problem in _together(partial) if not bad & set(keys))
+    if found or config is None:
+        raise ConfigError(found)
+    return config
+
+
+def parse_text(text: str) -> Config:
+    """Validate a YAML document. Raises ConfigError with every problem."""
+    data = _parse_yaml(text)
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError([Problem(key="the file", message="must be a mapping of keys and values")])
+    return parse(data)
+
+
+def load(path: Path) -> Config:
+    """Read and validate a file. Raises ConfigError with every problem, unreadable file included."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError([Problem(key=str(path), message=str(error.strerror))]) from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(
+            [Problem(key=str(path), message=f"is larger than {FILE_BYTES_MAX} bytes")]
+        )
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise ConfigError([Problem(key=str(path), message="is not text in UTF-8")]) from None
+    return parse_text(text)
+
+
+def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every key with its section, as `source.user`; for documentation checks."""
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        yield key
+        for inner in getattr(field.annotation, "__args__", (field.annotation,)):
+            if isinstance(inner, type) and issubclass(inner, _Model):
+                yield from keys(inner, key + ".")

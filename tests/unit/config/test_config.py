@@ -1,0 +1,207 @@
+"""The configuration file: keys of the Go kingbus, sections, and problems all at once."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kingbus import config
+from kingbus.config import Address, Url
+from kingbus.errors import ConfigError
+
+MINIMAL = {"name": "n1", "peer-url": "http://127.0.0.1:5001", "data-dir": "/tmp/n1"}
+
+
+def problems(**changes: object) -> dict[str, str]:
+    """Key -> message of the minimal configuration with changes (`_` for `-`, None to remove)."""
+    data = dict(MINIMAL) | {key.replace("_", "-"): value for key, value in changes.items()}
+    try:
+        config.parse({key: value for key, value in data.items() if value is not None})
+    except ConfigError as error:
+        return {problem.key: str(problem) for problem in error.problems}
+    return {}
+
+
+def test_defaults_are_the_pinned_ones() -> None:
+    """Three keys are enough; the rest has the documented defaults."""
+    parsed = config.parse(MINIMAL)
+
+    assert str(parsed.admin_url) == "http://127.0.0.1:9595"
+    assert str(parsed.metrics_addr) == "127.0.0.1:2728"
+    assert parsed.cluster == (("n1", Url.parse("http://127.0.0.1:5001")),)
+    assert parsed.initial_cluster_state == "new"
+    assert (parsed.heartbeat_interval, parsed.election_timeout) == (0.1, 1.0)
+    assert parsed.reserve_data_size == 20 << 30
+    assert parsed.segment_size == 256 << 20
+    assert parsed.log_dir is None
+    assert parsed.log_level == "info"
+    assert parsed.source is None
+
+
+def test_a_file_of_the_go_kingbus_works_as_it_is(tmp_path: Path) -> None:
+    """Its keys keep name and meaning: a bare reserve is in GB, an empty log-dir is stderr."""
+    path = tmp_path / "kingbus.yaml"
+    path.write_text(
+        """
+name: kingbus-1
+peer-url: http://192.168.1.1:5001
+admin-url: http://127.0.0.1:9595
+metrics-addr: 127.0.0.1:2728
+initial-cluster: kingbus-1=http://192.168.1.1:5001,kingbus-2=http://192.168.1.2:5001
+initial-cluster-state: new
+heartbeat-interval: 100ms
+election-timeout: 1s
+data-dir: ./data1
+reserve-data-size: 40
+log-dir: ""
+log-level: fatal
+"""
+    )
+    parsed = config.load(path)
+
+    assert parsed.reserve_data_size == 40 << 30
+    assert [name for name, _ in parsed.cluster] == ["kingbus-1", "kingbus-2"]
+    assert parsed.log_dir is None
+    assert parsed.data_dir == Path("data1")
+
+
+def test_every_problem_is_told_at_once_with_key_and_value() -> None:
+    """Field problems, unknown keys, missing keys and problems between keys stand together."""
+    found = problems(
+        name="a b",
+        peer_url=None,
+        colour="green",
+        election_timeout="300ms",
+        source={"addr": "nowhere", "speed": 3},
+    )
+
+    assert set(found) == {
+        "name",
+        "peer-url",
+        "colour",
+        "election-timeout",
+        "source.addr",
+        "source.speed",
+    }
+    assert "'a b'" in found["name"]
+    assert "'green'" in found["colour"]
+
+
+@pytest.mark.parametrize("key", ["password", "mysql-password", "api_token", "secret"])
+def test_the_value_of_a_secret_is_never_shown(key: str) -> None:
+    """An unknown key that is named like a secret is told without its value."""
+    (message,) = problems(source={"addr": "h:1", "user": "u", key: "hunter2"}).values()
+
+    assert "hunter2" not in message
+    assert key in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "part"),
+    [
+        ({"peer_url": "http://0.0.0.0:1"}, "peer-url", "wildcard"),
+        ({"peer_url": "http://[::]:1"}, "peer-url", "wildcard"),
+        ({"peer_url": "https://127.0.0.1:1"}, "peer-url", "not available yet"),
+        ({"peer_url": "127.0.0.1:1"}, "peer-url", "http://HOST:PORT"),
+        ({"peer_url": "http://127.0.0.1"}, "peer-url", "HOST:PORT"),
+        ({"peer_url": "http://h:1/path"}, "peer-url", "nothing more"),
+        ({"admin_url": "http://0.0.0.0:9595"}, "admin-url", "wildcard"),
+        ({"admin_url": "http://h:99999"}, "admin-url", "65535"),
+        ({"metrics_addr": "2728"}, "metrics-addr", "HOST:PORT"),
+        ({"heartbeat_interval": 100}, "heartbeat-interval", "100ms"),
+        ({"election_timeout": "499ms"}, "election-timeout", "5 x"),
+        ({"reserve_data_size": "511MB"}, "reserve-data-size", "2 segments"),
+        ({"reserve_data_size": "lots"}, "reserve-data-size", "size"),
+        ({"reserve_data_size": True}, "reserve-data-size", "size"),
+        ({"segment_size": "1KB"}, "segment-size", "greater"),
+        ({"initial_cluster": "n1"}, "initial-cluster", "name=url"),
+        ({"initial_cluster": "n2=http://h:1"}, "initial-cluster", "does not name this node"),
+        ({"initial_cluster": "n1=http://h:1"}, "initial-cluster", "another URL"),
+        ({"initial_cluster": "n1=http://h:1,n1=http://h:2"}, "initial-cluster", "twice"),
+        ({"initial_cluster": "n1=http://h:1,n2=http://h:1"}, "initial-cluster", "twice"),
+        ({"initial_cluster_state": "old"}, "initial-cluster-state", "'new' or 'existing'"),
+        ({"log_level": "loud"}, "log-level", "one of"),
+        ({"retain": {"for": "7d"}}, "retain", "not available yet"),
+        ({"tls": {"peer": {"cert": "x"}}}, "tls.peer", "not available yet"),
+        ({"tls": {"admin": {"cert": "x"}}}, "tls.admin", "not available yet"),
+        ({"tls": {"server": {"cert": "x"}}}, "tls.server", "not available yet"),
+        ({"source": {"user": "u"}}, "source.addr", "needed"),
+        ({"source": {"addr": "h:1"}}, "source.user", "needed"),
+        ({"source": {"addr": "h:1", "addrs": "h:1", "user": "u"}}, "source.addrs", "not both"),
+        ({"source": {"addr": "h:1", "user": "u", "flavor": "mariadb"}}, "source.flavor", "not av"),
+        ({"source": {"addr": "h:1", "user": "u", "server-id": -1}}, "source.server-id", "-1"),
+        ({"source": "h:1"}, "source", "section"),
+        ({"server": {"addr": "h:1"}}, "server.user", "needed"),
+        ({"server": {"addr": "h:0", "user": "u"}}, "server.addr", "port"),
+        ({"metrics_addr": "127.0.0.1:9595"}, "metrics-addr", "admin-url too"),
+        ({"auth": {"read-token-file": "f"}}, "auth.token-file", "needed"),
+    ],
+)
+def test_what_is_refused(changes: dict[str, object], key: str, part: str) -> None:
+    """Each of these gives exactly one problem, at this key."""
+    found = problems(**changes)
+
+    assert list(found) == [key]
+    assert part in found[key]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("name: [", "line 1"),
+        ("a: 1\na: 2", "line 2"),
+        ("name: n1\n\tb: 2", "line 2"),
+        ("- 1", "the file"),
+        ("x: !!python/object:os.system {}", "line 1"),
+    ],
+)
+def test_broken_yaml_is_one_error_with_its_line(text: str, where: str) -> None:
+    """What is no YAML, no mapping, or says a key twice is one problem that tells the line."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse_text(text)
+
+    (problem,) = caught.value.problems
+    assert where in problem.key
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
+    """No input gets past the checks as another kind of error."""
+    with pytest.raises(ConfigError):
+        config.parse_text(text)
+
+
+def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
+    """A missing file is told by its name."""
+    with pytest.raises(ConfigError, match="No such file"):
+        config.load(tmp_path / "none.yaml")
+
+
+def test_without_a_token_the_admin_api_stays_on_loopback() -> None:
+    """A reachable admin-url opens only with a token or when told so."""
+    reachable = MINIMAL | {"admin-url": "http://10.1.2.3:9595"}
+
+    assert str(config.parse(reachable).admin_listen) == "127.0.0.1:9595"
+    assert any("loopback" in str(w) or "127.0.0.1" in w for w in config.parse(reachable).warnings())
+    for auth in ({"token-file": "/t"}, {"insecure": True}):
+        assert str(config.parse(reachable | {"auth": auth}).admin_listen) == "10.1.2.3:9595"
+
+
+def test_addresses_read_back() -> None:
+    """IPv6 keeps its brackets; the pieces are without."""
+    address = Address.parse("[::1]:3390")
+
+    assert (address.host, address.port, str(address)) == ("::1", 3390, "[::1]:3390")
+    assert Address.parse(str(address)) == address
+    for wrong in ("::1:3390", "h", ":1", "h:", "h:x", "a b:1", "u@h:1"):
+        with pytest.raises(ValueError, match=r"HOST:PORT|port"):
+            Address.parse(wrong)
+
+
+def test_source_candidates() -> None:
+    """`addrs` takes a list or a text with commas, `addr` a single one."""
+    for given_as in (["h1:1", "h2:2"], "h1:1,h2:2"):
+        parsed = config.parse(MINIMAL | {"source": {"addrs": given_as, "user": "u"}})
+        assert parsed.source is not None
+        assert [str(each) for each in parsed.source.addresses] == ["h1:1", "h2:2"]
