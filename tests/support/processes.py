@@ -25,6 +25,11 @@ def free_port() -> int:
     raise AssertionError("no free port found in a hundred tries")
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would steer a kingbus that a test starts."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KINGBUS_")}
+
+
 def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -50,7 +55,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env={**os.environ, **(environment or {})},
+            env={**clean_environment(), **(environment or {})},
             start_new_session=True,
             # The child only calls prctl there, which is safe also when other threads run.
             preexec_fn=None if stays else _die_with_parent,  # noqa: PLW1509
