@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lowest first. `siblings` says whether the packages of a layer may import each other.
 LAYERS: tuple[tuple[frozenset[str], bool], ...] = (
-    (frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "runner"}), True),
+    (
+        frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "runner", "addresses"}),
+        True,
+    ),
     (frozenset({"raft", "mysql", "binlog", "membership"}), False),
     (frozenset({"storage"}), False),
     (frozenset({"transport", "node", "replication"}), True),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kingbus import config
-from kingbus.config import Address, Url
+from kingbus.addresses import Address, Url
 from kingbus.errors import ConfigError
 
 MINIMAL = {"name": "n1", "peer-url": "http://127.0.0.1:5001", "data-dir": "/tmp/n1"}
