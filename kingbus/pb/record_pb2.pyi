@@ -34,6 +34,7 @@ class BatchRow(_message.Message):
     BEGINS_IN_EVENT_FIELD_NUMBER: _builtins.int
     GAP_BEFORE_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    FIRST_TRANSACTION_FIELD_NUMBER: _builtins.int
     file: _builtins.int
     """ordinal of its file"""
     start_position: _builtins.int
@@ -47,6 +48,8 @@ class BatchRow(_message.Message):
     gap_before: _builtins.int
     bytes: _builtins.int
     """raw bytes in the entry"""
+    first_transaction: _builtins.int
+    """packet with which the first transaction begins; = packets when none does"""
     def __init__(
         self,
         *,
@@ -59,10 +62,11 @@ class BatchRow(_message.Message):
         begins_in_event: _builtins.bool = ...,
         gap_before: _builtins.int = ...,
         bytes: _builtins.int = ...,
+        first_transaction: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins_in_event", b"begins_in_event", "begins_in_transaction", b"begins_in_transaction", "bytes", b"bytes", "end_position", b"end_position", "file", b"file", "gap_before", b"gap_before", "gtids", b"gtids", "packets", b"packets", "start_position", b"start_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins_in_event", b"begins_in_event", "begins_in_transaction", b"begins_in_transaction", "bytes", b"bytes", "end_position", b"end_position", "file", b"file", "first_transaction", b"first_transaction", "gap_before", b"gap_before", "gtids", b"gtids", "packets", b"packets", "start_position", b"start_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -164,11 +168,19 @@ class OpenTransaction(_message.Message):
     PACKET_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     GTID_FIELD_NUMBER: _builtins.int
+    END_POSITION_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     packet: _builtins.int
     position: _builtins.int
+    end_position: _builtins.int
+    """behind its last whole event so far: where the next batch begins"""
     @_builtins.property
     def gtid(self) -> _command_pb2.GtidRun: ...
+    @_builtins.property
+    def row(self) -> Global___BatchRow:
+        """the row of that batch once the transaction is abandoned; absent when nothing of it stays"""
+
     def __init__(
         self,
         *,
@@ -176,10 +188,12 @@ class OpenTransaction(_message.Message):
         packet: _builtins.int = ...,
         position: _builtins.int = ...,
         gtid: _command_pb2.GtidRun | None = ...,
+        end_position: _builtins.int = ...,
+        row: Global___BatchRow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gtid", b"gtid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gtid", b"gtid", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gtid", b"gtid", "index", b"index", "packet", b"packet", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_position", b"end_position", "gtid", b"gtid", "index", b"index", "packet", b"packet", "position", b"position", "row", b"row"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
