@@ -35,6 +35,10 @@ class StepPeerNotFoundError(RaftError):
         super().__init__(message)
 
 
+class MalformedMessageError(RaftError):
+    """A message contradicts itself; nothing of it was taken."""
+
+
 class ConfChangeError(RaftError):
     """A configuration change that the present configuration does not allow."""
 
