@@ -1,0 +1,716 @@
+"""The relay's replicated state machine: what the applied commands make of the binlog.
+
+Owns: the executed and purged GTID sets, the files, the open transaction, the valid receiver
+session, and the replicated configuration. It says which batches count, where the visible end is,
+and what a row of the batch index reads. It must not know of Raft, storage, sockets or clocks.
+
+Every node applies the same commands in the same order and reaches the same state, so a command
+that does not fit is *ignored with a reason*, never answered with an exception: an exception on
+one node and none on another would part them. Only broken invariants of the state itself raise.
+
+* The **visible end** is the end of the last event after which no transaction is open. Nothing
+  behind it is shown to anybody.
+* A **session** is a fence. Applying one makes it the only valid session, which begins at sequence
+  0, and abandons an open transaction: its packets become a hole that readers skip.
+* A **file** is keyed by its ordinal, which rises over all epochs. Its name is an attribute; the
+  name that clients see is unique among all files ever held.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Final, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+
+from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
+from kingbus.errors import KingbusError
+from kingbus.pb.command_pb2 import (
+    ClusterKey,
+    Command,
+    EventBatch,
+    GtidRun,
+    LastTransaction,
+    MemberAttributes,
+    Purge,
+    ReceiverSession,
+    ServerConfig,
+    SourceConfig,
+)
+from kingbus.pb.record_pb2 import BatchRow, FileRow, OpenTransaction
+from kingbus.pb.record_pb2 import RelayState as StateRecord
+
+STATE_VERSION: Final = 1
+FIRST_POSITION: Final = 4  # behind the magic number of a binlog file
+FILE_NAME_LENGTH_MAX: Final = 512  # FN_REFLEN, the server's own limit for a path
+GTID_NUMBER_MAX: Final = (1 << 63) - 2
+PACKET_HEADER: Final = 4
+
+
+class UnknownStateVersionError(KingbusError):
+    """The stored relay state was written by a later program."""
+
+    hint = "Run the version that wrote it, or a later one."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisibleEnd:
+    """Where readers must stop: in entry `index`, behind its first `packets` packets.
+
+    `file` is the ordinal of the file, `position` the end of the last visible event in it. On an
+    empty relay everything is zero and the names are empty.
+    """
+
+    index: int = 0
+    packets: int = 0
+    file: int = 0
+    file_name: str = ""
+    served_name: str = ""
+    position: int = 0
+
+    def is_beyond(self, other: "VisibleEnd") -> bool:
+        return (self.index, self.packets) > (other.index, other.packets)
+
+
+@dataclass(slots=True, kw_only=True)
+class Changes:
+    """What applying one command changed, as rows to write; all copies, free to keep.
+
+    `truncated_batch` is a row to write over the one stored, `deleted_batches` are indexes (of
+    which some may never have had a row) to delete. `checkpoint`: the state changed in a way that
+    is worth a checkpoint record now.
+    """
+
+    index: int
+    accepted: bool = False
+    reason: str = ""
+    batch_row: BatchRow | None = None
+    file_rows: list[FileRow] = field(default_factory=list)
+    deleted_batches: Sequence[int] = ()
+    truncated_batch: tuple[int, BatchRow] | None = None
+    deleted_files: list[int] = field(default_factory=list)
+    purged_before: int = 0
+    visible_moved: bool = False
+    checkpoint: bool = False
+
+
+class RelayState:
+    """See the module. `index` is the last command (or other entry) that was applied."""
+
+    def __init__(self, *, channel: int = 0) -> None:
+        self.channel = channel
+        self.index = 0
+        self.executed = GtidSet()
+        self.purged = GtidSet()
+        self.files: list[FileRow] = []
+        self.visible = VisibleEnd()
+        self.session = 0
+        self.next_sequence = 0
+        self.epoch = 0
+        self.source: ReceiverSession | None = None
+        self.source_config: SourceConfig | None = None
+        self.source_uuids: list[str] = []
+        self.servers: dict[int, ServerConfig] = {}
+        self.members: dict[int, MemberAttributes] = {}
+        self.cluster_key: ClusterKey | None = None
+        self.last_transaction: LastTransaction | None = None
+        self.last_event_time = 0
+        self._last_gtid: GtidRun | None = None
+        self._open: OpenTransaction | None = None
+        self._ends_in_event = False
+        self._first_file = 0
+        # Insertion order, so that the record is the same on every node.
+        self._names_used: dict[str, None] = {}
+
+    # -- questions --------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        """No file was ever held: a start set still counts."""
+        return not self._names_used
+
+    @property
+    def in_transaction(self) -> bool:
+        """Something behind the visible end waits for its end."""
+        return self._open is not None
+
+    @property
+    def open_end(self) -> int:
+        """Position at which the next batch of the open file begins."""
+        return self.visible.position if self._open is None else self._open.end_position
+
+    @property
+    def last_gtid(self) -> str:
+        """The last visible transaction, "" when there is none or it is anonymous."""
+        run = self._last_gtid
+        return "" if run is None else format_gtid(run.uuid, run.tag, run.last)
+
+    def file(self, ordinal: int) -> FileRow | None:
+        """The file with that ordinal, if it is (still) held."""
+        place = ordinal - self._first_file
+        return self.files[place] if 0 <= place < len(self.files) else None
+
+    def file_named(self, served_name: str) -> FileRow | None:
+        """The newest file that clients see under that name."""
+        for row in reversed(self.files):
+            if row.served_name == served_name:
+                return row
+        return None
+
+    def served_name_of(self, epoch: int, name: str) -> str:
+        """The name under which a source's file is, or would now be, shown to clients."""
+        for row in reversed(self.files):
+            if row.epoch < epoch:
+                break
+            if row.epoch == epoch and row.name == name:
+                return row.served_name
+        served, number = name, 1
+        while served in self._names_used:
+            served = f"e{epoch}-{name}" if number == 1 else f"e{epoch}-{number}-{name}"
+            number += 1
+        return served
+
+    def file_before(self, gtids: GtidSet) -> FileRow | None:
+        """The newest file that began with nothing executed beyond `gtids`.
+
+        All transactions outside `gtids` lie in it or behind it. None when even the oldest file
+        began later, or there is none. What was executed only grows from file to file, so this is
+        a binary search.
+        """
+        low, high = 0, len(self.files)
+        while low < high:
+            middle = (low + high) // 2
+            if gtids.contains(GtidSet.decode(self.files[middle].previous_gtids)):
+                low = middle + 1
+            else:
+                high = middle
+        return self.files[low - 1] if low else None
+
+    # -- applying ---------------------------------------------------------------------------
+
+    def skip(self, index: int) -> None:
+        """Notes an entry that holds no command: a membership change, a new leader's entry."""
+        self.index = max(self.index, index)
+
+    def apply(self, index: int, command: Command, *, packet_bytes: int = 0) -> Changes:
+        """Applies the command of entry `index`; `packet_bytes` is how many follow it there.
+
+        Never raises for what a command says: `accepted` and `reason` tell what came of it.
+        Applying an index a second time changes nothing.
+        """
+        changes = Changes(index=index)
+        if index <= self.index:
+            changes.reason = "already applied"
+            return changes
+        self._check()
+        self.index = index
+        match command.WhichOneof("kind"):
+            case "event_batch":
+                reason = self._apply_batch(changes, command.event_batch, packet_bytes)
+            case "receiver_session":
+                reason = self._apply_session(changes, command.receiver_session)
+            case "source_config":
+                reason = self._apply_source_config(changes, command.source_config)
+            case "purge":
+                reason = self._apply_purge(changes, command.purge)
+            case "server_config":
+                self.servers[command.server_config.member_id] = _copy(command.server_config)
+                reason = ""
+            case "member_attributes":
+                self.members[command.member_attributes.member_id] = _copy(command.member_attributes)
+                reason = ""
+            case "cluster_key":
+                reason = self._apply_cluster_key(command.cluster_key)
+            case kind:
+                reason = f"a command of kind {kind}"
+        changes.reason = reason
+        changes.accepted = not reason
+        if changes.accepted and command.WhichOneof("kind") != "event_batch":
+            changes.checkpoint = True
+        self._check()
+        return changes
+
+    def _apply_cluster_key(self, key: ClusterKey) -> str:
+        # The first one counts: what was sealed with it must stay readable.
+        if self.cluster_key is not None and self.cluster_key.key_id != key.key_id:
+            return "the cluster has another key already"
+        self.cluster_key = _copy(key)
+        return ""
+
+    def _apply_source_config(self, changes: Changes, config: SourceConfig) -> str:
+        if config.channel != self.channel:
+            return f"channel {config.channel} is not served"
+        if not config.started or _source_of(config) != _source_of(self.source_config):
+            self._end_session(changes)
+        self.source_config = _copy(config)
+        return ""
+
+    def _apply_session(self, changes: Changes, session: ReceiverSession) -> str:
+        if session.channel != self.channel:
+            return f"channel {session.channel} is not served"
+        if session.epoch < self.epoch:
+            return f"epoch {session.epoch} is over, the present one is {self.epoch}"
+        holds_epoch = bool(self.files) and self.files[-1].epoch == session.epoch
+        if holds_epoch and self.source and self.source.source_uuid != session.source_uuid:
+            return f"another source uuid needs an epoch above {self.epoch}"
+        if self.is_empty:
+            try:
+                start_set = GtidSet.decode(session.start_set) if session.start_set else GtidSet()
+            except MalformedGtidSetError as error:
+                return str(error)
+            self.executed = start_set
+            self.purged = start_set.copy()
+        self._end_session(changes)
+        self.session = changes.index
+        self.epoch = session.epoch
+        self.source = _copy(session)
+        if session.source_uuid not in self.source_uuids:
+            self.source_uuids.append(session.source_uuid)
+        return ""
+
+    def _end_session(self, changes: Changes) -> None:
+        """No batch of the session so far will count any more, so none can end its transaction."""
+        self.session = 0
+        self.next_sequence = 0
+        self._ends_in_event = False
+        if self._open is None:
+            return
+        first = self._open.index
+        if self._open.HasField("row"):
+            assert first == self.visible.index
+            assert self._open.row.packets == self.visible.packets > 0
+            changes.truncated_batch = (first, _copy(self._open.row))
+            first += 1
+        else:
+            assert first > self.visible.index
+        changes.deleted_batches = range(first, changes.index)
+        self.files[-1].last_index = self.visible.index
+        self._open = None
+
+    def _apply_purge(self, changes: Changes, purge: Purge) -> str:
+        """Whole files only, never the open one."""
+        if purge.channel != self.channel:
+            return f"channel {purge.channel} is not served"
+        count = 0
+        while count < len(self.files) - 1 and self.files[count].last_index < purge.first_index:
+            count += 1
+        if not count:
+            return f"no whole file lies below index {purge.first_index}"
+        changes.deleted_files = [row.ordinal for row in self.files[:count]]
+        del self.files[:count]
+        self._first_file = self.files[0].ordinal
+        self.purged = GtidSet.decode(self.files[0].previous_gtids)
+        changes.purged_before = self.files[0].first_index
+        return ""
+
+    # -- batches ----------------------------------------------------------------------------
+
+    def _apply_batch(self, changes: Changes, meta: EventBatch, packet_bytes: int) -> str:
+        reason = (
+            self._fence(meta)
+            or _fault_in_packets(meta, packet_bytes)
+            or self._fault_in_order(meta)
+            or self._fault_in_transactions(meta)
+            or self._fault_in_gtids(meta)
+        )
+        if reason:
+            return reason
+        self.next_sequence += 1
+        if meta.HasField("file_start"):
+            self._start_file(changes, meta)
+        elif meta.gap_before:
+            self._note_gap(changes, meta)
+        packets = len(meta.packet_offsets) // 4
+        row = BatchRow(
+            file=self.files[-1].ordinal,
+            start_position=meta.start_position,
+            end_position=meta.end_position,
+            packets=packets,
+            gtids=_gtids_of(meta.gtid_runs).encode(),
+            begins_in_transaction=meta.begins_in_transaction,
+            begins_in_event=meta.begins_in_event,
+            gap_before=meta.gap_before,
+            bytes=packet_bytes,
+            first_transaction=_first_transaction(meta, packets),
+        )
+        changes.batch_row = row
+        self._count(meta, row)
+        self.files[-1].last_index = changes.index
+        if meta.visible_packets:
+            changes.visible_moved = True
+            self._move_visible_end(changes.index, meta)
+        if meta.HasField("file_start"):
+            changes.file_rows.append(_copy(self.files[-1]))
+            changes.checkpoint = True
+        return ""
+
+    def _fence(self, meta: EventBatch) -> str:
+        if meta.channel != self.channel:
+            return f"channel {meta.channel} is not served"
+        if not self.session or meta.session != self.session:
+            return f"session {meta.session} is not valid, the valid one is {self.session}"
+        if meta.sequence != self.next_sequence:
+            return f"sequence {meta.sequence} instead of {self.next_sequence}"
+        if meta.epoch != self.epoch:
+            return f"epoch {meta.epoch} instead of {self.epoch}"
+        return ""
+
+    def _fault_in_order(self, meta: EventBatch) -> str:
+        """Whether the batch continues what is held: the same file at its end, or a new file."""
+        if meta.HasField("file_start"):
+            if self._open is not None or self._ends_in_event:
+                return "a file begins while a transaction is open"
+            if meta.begins_in_transaction or meta.begins_in_event:
+                return "a file begins in the middle of something"
+            if meta.start_position - meta.gap_before != FIRST_POSITION:
+                return f"a file begins at {meta.start_position} with a gap of {meta.gap_before}"
+            if not 0 < len(meta.file_name) <= FILE_NAME_LENGTH_MAX or "\0" in meta.file_name:
+                return "a file with an impossible name"
+            if any(r.epoch == self.epoch and r.name == meta.file_name for r in self.files):
+                return f"file {meta.file_name} of epoch {self.epoch} is held already"
+            if not meta.visible_packets:
+                return "a file begins without a visible event"
+            return ""
+        if not self.files or (self.files[-1].epoch, self.files[-1].name) != (
+            meta.epoch,
+            meta.file_name,
+        ):
+            return f"file {meta.file_name} of epoch {meta.epoch} is not the open one"
+        if meta.gap_before and (self._open is not None or self._ends_in_event):
+            return "a gap inside a transaction"
+        if meta.start_position != self.open_end + meta.gap_before:
+            return f"position {meta.start_position} does not continue {self.open_end}"
+        if meta.begins_in_event != self._ends_in_event:
+            return "the batch does not continue the event that is open"
+        return ""
+
+    def _fault_in_transactions(self, meta: EventBatch) -> str:
+        """Whether what the batch says of its transactions agrees with itself and with the state."""
+        packets = len(meta.packet_offsets) // 4
+        starts = len(meta.transaction_packets) // 4
+        tail_is_open = meta.ends_in_transaction or meta.ends_in_event
+        open_here = starts - meta.visible_transactions
+        was_open = self._open is not None
+        goes_on = was_open and not meta.visible_packets
+        if meta.begins_in_transaction != was_open:
+            return "the batch and the state differ on whether a transaction is open"
+        if meta.closes_transaction != (was_open and not goes_on):
+            return "the batch leaves the open transaction without its end"
+        if tail_is_open != (meta.visible_packets < packets):
+            return "the visible part does not agree with the end of the batch"
+        if open_here not in {0, 1} or (open_here and not tail_is_open):
+            return f"{meta.visible_transactions} of {starts} transactions end in the batch"
+        if goes_on and starts:
+            return "a transaction begins inside another"
+        if tail_is_open and not goes_on and not open_here:
+            return "the batch ends in a transaction that begins nowhere"
+        if open_here:
+            last = int.from_bytes(meta.transaction_packets[-4:], "little")
+            if last != meta.visible_packets:
+                return "the open transaction does not begin at the visible end"
+        return ""
+
+    def _fault_in_gtids(self, meta: EventBatch) -> str:
+        """Each transaction once: one that was counted already is no part of this log."""
+        count = 0
+        named = 0
+        for run in meta.gtid_runs:
+            if len(run.uuid) not in {0, 16}:
+                return "a server uuid is not of 16 bytes"
+            if not 0 < run.first <= run.last <= GTID_NUMBER_MAX:
+                return f"an impossible run of transactions, {run.first} to {run.last}"
+            if run.uuid and self.executed.overlaps_run(run.uuid, run.tag, run.first, run.last):
+                return f"{format_gtid(run.uuid, run.tag, run.first)} or later is held already"
+            count += run.last - run.first + 1
+            named += run.last - run.first + 1 if run.uuid else 0
+        if count != len(meta.transaction_packets) // 4:
+            return f"{count} GTIDs for {len(meta.transaction_packets) // 4} transactions"
+        begun = _gtids_of(meta.gtid_runs)
+        if begun.count() != named:
+            return "a transaction is in the batch twice"
+        if self._open is not None and self._open.gtid.uuid:
+            gtid = self._open.gtid
+            if begun.contains_gtid(gtid.uuid, gtid.tag, gtid.first):
+                return "the open transaction begins again"
+        return ""
+
+    def _start_file(self, changes: Changes, meta: EventBatch) -> None:
+        ordinal = 1
+        if self.files:
+            self.files[-1].closed = True
+            changes.file_rows.append(_copy(self.files[-1]))
+            ordinal = self.files[-1].ordinal + 1
+        else:
+            self._first_file = ordinal
+        served_name = self.served_name_of(self.epoch, meta.file_name)
+        self._names_used[served_name] = None
+        row = FileRow(
+            ordinal=ordinal,
+            epoch=self.epoch,
+            name=meta.file_name,
+            served_name=served_name,
+            first_index=changes.index,
+            last_index=changes.index,
+            start_position=meta.start_position,
+            end_position=meta.start_position,
+            previous_gtids=self.executed.encode(),
+            start=meta.file_start,
+        )
+        if meta.gap_before:
+            row.gaps.add(start=FIRST_POSITION, end=meta.start_position)
+        self.files.append(row)
+        self.last_transaction = None
+
+    def _note_gap(self, changes: Changes, meta: EventBatch) -> None:
+        """What the source skipped, it skips whatever becomes of the transaction that follows."""
+        row = self.files[-1]
+        start = meta.start_position - meta.gap_before
+        if row.gaps and row.gaps[-1].end == start:
+            row.gaps[-1].end = meta.start_position
+        else:
+            row.gaps.add(start=start, end=meta.start_position)
+        row.end_position = meta.start_position
+        self.visible = replace(self.visible, position=meta.start_position)
+        changes.visible_moved = True
+
+    def _count(self, meta: EventBatch, row: BatchRow) -> None:
+        """Counts the transactions that end here, and remembers the one that stays open."""
+        runs = [(run.uuid, run.tag, run.first, run.last) for run in meta.gtid_runs]
+        still_open: tuple[bytes, str, int, int] | None = None
+        if runs and len(meta.transaction_packets) // 4 > meta.visible_transactions:
+            uuid, tag, first, last = runs.pop()
+            still_open = (uuid, tag, last, last)
+            if first < last:
+                runs.append((uuid, tag, first, last - 1))
+        if self._open is not None and meta.visible_packets:
+            gtid = self._open.gtid
+            runs.insert(0, (gtid.uuid, gtid.tag, gtid.first, gtid.last))
+            self._open = None
+        for uuid, tag, first, last in runs:
+            if uuid:
+                self.executed.add(uuid, tag, first, last)
+        if runs and runs[-1][0]:
+            uuid, tag, _, last = runs[-1]
+            self._last_gtid = GtidRun(uuid=uuid, tag=tag, first=last, last=last)
+        self._ends_in_event = meta.ends_in_event
+        if self._open is not None:
+            self._open.end_position = meta.end_position
+        elif still_open is not None:
+            self._open = self._opened(meta, row, still_open)
+
+    def _opened(
+        self, meta: EventBatch, row: BatchRow, gtid: tuple[bytes, str, int, int]
+    ) -> OpenTransaction:
+        uuid, tag, first, last = gtid
+        begun = OpenTransaction(
+            index=self.index,
+            packet=meta.visible_packets,
+            position=meta.visible_position,
+            end_position=meta.end_position,
+            gtid=GtidRun(uuid=uuid, tag=tag, first=first, last=last),
+        )
+        if meta.visible_packets:
+            # What stays of the row should this transaction be abandoned.
+            begun.row.CopyFrom(row)
+            begun.row.packets = meta.visible_packets
+            begun.row.end_position = meta.visible_position
+            begun.row.first_transaction = min(row.first_transaction, meta.visible_packets)
+            if uuid:
+                taken = GtidSet()
+                taken.add(uuid, tag, first, last)
+                begun.row.gtids = GtidSet.decode(row.gtids).subtract(taken).encode()
+        return begun
+
+    def _move_visible_end(self, index: int, meta: EventBatch) -> None:
+        row = self.files[-1]
+        row.end_position = meta.visible_position
+        row.first_time = row.first_time or meta.first_time
+        row.last_time = meta.last_time or row.last_time
+        if meta.HasField("last_transaction"):
+            self.last_transaction = _copy(meta.last_transaction)
+            self.last_event_time = meta.last_time or self.last_event_time
+        self.visible = VisibleEnd(
+            index=index,
+            packets=meta.visible_packets,
+            file=row.ordinal,
+            file_name=row.name,
+            served_name=row.served_name,
+            position=meta.visible_position,
+        )
+
+    def _check(self) -> None:
+        """What must hold between any two commands, and what must not."""
+        assert self.visible.index <= self.index
+        assert bool(self.files) == bool(self.visible.index)
+        if self.files:
+            assert self.visible.file == self.files[-1].ordinal
+            assert self.visible.position == self.files[-1].end_position
+            assert not self.files[-1].closed
+            assert self.files[0].ordinal == self._first_file
+        if self._open is not None:
+            assert self.session, "an open transaction belongs to a valid session"
+            assert self._open.position == self.visible.position
+            assert self.files[-1].last_index > self.visible.index or self._open.HasField("row")
+        else:
+            assert not self._ends_in_event
+            assert not self.files or self.files[-1].last_index == self.visible.index
+        if not self.session:
+            assert self.next_sequence == 0
+
+    # -- records ----------------------------------------------------------------------------
+
+    def to_record(self) -> StateRecord:
+        """Everything but the files that are closed: those have rows of their own."""
+        record = StateRecord(
+            version=STATE_VERSION,
+            channel=self.channel,
+            index=self.index,
+            executed=self.executed.encode(),
+            purged=self.purged.encode(),
+            session=self.session,
+            next_sequence=self.next_sequence,
+            epoch=self.epoch,
+            source=self.source,
+            source_config=self.source_config,
+            servers=[self.servers[key] for key in sorted(self.servers)],
+            members=[self.members[key] for key in sorted(self.members)],
+            cluster_key=self.cluster_key,
+            open_transaction=self._open,
+            visible_index=self.visible.index,
+            visible_packets=self.visible.packets,
+            visible_position=self.visible.position,
+            last_transaction=self.last_transaction,
+            source_uuids=self.source_uuids,
+            ends_in_event=self._ends_in_event,
+            first_file=self._first_file,
+            last_event_time=self.last_event_time,
+            names_used=list(self._names_used),
+            last_gtid=self._last_gtid,
+        )
+        if self.files:
+            record.file.CopyFrom(self.files[-1])
+        return record
+
+    @classmethod
+    def from_record(cls, record: StateRecord, files: Iterable[FileRow] = ()) -> "RelayState":
+        """The state as of `record.index`.
+
+        `files` are the stored file rows, in any order; those of files that began later than the
+        record, or were purged by then, are left out. Raises UnknownStateVersionError.
+        """
+        if record.version != STATE_VERSION:
+            raise UnknownStateVersionError(
+                f"the stored relay state is of version {record.version}; "
+                f"this program knows version {STATE_VERSION}"
+            )
+        state = cls(channel=record.channel)
+        state.index = record.index
+        state.executed = GtidSet.decode(record.executed)
+        state.purged = GtidSet.decode(record.purged)
+        state.session = record.session
+        state.next_sequence = record.next_sequence
+        state.epoch = record.epoch
+        state.source = _copy(record.source) if record.HasField("source") else None
+        if record.HasField("source_config"):
+            state.source_config = _copy(record.source_config)
+        state.servers = {server.member_id: _copy(server) for server in record.servers}
+        state.members = {member.member_id: _copy(member) for member in record.members}
+        state.cluster_key = _copy(record.cluster_key) if record.HasField("cluster_key") else None
+        state.source_uuids = list(record.source_uuids)
+        state.last_event_time = record.last_event_time
+        state._ends_in_event = record.ends_in_event
+        state._first_file = record.first_file
+        state._names_used = dict.fromkeys(record.names_used)
+        state._last_gtid = _copy(record.last_gtid) if record.HasField("last_gtid") else None
+        if record.HasField("last_transaction"):
+            state.last_transaction = _copy(record.last_transaction)
+        if record.HasField("open_transaction"):
+            state._open = _copy(record.open_transaction)
+        if record.HasField("file"):
+            state._restore_files(record, files)
+        state._check()
+        return state
+
+    def _restore_files(self, record: StateRecord, files: Iterable[FileRow]) -> None:
+        last = record.file.ordinal
+        kept = [_copy(row) for row in files if record.first_file <= row.ordinal < last]
+        kept.sort(key=lambda row: row.ordinal)
+        self.files = [*kept, _copy(record.file)]
+        assert [row.ordinal for row in self.files] == list(range(record.first_file, last + 1)), (
+            "the file index has a row for every file of the relay state"
+        )
+        self.visible = VisibleEnd(
+            index=record.visible_index,
+            packets=record.visible_packets,
+            file=last,
+            file_name=record.file.name,
+            served_name=record.file.served_name,
+            position=record.visible_position,
+        )
+
+    def digest(self) -> str:
+        """A hash that is equal on all nodes at the same index, and at no other state."""
+        whole = sha256(self.to_record().SerializeToString(deterministic=True))
+        for row in self.files[:-1]:
+            whole.update(row.SerializeToString(deterministic=True))
+        return whole.hexdigest()
+
+
+_M = TypeVar("_M", bound=Message)
+
+
+def _copy(message: _M) -> _M:
+    """Messages handed in and out are never shared with the state."""
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
+
+
+def _source_of(config: SourceConfig | None) -> bytes:
+    """What makes a source another one: everything but whether it runs, and the password."""
+    if config is None:
+        return b""
+    bare = _copy(config)
+    bare.ClearField("password")
+    bare.ClearField("started")
+    return bare.SerializeToString(deterministic=True)
+
+
+def _gtids_of(runs: Iterable[GtidRun]) -> GtidSet:
+    gtids = GtidSet()
+    for run in runs:
+        if run.uuid:
+            gtids.add(run.uuid, run.tag, run.first, run.last)
+    return gtids
+
+
+def _first_transaction(meta: EventBatch, packets: int) -> int:
+    if not meta.transaction_packets:
+        return packets
+    return int.from_bytes(meta.transaction_packets[:4], "little")
+
+
+def _fault_in_packets(meta: EventBatch, packet_bytes: int) -> str:
+    """Whether the offsets and positions of a batch can be true."""
+    if len(meta.packet_offsets) % 4 or not meta.packet_offsets:
+        return "a batch without whole packet offsets"
+    offsets = np.frombuffer(meta.packet_offsets, "<u4").astype(np.int64)
+    if offsets[0] != 0 or (np.diff(offsets) < PACKET_HEADER).any():
+        return "packet offsets that do not rise"
+    if packet_bytes and offsets[-1] + PACKET_HEADER > packet_bytes:
+        return f"packet offsets past the {packet_bytes} bytes of the entry"
+    if len(meta.transaction_packets) % 4:
+        return "a batch without whole transaction offsets"
+    starts = np.frombuffer(meta.transaction_packets, "<u4").astype(np.int64)
+    if len(starts) and ((np.diff(starts) < 1).any() or starts[-1] >= len(offsets)):
+        return "transactions that begin in packets which are not there"
+    if meta.visible_packets > len(offsets):
+        return f"{meta.visible_packets} visible packets of {len(offsets)}"
+    if not meta.start_position <= meta.visible_position <= meta.end_position:
+        return "a visible position outside the batch"
+    if meta.visible_packets == len(offsets) and meta.visible_position != meta.end_position:
+        return "a visible position that is not the end of a wholly visible batch"
+    if not meta.visible_packets and meta.visible_position != meta.start_position:
+        return "a visible position without a visible packet"
+    return ""
