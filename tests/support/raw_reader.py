@@ -96,14 +96,7 @@ class RawReader:
         self._transaction = _Transaction()
         self._checksum = False
         self._closing = False
-        self._connection: Any = pymysql.connect(
-            host=host,
-            port=port,
-            user=user,
-            password=password,
-            ssl_disabled=True,
-            connect_timeout=10,
-        )
+        self._connection: Any = _log_in(host, port, user, password)
         with self._connection.cursor() as cursor:
             nanoseconds = int(heartbeat_seconds * 1e9)
             cursor.execute(
