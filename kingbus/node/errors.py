@@ -60,12 +60,6 @@ class MembershipBusyError(NodeError):
     hint = "Try again in a moment."
 
 
-class UnhealthyClusterError(NodeError):
-    """The change would leave, or act on, a cluster without a healthy majority."""
-
-    hint = "Bring the members that are down up again first."
-
-
 class NotCaughtUpError(NodeError):
     """A learner that is still far behind is not made a voter."""
 

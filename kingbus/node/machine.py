@@ -78,6 +78,4 @@ class Log(Storage, Protocol):
 class Runner(Protocol):
     """Runs a blocking call in a worker thread."""
 
-    def __call__(
-        self, function: Callable[[*_Ts], _T], *args: *_Ts
-    ) -> Awaitable[_T]: ...
+    def __call__(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> Awaitable[_T]: ...

@@ -1,0 +1,43 @@
+"""What can be wrong with a membership change; one name per answer that an operator gets."""
+
+from kingbus.errors import KingbusError
+
+
+class MembershipError(KingbusError):
+    """A change that the present membership does not allow; nothing was changed."""
+
+
+class PeerUrlError(MembershipError):
+    """An address that peers cannot be reached at."""
+
+    hint = "Write it like http://10.0.0.1:9590."
+
+
+class MemberNameError(MembershipError):
+    """A name that cannot stand in `initial-cluster`, a command line or a log line."""
+
+
+class DuplicateMemberError(MembershipError):
+    """The name or the peer URL belongs to another member."""
+
+
+class UnknownMemberError(MembershipError):
+    """No member has this name or id, and none ever had."""
+
+
+class RemovedMemberError(MembershipError):
+    """The member was removed before; its id never comes back."""
+
+
+class LastVoterError(MembershipError):
+    """Without its last voter the cluster could never decide anything again."""
+
+
+class NotALearnerError(MembershipError):
+    """Only a learner can be promoted."""
+
+
+class UnhealthyClusterError(MembershipError):
+    """The change would leave fewer healthy voters than a majority needs."""
+
+    hint = "Bring the members that are down up again, or remove those that never come back."
