@@ -112,11 +112,10 @@ class KingbusNode:
         assert not self.is_running
         self.write_config()
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        self._process = processes.start(
-            [sys.executable, "-m", "kingbus", "run", "--config", str(self.config_file)],
+        self._process = processes.start_kingbus(
+            ["run", "--config", str(self.config_file)],
             log=self.log,
-            environment={"PYTHONUNBUFFERED": "1", **self._environment},
-            directory=REPOSITORY,
+            environment=self._environment,
             stays=self._stays,
         )
 

@@ -5,8 +5,11 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.support.installations import REPOSITORY
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -60,6 +63,23 @@ def start(
             # The child only calls prctl there, which is safe also when other threads run.
             preexec_fn=None if stays else _die_with_parent,  # noqa: PLW1509
         )
+
+
+def start_kingbus(
+    words: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    stays: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start the `kingbus` command, its package taken from this repository."""
+    return start(
+        [sys.executable, "-m", "kingbus", *words],
+        log=log,
+        environment={"PYTHONUNBUFFERED": "1", **(environment or {})},
+        directory=REPOSITORY,
+        stays=stays,
+    )
 
 
 def stop(process: subprocess.Popen[bytes], *, seconds: float = 60.0) -> int:
