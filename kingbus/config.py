@@ -25,6 +25,8 @@ from pydantic import (
 from kingbus.addresses import Address, Url
 from kingbus.errors import ConfigError, Problem
 from kingbus.log import LEVELS
+from kingbus.membership.errors import MembershipError
+from kingbus.membership.member import check_name
 from kingbus.units import format_duration, parse_duration, parse_size
 
 FILE_BYTES_MAX = 1 << 20  # a configuration is a page; whatever is larger is another file
@@ -32,7 +34,6 @@ SEGMENT_BYTES_DEFAULT = 256 << 20
 SEGMENT_BYTES_MIN = 1 << 20  # below, every entry would need a segment of its own
 SEGMENT_BYTES_MAX = 4 << 30  # offsets inside a segment are kept in 32 bits
 GIGABYTE = 1 << 30
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
 _SHOWN_CHARACTERS_MAX = 200
 
@@ -49,8 +50,10 @@ def _plain(value: object) -> str:
 
 def _name(value: object) -> str:
     text = _plain(value)
-    if not _NAME.fullmatch(text):
-        raise ValueError("must be 1 to 64 letters, digits, dots, dashes or underscores")
+    try:
+        check_name(text)
+    except MembershipError as error:
+        raise ValueError(error.explain()) from None
     return text
 
 

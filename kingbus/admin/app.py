@@ -1,0 +1,336 @@
+"""The HTTP form of the operations: routes, bodies, replies. Nothing is decided here.
+
+Every reply has the pinned shape: `{"message": "success", "data": ...}`, or a status of 400 and
+above with `{"message": <one sentence>}`, those of the framework included.
+"""
+
+import html
+from typing import Annotated, Any, cast
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from kingbus import metrics
+from kingbus.admin import schema
+from kingbus.admin.access import Access, App, Guard
+from kingbus.admin.errors import BadRequestError, body_of, status_of
+from kingbus.admin.leader import sentence
+from kingbus.admin.operations import Operations, parse_lag
+from kingbus.admin.schema import Failure, Reply
+from kingbus.errors import KingbusError
+from kingbus.log import get_logger
+
+_log = get_logger("admin")
+
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    400: {"model": Failure, "description": "malformed"},
+    404: {"model": Failure, "description": "what is named does not exist"},
+    409: {"model": Failure, "description": "the present state does not allow it"},
+    503: {"model": Failure, "description": "no leader, or the outcome is unknown"},
+}
+_SOURCE_FAILURES = _FAILURES | {502: {"model": Failure, "description": "the source refused"}}
+
+
+def create_app(operations: Operations, *, version: str, access: Access | None = None) -> App:
+    """The ASGI application of the admin API."""
+    app = FastAPI(
+        title="kingbus admin API",
+        version=version,
+        description=__doc__.split("\n\n", maxsplit=1)[1],
+        redirect_slashes=False,
+        strict_content_type=False,  # `curl -d` says form; access.py refuses other origins
+        redoc_url=None,
+    )
+    _map_errors(app)
+    _node_routes(app, operations)
+    _member_routes(app, operations)
+    _source_routes(app, operations)
+    _server_routes(app, operations)
+    return Guard(cast("App", app), access or Access())
+
+
+def _success(data: object) -> JSONResponse:
+    return JSONResponse({"message": "success", "data": _plain(data)})
+
+
+def _plain(data: object) -> object:
+    if isinstance(data, BaseModel):
+        return data.model_dump(mode="json", by_alias=True)
+    if isinstance(data, list):
+        return [_plain(each) for each in data]
+    return data
+
+
+def _map_errors(app: FastAPI) -> None:
+    async def refused(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, KingbusError)
+        status = status_of(error)
+        if status == 500:
+            _log.error("request failed", error=error.explain())
+        return JSONResponse(body_of(error), status_code=status)
+
+    async def malformed(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return JSONResponse({"message": sentence(error.errors())}, status_code=400)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"no such route: {request.url.path}"
+        elif error.status_code == 405:
+            message = f"{request.method} is not allowed on {request.url.path}"
+        return JSONResponse(
+            {"message": message}, status_code=error.status_code, headers=error.headers
+        )
+
+    async def broken(_request: Request, _error: Exception) -> Response:
+        return JSONResponse({"message": "internal error; the log tells more"}, status_code=500)
+
+    app.add_exception_handler(KingbusError, refused)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, broken)
+
+
+async def _forward(operations: Operations, request: Request, body: object = None) -> JSONResponse:
+    if isinstance(body, BaseModel):
+        # What was not given must stay "not given" on the leader.
+        body = body.model_dump(mode="json", exclude_unset=True)
+    return _success(await operations.forward(request.method, request.url.path, body))
+
+
+def _lag(text: str | None) -> float | None:
+    try:
+        return parse_lag(text)
+    except ValueError:
+        raise BadRequestError("lag_seconds must be a number of seconds") from None
+
+
+_LagSeconds = Annotated[
+    str | None, Query(description="503 when further behind the source than this")
+]
+
+
+def _node_routes(app: FastAPI, operations: Operations) -> None:
+    @app.get("/", response_class=HTMLResponse, tags=["node"], summary="A page for people")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(_page(operations))
+
+    @app.get(
+        "/status",
+        tags=["node"],
+        summary="This node's own view",
+        response_model=Reply[schema.NodeStatusData],
+    )
+    async def status() -> Response:
+        return _success(operations.status())
+
+    @app.get(
+        "/health",
+        tags=["node"],
+        summary="Whether this process does its work",
+        response_model=Reply[schema.HealthData],
+        responses={503: _FAILURES[503]},
+    )
+    async def health(lag_seconds: _LagSeconds = None) -> Response:
+        return _success(await operations.health(lag_seconds=_lag(lag_seconds)))
+
+    @app.get(
+        "/ready",
+        tags=["node"],
+        summary="Whether replicas should be here",
+        response_model=Reply[schema.HealthData],
+        responses={503: _FAILURES[503]},
+    )
+    async def ready(lag_seconds: _LagSeconds = None) -> Response:
+        return _success(await operations.ready(lag_seconds=_lag(lag_seconds)))
+
+    @app.get("/metrics", tags=["node"], summary="Prometheus metrics", response_class=Response)
+    async def exposition() -> Response:
+        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+
+def _member_routes(app: FastAPI, operations: Operations) -> None:
+    members = Reply[list[schema.MemberData]]
+
+    @app.get(
+        "/cluster",
+        tags=["members"],
+        summary="The members and who leads",
+        response_model=Reply[list[schema.ClusterMemberData]],
+    )
+    async def cluster() -> Response:
+        return _success(operations.cluster())
+
+    @app.get("/members", tags=["members"], summary="The members", response_model=members)
+    async def list_members() -> Response:
+        return _success(operations.members())
+
+    @app.post(
+        "/members",
+        tags=["members"],
+        summary="Add a member",
+        response_model=members,
+        responses=_FAILURES,
+    )
+    async def add(request: Request, body: schema.AddMember) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.put(
+        "/members",
+        tags=["members"],
+        summary="Move a member to another peer URL",
+        response_model=members,
+        responses=_FAILURES,
+    )
+    async def update(request: Request, body: schema.UpdateMember) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.delete(
+        "/members",
+        tags=["members"],
+        summary="Remove a member",
+        response_model=members,
+        responses=_FAILURES | {410: {"model": Failure, "description": "already removed"}},
+    )
+    async def remove(request: Request, body: schema.RemoveMember) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.post(
+        "/members/promote",
+        tags=["members"],
+        summary="Make a learner a voter",
+        response_model=members,
+        responses=_FAILURES,
+    )
+    async def promote(request: Request, body: schema.NameMember) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.post(
+        "/leader/transfer",
+        tags=["members"],
+        summary="Hand leadership over",
+        response_model=Reply[schema.LeaderData],
+        responses=_FAILURES,
+    )
+    async def transfer(request: Request, body: schema.TransferLeader | None = None) -> Response:
+        return await _forward(operations, request, body)
+
+
+def _source_routes(app: FastAPI, operations: Operations) -> None:
+    @app.put(
+        "/binlog/syncer/start",
+        tags=["source"],
+        summary="Pull from a source",
+        description="The leader connects, logs in and checks within 10 s, then replicates it. "
+        "An empty body starts what is stored.",
+        response_model=Reply[str],
+        responses=_SOURCE_FAILURES,
+    )
+    async def start(request: Request, body: schema.StartSource | None = None) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.put(
+        "/binlog/syncer/config",
+        tags=["source"],
+        summary="Store a source without starting",
+        response_model=Reply[str],
+        responses=_FAILURES,
+    )
+    async def store(request: Request, body: schema.StartSource) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.put(
+        "/binlog/syncer/stop",
+        tags=["source"],
+        summary="Stop pulling",
+        response_model=Reply[str],
+        responses=_FAILURES,
+    )
+    async def stop(request: Request) -> Response:
+        return await _forward(operations, request)
+
+    @app.get(
+        "/binlog/syncer/status",
+        tags=["source"],
+        summary="The receiver, from the leader",
+        response_model=Reply[schema.SyncerStatusData],
+        responses={503: _FAILURES[503]},
+    )
+    async def status(request: Request) -> Response:
+        return await _forward(operations, request)
+
+
+def _server_routes(app: FastAPI, operations: Operations) -> None:
+    @app.put(
+        "/binlog/server/start",
+        tags=["server"],
+        summary="Listen for replicas on this node",
+        response_model=Reply[str],
+        responses=_FAILURES,
+    )
+    async def start(body: schema.StartServer) -> Response:
+        return _success(await operations.start_server(body))
+
+    @app.put(
+        "/binlog/server/stop",
+        tags=["server"],
+        summary="Stop listening on this node",
+        response_model=Reply[str],
+        responses=_FAILURES,
+    )
+    async def stop() -> Response:
+        return _success(await operations.stop_server())
+
+    @app.get(
+        "/binlog/server/status",
+        tags=["server"],
+        summary="This node's listener and its replicas",
+        response_model=Reply[schema.ServerStatusData],
+    )
+    async def status() -> Response:
+        return _success(operations.server_status())
+
+    @app.get(
+        "/binlog/files",
+        tags=["binlog"],
+        summary="The files held",
+        response_model=Reply[list[schema.FileData]],
+    )
+    async def files() -> Response:
+        return _success(operations.files())
+
+    @app.post(
+        "/binlog/purge",
+        tags=["binlog"],
+        summary="Purge files (not available yet: 409)",
+        response_model=Reply[list[schema.FileData]],
+        responses=_FAILURES,
+    )
+    async def purge(request: Request, body: schema.PurgeBinlogs) -> Response:
+        return await _forward(operations, request, body)
+
+
+def _page(operations: Operations) -> str:
+    """A plain page of this node's own view; it needs no script."""
+    rows = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(str(value))}</td></tr>"
+        for key, value in operations.status().model_dump().items()
+    )
+    members = "".join(
+        f"<tr><td>{html.escape(member.name)}</td><td>{html.escape(member.id)}</td>"
+        f"<td>{'leader' if member.is_leader else 'learner' if member.is_learner else ''}</td>"
+        f"<td>{html.escape(', '.join(member.admin_urls))}</td></tr>"
+        for member in operations.cluster()
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>kingbus</title>"
+        "<style>body{font:15px sans-serif;margin:2em}th{text-align:left;padding-right:1em}"
+        "td{word-break:break-all}</style><h1>kingbus</h1>"
+        f"<table>{rows}</table><h2>Members</h2><table>{members}</table>"
+        "<p><a href=/docs>API</a> <a href=/metrics>metrics</a></p></html>"
+    )

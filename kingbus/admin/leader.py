@@ -1,0 +1,373 @@
+"""The operations that belong to the leader: they check, and propose.
+
+They run on whichever node leads; `operations` brings a request there. Each takes the request's
+JSON body and gives the reply's data with the index that a node must have applied to see it. The
+routes under `/internal/` exist only between members and are no part of the HTTP API.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import trio
+from google.protobuf.message import DecodeError
+from pydantic import BaseModel, ValidationError
+
+from kingbus.admin import schema, views
+from kingbus.admin.errors import (
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    SourceRefusedError,
+    UnavailableError,
+)
+from kingbus.admin.protocols import Identity, Node, Receiver, Relay
+from kingbus.binlog import command as codec
+from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.errors import KingbusError
+from kingbus.log import get_logger
+from kingbus.membership.member import Member, normalize_url
+from kingbus.pb.command_pb2 import (
+    Command,
+    MemberAttributes,
+    ServerConfig,
+    SourceConfig,
+    TlsOptions,
+)
+from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, SecretError
+
+_log = get_logger("admin")
+
+M = TypeVar("M", bound=BaseModel)
+Handler = Callable[[Any], Awaitable[Any]]
+
+SOURCE_CHECK_SECONDS_MAX = 10.0  # pinned: an operator waits for the answer
+_START_FROM_WORDS = frozenset({"earliest", "now"})
+
+SET_SERVER = "/internal/server"
+SET_ATTRIBUTES = "/internal/attributes"
+
+
+def validated(model: type[M], body: object) -> M:
+    """The body as its model; BadRequestError in one sentence that shows no values."""
+    try:
+        return model.model_validate({} if body is None else body)
+    except ValidationError as error:
+        raise BadRequestError(sentence(error.errors(include_url=False))) from None
+
+
+def sentence(details: Any) -> str:
+    """Pydantic's findings as one sentence: field and reason, never the input."""
+    parts = []
+    for detail in details:
+        location = [str(part) for part in detail["loc"] if part not in {"body", "query"}]
+        field = ".".join(location) or "the body"
+        match detail["type"]:
+            case "missing":
+                reason = "is required"
+            case "extra_forbidden":
+                reason = "is not known"
+            case "value_error":
+                reason = str(detail.get("ctx", {}).get("error", detail["msg"]))
+            case "json_invalid":
+                field, reason = "the body", "is not valid JSON"
+            case "model_attributes_type" | "dict_type" | "model_type":
+                reason = "must be a JSON object"
+            case _:
+                reason = detail["msg"][:1].lower() + detail["msg"][1:]
+        parts.append(f"{field} {reason}")
+    return "; ".join(parts)
+
+
+class LeaderOperations:
+    """See the module. `secret` gives the cluster's key, or None while this node has none."""
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        relay: Relay,
+        receiver: Receiver,
+        identity: Identity,
+        secret: Callable[[], ClusterSecret | None],
+    ) -> None:
+        self._node = node
+        self._relay = relay
+        self._receiver = receiver
+        self._identity = identity
+        self._secret = secret
+        # Checks take seconds; two requests must not decide from the same state.
+        self._source_lock = trio.Lock()
+        self._routes: Mapping[tuple[str, str], Handler] = {
+            ("POST", "/members"): self._add_member,
+            ("PUT", "/members"): self._update_member,
+            ("DELETE", "/members"): self._remove_member,
+            ("POST", "/members/promote"): self._promote_member,
+            ("POST", "/leader/transfer"): self._transfer_leader,
+            ("PUT", "/binlog/syncer/start"): self._start_source,
+            ("PUT", "/binlog/syncer/config"): self._store_source,
+            ("PUT", "/binlog/syncer/stop"): self._stop_source,
+            ("GET", "/binlog/syncer/status"): self._source_status,
+            ("POST", "/binlog/purge"): self._purge,
+            ("PUT", SET_SERVER): self._set_server,
+            ("PUT", SET_ATTRIBUTES): self._set_attributes,
+        }
+
+    async def perform(self, method: str, path: str, body: object) -> tuple[Any, int]:
+        """Data, and the index to have applied.
+
+        Raises KingbusErrors; NotLeaderError (nothing was done) when another node leads.
+        """
+        handler = self._routes.get((method, path))
+        if handler is None:
+            raise NotFoundError(f"no such operation: {method} {path}")
+        data = await handler(body)
+        return data, self._relay.applied_index
+
+    # --- members --------------------------------------------------------------------------------
+
+    def _members(self) -> list[dict[str, Any]]:
+        found = views.members(self._node.cluster, self._relay.state)
+        return [member.model_dump(by_alias=True) for member in found]
+
+    def _find(self, name: str) -> Member:
+        return self._node.cluster.find(name)
+
+    async def _add_member(self, body: object) -> list[dict[str, Any]]:
+        wanted = validated(schema.AddMember, body)
+        admin_urls = [wanted.admin_url] if wanted.admin_url is not None else []
+        member = await self._node.add_member(
+            wanted.name, [wanted.peer_url], admin_urls, learner=wanted.learner
+        )
+        _log.info("member added", name=member.name, id=f"{member.id:x}", learner=member.learner)
+        return self._members()
+
+    async def _update_member(self, body: object) -> list[dict[str, Any]]:
+        wanted = validated(schema.UpdateMember, body)
+        member = self._find(wanted.name)
+        await self._node.update_member(member.id, [wanted.new_peer_url])
+        _log.info("member moved", name=member.name, peer_url=wanted.new_peer_url)
+        return self._members()
+
+    async def _remove_member(self, body: object) -> list[dict[str, Any]]:
+        wanted = validated(schema.RemoveMember, body)
+        member = self._find(wanted.name)
+        if wanted.peer_url is not None and normalize_url(wanted.peer_url) not in member.peer_urls:
+            raise NotFoundError(f"member {member.name} has no peer URL {wanted.peer_url}")
+        await self._node.remove_member(member.id)
+        _log.info("member removed", name=member.name, id=f"{member.id:x}")
+        return self._members()
+
+    async def _promote_member(self, body: object) -> list[dict[str, Any]]:
+        member = self._find(validated(schema.NameMember, body).name)
+        if member.learner:
+            await self._node.promote_member(member.id)
+            _log.info("member promoted", name=member.name)
+        return self._members()
+
+    async def _transfer_leader(self, body: object) -> dict[str, Any]:
+        name = validated(schema.TransferLeader, body).name
+        target = self._find(name) if name else None
+        if target is not None and target.learner:
+            raise ConflictError(f"member {target.name} is a learner and cannot lead")
+        leader_id = await self._node.transfer_leader(target.id if target else None)
+        leader = self._node.cluster.require(leader_id)
+        data = schema.LeaderData(id=schema.member_id_text(leader.id), name=leader.name)
+        return data.model_dump(by_alias=True)
+
+    # --- source ---------------------------------------------------------------------------------
+
+    async def _source_status(self, _body: object) -> dict[str, Any]:
+        status = self._receiver.status()
+        return views.syncer_status(self._relay.state, status, self._identity).model_dump()
+
+    async def _start_source(self, body: object) -> str:
+        wanted = validated(schema.StartSource, body)
+        async with self._source_lock:
+            stored = self._relay.state.source_config
+            if not wanted.model_fields_set and stored is not None:
+                config, password = self._copy(stored), self._stored_password()
+            else:
+                config, password = self._wanted_source(wanted)
+            config.started = True
+            if self._is_running(config, password):
+                return ""
+            await self._check_source(config, password)
+            await self._propose_source(config, password)
+        return ""
+
+    async def _store_source(self, body: object) -> str:
+        wanted = validated(schema.StartSource, body)
+        async with self._source_lock:
+            stored = self._relay.state.source_config
+            if stored is not None and stored.started:
+                raise ConflictError(
+                    "the receiver is started", hint="stop it first, or start it with new settings"
+                )
+            config, password = self._wanted_source(wanted)
+            await self._propose_source(config, password)
+        return ""
+
+    async def _stop_source(self, _body: object) -> str:
+        async with self._source_lock:
+            stored = self._relay.state.source_config
+            if stored is not None and stored.started:
+                config = self._copy(stored)
+                config.started = False
+                await self._propose(Command(source_config=config))
+                _log.info("receiver stopped")
+        return ""
+
+    async def seed_source(self, config: SourceConfig, password: str) -> None:
+        """Propose a first configuration as the configuration file says it, unchecked.
+
+        An unreachable source must not keep a node from starting; the receiver retries.
+        """
+        async with self._source_lock:
+            if self._relay.state.source_config is None:
+                await self._propose_source(config, password)
+
+    async def replace_source(self, config: SourceConfig, password: str) -> None:
+        """Propose what the command line asks for over what is stored, unless they are equal."""
+        async with self._source_lock:
+            if not self.is_stored(config, password):
+                await self._propose_source(config, password)
+
+    def is_stored(self, config: SourceConfig, password: str | None) -> bool:
+        """Whether the log holds this configuration (started or not); None leaves out passwords."""
+        stored = self._relay.state.source_config
+        if stored is None:
+            return False
+        other = self._copy(stored)
+        mine = self._copy(config)
+        for each in (other, mine):
+            each.ClearField("password")
+            each.started = False
+        return bool(other == mine) and (password is None or self._stored_password() == password)
+
+    def _is_running(self, config: SourceConfig, password: str) -> bool:
+        stored = self._relay.state.source_config
+        if stored is None or not stored.started or not self.is_stored(config, password):
+            return False
+        # In state `error` a start is the operator's "try again".
+        return self._receiver.status().status in {"running", "connecting"}
+
+    def _wanted_source(self, wanted: schema.StartSource) -> tuple[SourceConfig, str]:
+        if not wanted.addresses:
+            raise BadRequestError("mysql_addr is required")
+        if wanted.flavor == "mariadb":
+            raise BadRequestError("flavor mariadb is not available yet")
+        if wanted.flavor != "mysql":
+            raise BadRequestError("flavor must be mysql")
+        stored = self._relay.state.source_config
+        start_from = wanted.start_from or (stored.start_from if stored is not None else "")
+        config = SourceConfig(
+            addresses=wanted.addresses,
+            user=wanted.mysql_user or (stored.user if stored is not None else ""),
+            semi_sync=wanted.semi_sync,
+            server_id=wanted.syncer_id,
+            server_uuid=wanted.syncer_uuid.lower(),
+            start_from=checked_start(start_from or "earliest"),
+            mode="gtid",
+            flavor="mysql",
+        )
+        if wanted.tls is not None:
+            config.tls.CopyFrom(TlsOptions(**wanted.tls.model_dump()))
+        password = wanted.mysql_password
+        return config, self._stored_password() if password is None else password
+
+    async def _check_source(self, config: SourceConfig, password: str) -> None:
+        try:
+            with trio.fail_after(SOURCE_CHECK_SECONDS_MAX + 0.5):
+                await self._receiver.check_source(config, password)
+        except trio.TooSlowError:
+            raise SourceRefusedError(
+                f"{config.addresses[0]} did not answer within {SOURCE_CHECK_SECONDS_MAX:.0f} s"
+            ) from None
+        except KingbusError as error:
+            raise SourceRefusedError(str(error), hint=error.hint) from error
+
+    async def _propose_source(self, config: SourceConfig, password: str) -> None:
+        secret = self._secret()
+        if secret is None:
+            raise UnavailableError("this node does not have the cluster key yet")
+        config.password.CopyFrom(secret.seal(password, SOURCE_PASSWORD))
+        await self._propose(Command(source_config=config))
+        _log.info(
+            "source stored",
+            addresses=",".join(config.addresses),
+            user=config.user,
+            started=config.started,
+        )
+
+    def _stored_password(self) -> str:
+        stored = self._relay.state.source_config
+        if stored is None or not stored.HasField("password"):
+            return ""
+        secret = self._secret()
+        if secret is None:
+            raise UnavailableError("this node does not have the cluster key yet")
+        try:
+            return secret.open(stored.password, SOURCE_PASSWORD)
+        except SecretError as error:
+            raise ConflictError(f"the stored password cannot be read: {error}") from error
+
+    # --- the rest -------------------------------------------------------------------------------
+
+    async def _purge(self, _body: object) -> object:
+        raise ConflictError("purging is not available yet")
+
+    async def _set_server(self, body: object) -> str:
+        config = _unpack(body, ServerConfig())
+        self._node.cluster.require(config.member_id)
+        await self._propose(Command(server_config=config))
+        return ""
+
+    async def _set_attributes(self, body: object) -> str:
+        attributes = _unpack(body, MemberAttributes())
+        self._node.cluster.require(attributes.member_id)
+        await self._propose(Command(member_attributes=attributes))
+        return ""
+
+    async def announce_key(self, secret: ClusterSecret) -> None:
+        """Propose the key's id and check; the first one in the log counts."""
+        await self._propose(Command(cluster_key=secret.announce()))
+
+    async def _propose(self, command: Command) -> None:
+        proposal = await self._node.propose(codec.encode(command))
+        await proposal.applied()
+
+    @staticmethod
+    def _copy(config: SourceConfig) -> SourceConfig:
+        copy = SourceConfig()
+        copy.CopyFrom(config)
+        return copy
+
+
+def checked_start(start_from: str) -> str:
+    """`earliest`, `now` or a GTID set on one line; BadRequestError otherwise."""
+    word = start_from.strip().lower()
+    if word in _START_FROM_WORDS:
+        return word
+    try:
+        return str(GtidSet.parse(start_from))
+    except MalformedGtidSetError as error:
+        raise BadRequestError(f"start_from must be earliest, now or a GTID set: {error}") from None
+
+
+P = TypeVar("P", ServerConfig, MemberAttributes)
+
+
+def packed(message: ServerConfig | MemberAttributes) -> dict[str, str]:
+    """A protobuf message as the JSON body of an internal route."""
+    return {"message": b64encode(message.SerializeToString()).decode()}
+
+
+def _unpack(body: object, message: P) -> P:
+    try:
+        if not isinstance(body, dict):
+            raise TypeError
+        message.ParseFromString(b64decode(body["message"], validate=True))
+    except (KeyError, ValueError, TypeError, DecodeError):
+        raise BadRequestError("the body is not a packed message") from None
+    return message

@@ -1,0 +1,284 @@
+"""Everything the admin API can do, without HTTP.
+
+Local facts are answered from this node's applied state, with or without a leader. What belongs to
+the leader is carried there: performed here when this node leads, otherwise by one call to the
+leader, after which this node waits until it has applied what the leader had, so that a following
+GET here sees the change. Without a leader it waits twice the election timeout.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import trio
+
+from kingbus.admin import schema, views
+from kingbus.admin.errors import (
+    ForwardedError,
+    UnavailableError,
+    body_of,
+    no_leader,
+    status_of,
+)
+from kingbus.admin.leader import SET_ATTRIBUTES, SET_SERVER, LeaderOperations, packed
+from kingbus.admin.protocols import Identity, Listener, Node, Relay, Transport
+from kingbus.errors import KingbusError
+from kingbus.log import get_logger
+from kingbus.node.errors import NotLeaderError, ProposalLostError
+from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
+
+_log = get_logger("admin")
+
+CALL_METHOD = "admin"
+# A source check takes up to 10 s on the leader; the rest is for the proposal behind it.
+CALL_SECONDS_MAX = 20.0
+APPLY_SECONDS_MAX = 10.0
+_RETRY_SECONDS = 0.05
+_LAG_CALL_SECONDS_MAX = 2.0
+_NOT_LEADER = 421  # between members only: nothing was done, ask again
+
+
+class Operations:
+    """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        node: Node,
+        relay: Relay,
+        listener: Listener,
+        transport: Transport,
+        leader: LeaderOperations,
+        identity: Identity,
+        election_timeout: float,
+        warnings: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self._name = name
+        self._version = version
+        self._node = node
+        self._relay = relay
+        self._listener = listener
+        self._transport = transport
+        self._leader = leader
+        self._identity = identity
+        self._election_timeout = election_timeout
+        self._warnings = warnings
+
+    # --- local ----------------------------------------------------------------------------------
+
+    def cluster(self) -> list[schema.ClusterMemberData]:
+        """The members, and who leads."""
+        leader_id = self._node.status().leader_id
+        return views.cluster_members(self._node.cluster, self._relay.state, leader_id)
+
+    def members(self) -> list[schema.MemberData]:
+        """The members."""
+        return views.members(self._node.cluster, self._relay.state)
+
+    def files(self) -> list[schema.FileData]:
+        """The binlog files held."""
+        return views.files(self._relay.state)
+
+    def status(self) -> schema.NodeStatusData:
+        """This node's own view."""
+        return views.node_status(
+            self._name,
+            self._node.status(),
+            self._relay.state,
+            cluster_id=self._node.cluster.cluster_id,
+            version=self._version,
+            warnings=self._warnings(),
+        )
+
+    def server_status(self) -> schema.ServerStatusData:
+        """This node's replica-facing listener."""
+        state = self._relay.state
+        return views.server_status(
+            state,
+            state.servers.get(self._node.status().member_id),
+            self._listener.replicas(),
+            running=self._listener.is_running,
+        )
+
+    async def health(self, *, lag_seconds: float | None = None) -> schema.HealthData:
+        """Raises UnavailableError with the reason when this node does not do its work.
+
+        A missing leader is the cluster's trouble, not this process's, so it is no reason here: a
+        supervisor that restarts on `/health` must not restart the surviving minority.
+        """
+        return await self._checked(lag_seconds, needs_leader=False)
+
+    async def ready(self, *, lag_seconds: float | None = None) -> schema.HealthData:
+        """Raises UnavailableError with the reason when replicas should go to another node."""
+        return await self._checked(lag_seconds, needs_leader=True)
+
+    async def _checked(
+        self, lag_seconds_max: float | None, *, needs_leader: bool
+    ) -> schema.HealthData:
+        status = self._node.status()
+        if needs_leader and not status.leader_id:
+            raise no_leader()
+        if needs_leader and self._node.cluster.get(status.member_id) is None:
+            raise UnavailableError("this node does not know the cluster's members yet")
+        lag = None
+        if lag_seconds_max is not None:
+            lag = await self._lag_seconds()
+            if lag is None:
+                raise UnavailableError("the lag behind the source is unknown")
+            if lag > lag_seconds_max:
+                raise UnavailableError(
+                    f"{lag:.0f} s behind the source, {lag_seconds_max:g} allowed"
+                )
+        return schema.HealthData(
+            role=status.role, leader=schema.member_id_text(status.leader_id), lag_seconds=lag
+        )
+
+    async def _lag_seconds(self) -> float | None:
+        """How old this node's newest event is while the cluster has newer ones; None: unknown."""
+        try:
+            with trio.fail_after(_LAG_CALL_SECONDS_MAX):
+                theirs = await self.forward("GET", "/binlog/syncer/status", None, wait=False)
+        except (KingbusError, trio.TooSlowError):
+            return None
+        behind = theirs["seconds_behind_source"]
+        if behind is None:
+            return None
+        state = self._relay.state
+        status = self._node.status()
+        if status.applied >= status.committed or not state.last_event_time:
+            return float(behind)
+        return max(float(behind), time.time() - state.last_event_time)
+
+    # --- the listener of this node --------------------------------------------------------------
+
+    async def start_server(self, body: schema.StartServer) -> str:
+        """Bind here, then have the configuration replicated."""
+        await self._listener.start(body.addr, body.user, body.password)
+        return ""
+
+    async def stop_server(self) -> str:
+        """Close the listener and its dumps; it stays closed over restarts."""
+        await self._listener.stop()
+        return ""
+
+    async def store_server(self, config: ServerConfig) -> None:
+        """Have this node's listener configuration replicated and applied here."""
+        await self.forward("PUT", SET_SERVER, packed(config))
+
+    async def store_attributes(self, attributes: MemberAttributes) -> None:
+        """Have this member's attributes replicated and applied here."""
+        await self.forward("PUT", SET_ATTRIBUTES, packed(attributes))
+
+    # --- the leader's ---------------------------------------------------------------------------
+
+    async def forward(self, method: str, path: str, body: object, *, wait: bool = True) -> Any:
+        """Have the leader perform an operation; the reply's data, once it is applied here.
+
+        Raises KingbusErrors, the leader's own refusal among them. UnavailableError after
+        2 x election-timeout without a leader, and when the outcome is unknown.
+        """
+        deadline = trio.current_time() + 2 * self._election_timeout
+        while True:
+            done, data = await self._attempt(method, path, body, wait=wait)
+            if done:
+                return data
+            if trio.current_time() >= deadline:
+                raise no_leader()
+            await trio.sleep(_RETRY_SECONDS)
+
+    async def _attempt(
+        self, method: str, path: str, body: object, *, wait: bool
+    ) -> tuple[bool, Any]:
+        """Whether it was done, and the data; not done means that nothing happened."""
+        status = self._node.status()
+        if status.leader_id == status.member_id:
+            if not self._node.leadership.is_ready:
+                return False, None
+            try:
+                data, _ = await self._leader.perform(method, path, body)
+            except NotLeaderError:
+                return False, None
+            except ProposalLostError as error:
+                if error.outcome_known:
+                    return False, None
+                raise UnavailableError(
+                    f"the outcome is unknown: {error}", hint="repeating is safe"
+                ) from error
+            return True, data
+        if not status.leader_id:
+            return False, None
+        return await self._ask_leader(status.leader_id, method, path, body, wait=wait)
+
+    async def _ask_leader(
+        self, leader_id: int, method: str, path: str, body: object, *, wait: bool
+    ) -> tuple[bool, Any]:
+        request = json.dumps({"method": method, "path": path, "body": body}).encode()
+        try:
+            reply = await self._transport.call(leader_id, CALL_METHOD, request, CALL_SECONDS_MAX)
+        except KingbusError as error:
+            # Whether it arrived is unknown. Repeating is safe, but a member added twice would be
+            # told as a conflict.
+            if (method, path) == ("POST", "/members"):
+                raise UnavailableError(
+                    f"the leader's answer is missing: {error}", hint="look whether it was added"
+                ) from error
+            return False, None
+        if reply.status != 200:
+            raise ForwardedError(reply.status, f"the leader does not answer: {reply.message}")
+        answer = json.loads(reply.body)
+        if answer["status"] == _NOT_LEADER:
+            return False, None
+        if answer["status"] != 200:
+            raise ForwardedError(
+                answer["status"], answer["body"]["message"], hint=answer["body"].get("hint", "")
+            )
+        if wait:
+            await self._wait_applied(answer["applied_index"])
+        return True, answer["body"]["data"]
+
+    async def _wait_applied(self, index: int) -> None:
+        with trio.move_on_after(APPLY_SECONDS_MAX) as scope:
+            await self._node.wait_applied(index)
+        if scope.cancelled_caught:
+            raise UnavailableError(
+                f"it is done, but this node has not applied index {index} yet",
+                hint="repeating is safe",
+            )
+
+    async def handle_call(self, caller: int, body: bytes) -> bytes:
+        """The leader's side of a forwarded request, as the transport delivers it."""
+        request = json.loads(body)
+        try:
+            if not self._node.leadership.is_ready:
+                raise NotLeaderError(self._node.status().leader_id)
+            data, index = await self._leader.perform(
+                request["method"], request["path"], request["body"]
+            )
+            answer = {"status": 200, "body": {"data": data}, "applied_index": index}
+        except NotLeaderError as error:
+            answer = {"status": _NOT_LEADER, "body": body_of(error), "applied_index": 0}
+        except ProposalLostError as error:
+            status = _NOT_LEADER if error.outcome_known else 503
+            message = f"the outcome is unknown: {error}"
+            answer = {"status": status, "body": {"message": message}, "applied_index": 0}
+        except KingbusError as error:
+            answer = {"status": status_of(error), "body": body_of(error), "applied_index": 0}
+        except Exception:  # noqa: BLE001 - a request's error ends that request only
+            _log.exception("forwarded request failed", caller=f"{caller:x}", path=request["path"])
+            message = "internal error on the leader; its log tells more"
+            answer = {"status": 500, "body": {"message": message}, "applied_index": 0}
+        return json.dumps(answer).encode()
+
+
+def parse_lag(text: str | None) -> float | None:
+    """The `lag_seconds` of a query; ValueError when it is no sensible number."""
+    if text is None:
+        return None
+    lag = float(text)
+    if not math.isfinite(lag) or lag < 0:
+        raise ValueError("must be a number of seconds")
+    return lag

@@ -1,0 +1,170 @@
+"""What the admin edge asks of the layers below; they implement it without knowing.
+
+Shapes only. `RelayState` and `Cluster` are values of the pure cores and used as they are.
+"""
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+from kingbus.binlog.relay_state import RelayState
+from kingbus.membership.cluster import Cluster
+from kingbus.membership.member import Member
+from kingbus.pb import command_pb2
+
+
+class Proposal(Protocol):
+    """A command on its way into the log."""
+
+    @property
+    def index(self) -> int: ...
+
+    async def applied(self) -> object:
+        """Return when it is applied here; raises ProposalLostError when the outcome is unknown."""
+
+
+class NodeStatus(Protocol):
+    """This node's view of Raft at one moment."""
+
+    @property
+    def member_id(self) -> int: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def term(self) -> int: ...
+    @property
+    def leader_id(self) -> int: ...
+    @property
+    def committed(self) -> int: ...
+    @property
+    def applied(self) -> int: ...
+    @property
+    def first_index(self) -> int: ...
+    @property
+    def last_index(self) -> int: ...
+
+
+class Leadership(Protocol):
+    """Whether this node leads and has applied an entry of its own term."""
+
+    @property
+    def is_ready(self) -> bool: ...
+
+
+class Node(Protocol):
+    """The Raft node."""
+
+    @property
+    def cluster(self) -> Cluster: ...
+    @property
+    def leadership(self) -> Leadership: ...
+
+    def status(self) -> NodeStatus: ...
+    async def propose(self, data: bytes) -> Proposal: ...
+    async def wait_applied(self, index: int) -> None: ...
+    async def transfer_leader(self, member_id: int | None) -> int: ...
+    async def add_member(
+        self, name: str, peer_urls: Sequence[str], admin_urls: Sequence[str], *, learner: bool
+    ) -> Member: ...
+    async def promote_member(self, member_id: int) -> object: ...
+    async def remove_member(self, member_id: int) -> object: ...
+    async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> object: ...
+
+
+class Relay(Protocol):
+    """The applied log."""
+
+    @property
+    def state(self) -> RelayState: ...
+    @property
+    def applied_index(self) -> int: ...
+
+
+class ReceiverStatus(Protocol):
+    """What the receiver says of itself; the words of `/binlog/syncer/status`."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def seconds_behind_source(self) -> int | None: ...
+
+
+class Receiver(Protocol):
+    """Pulls from the source while this node leads."""
+
+    def status(self) -> ReceiverStatus: ...
+    def check_source(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[object]:
+        """Connect, log in and check; raises a KingbusError with the source's own text."""
+
+
+class Replica(Protocol):
+    """One attached replica, as the binlog server knows it."""
+
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def server_id(self) -> int: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def connect_time(self) -> float: ...
+    @property
+    def last_gtid(self) -> str: ...
+    @property
+    def lag_bytes(self) -> int | None: ...
+    @property
+    def lag_transactions(self) -> int | None: ...
+    @property
+    def lag_seconds(self) -> float | None: ...
+    @property
+    def heartbeat_period(self) -> float | None: ...
+
+
+class Listener(Protocol):
+    """The replica-facing listener of this node."""
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def replicas(self) -> Sequence[Replica]: ...
+    async def start(self, address: str, user: str, password: str) -> None:
+        """Bind, store and serve. ConflictError when the address is in use."""
+
+    async def stop(self) -> None: ...
+
+
+class CallReply(Protocol):
+    """A peer's answer to a call."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class Transport(Protocol):
+    """Calls to other members."""
+
+    async def call(
+        self,
+        target: int | str,
+        method: str,
+        body: bytes,
+        timeout: float,  # noqa: ASYNC109
+    ) -> CallReply: ...
+
+
+class Identity(Protocol):
+    """The one server id and uuid of the cluster, towards source and replicas."""
+
+    @property
+    def server_id(self) -> int: ...
+    @property
+    def server_uuid(self) -> str: ...

@@ -1,0 +1,270 @@
+"""The bodies of admin requests and the data of replies: the pinned names and types.
+
+The spellings here (`peerURLs`, `mysql_addr`, `slaves` ...) are the HTTP interface's own; they stay
+in this module and in `routes` strings. Ids are lower-case hexadecimal text, unknown is null, lists
+are never null, GTID sets are on one line, times are RFC 3339 in UTC.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from kingbus.addresses import Address, Url
+
+_UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+# As MySQL limits them; longer ones could never log in.
+USER_CHARACTERS_MAX = 32
+PASSWORD_CHARACTERS_MAX = 256
+ADDRESSES_MAX = 16  # candidates for one source; more would hide a mistake
+GTID_SET_CHARACTERS_MAX = 512 << 10  # a request body has at most 1 MiB
+
+T = TypeVar("T")
+
+
+def member_id_text(member_id: int) -> str:
+    """How an id is shown everywhere: lower-case hexadecimal; `""` for nobody."""
+    return f"{member_id:x}" if member_id else ""
+
+
+def time_text(seconds: float | None) -> str | None:
+    """RFC 3339 in UTC; None for an unknown time (None or 0)."""
+    if not seconds:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _host_port(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be host:port")  # noqa: TRY004 - pydantic collects ValueErrors
+    try:
+        address = Address.parse(value)
+    except ValueError as error:
+        raise ValueError(f"must be host:port ({value!r}: {error})") from None
+    if address.port == 0:
+        raise ValueError(f"must be host:port ({value!r}: needs a port)")
+    return str(address)
+
+
+def _url(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be http://HOST:PORT")  # noqa: TRY004
+    try:
+        return str(Url.parse(value))
+    except ValueError as error:
+        raise ValueError(f"{value!r}: {error}") from None
+
+
+HostPort = Annotated[str, BeforeValidator(_host_port)]
+HttpUrl = Annotated[str, BeforeValidator(_url)]
+
+
+class Body(BaseModel):
+    """A request's body; an unknown field is a mistake that must not pass silently."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class AddMember(Body):
+    """A member to add; it is started with `initial-cluster-state: existing` afterwards."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    peer_url: HttpUrl
+    admin_url: HttpUrl | None = None
+    learner: bool = False
+
+
+class UpdateMember(Body):
+    """Another address for a member."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    new_peer_url: HttpUrl
+
+
+class NameMember(Body):
+    """A member by its name or its id in hexadecimal."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class RemoveMember(NameMember):
+    peer_url: HttpUrl | None = None
+
+
+class TransferLeader(Body):
+    name: Annotated[str, Field(max_length=64)] = ""
+
+
+class SourceTls(Body):
+    """TLS towards the source; the files are PEM and lie on every member."""
+
+    mode: Annotated[
+        str, Field(pattern=r"^(disabled|preferred|required|verify-ca|verify-identity)$")
+    ] = "preferred"
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+    @model_validator(mode="after")
+    def _together(self) -> "SourceTls":
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key go together")
+        if self.mode.startswith("verify") and not self.ca:
+            raise ValueError(f"mode {self.mode} needs ca")
+        return self
+
+
+class StartSource(Body):
+    """What to pull from. An empty body starts what is stored."""
+
+    mysql_addr: HostPort | None = None
+    mysql_addrs: Annotated[list[HostPort], Field(max_length=ADDRESSES_MAX)] = []
+    mysql_user: Annotated[str, Field(max_length=USER_CHARACTERS_MAX)] = ""
+    mysql_password: Annotated[str | None, Field(max_length=PASSWORD_CHARACTERS_MAX)] = None
+    semi_sync: bool = False
+    syncer_id: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0
+    syncer_uuid: Annotated[str, Field(pattern=rf"^$|{_UUID}")] = ""
+    start_from: Annotated[str, Field(max_length=GTID_SET_CHARACTERS_MAX)] = ""
+    flavor: str = "mysql"
+    tls: SourceTls | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """The candidates in order, each once."""
+        first = [self.mysql_addr] if self.mysql_addr is not None else []
+        return list(dict.fromkeys([*first, *self.mysql_addrs]))
+
+
+class StartServer(Body):
+    """The replica-facing listener of the node asked."""
+
+    addr: HostPort
+    user: Annotated[str, Field(min_length=1, max_length=USER_CHARACTERS_MAX)]
+    password: Annotated[str, Field(max_length=PASSWORD_CHARACTERS_MAX)]
+
+
+class PurgeBinlogs(Body):
+    to: str | None = None
+    before: str | None = None
+
+
+# --- data of replies ----------------------------------------------------------------------------
+
+
+class Data(BaseModel):
+    """What stands under `data`."""
+
+
+class MemberData(Data):
+    id: str = Field(serialization_alias="Id")
+    name: str
+    peer_urls: list[str] = Field(serialization_alias="peerURLs")
+    admin_urls: list[str] = Field(serialization_alias="adminURLs")
+    is_learner: bool = Field(serialization_alias="isLearner")
+    version: str | None = None
+
+
+class ClusterMemberData(MemberData):
+    is_leader: bool = Field(serialization_alias="isLeader")
+
+
+class LeaderData(Data):
+    id: str = Field(serialization_alias="Id")
+    name: str
+
+
+class SyncerStatusData(Data):
+    """The receiver, as the leader sees it; never a password."""
+
+    status: str
+    error: str
+    mysql_addr: str
+    mysql_addrs: list[str]
+    mysql_user: str
+    semi_sync: bool
+    syncer_id: int
+    syncer_uuid: str
+    current_gtid: str
+    last_binlog_file: str
+    last_file_position: int
+    executed_gtid_set: str
+    purged_gtid_set: str
+    seconds_behind_source: int | None
+    source_uuid: str | None = None
+    source_version: str | None = None
+    epoch: int | None = None
+
+
+class ReplicaData(Data):
+    uuid: str
+    server_id: int
+    host: str
+    port: int | None
+    state: str
+    connect_time: str | None
+    last_gtid: str | None
+    lag_bytes: int | None
+    lag_transactions: int | None
+    lag_seconds: float | None
+    heartbeat_period: float | None
+
+
+class ServerStatusData(Data):
+    status: str
+    addr: str
+    user: str
+    slaves: list[ReplicaData]
+    current_gtid: str
+    last_binlog_file: str
+    last_file_position: int
+    executed_gtid_set: str
+    purged_gtid_set: str
+
+
+class FileData(Data):
+    name: str
+    size: int
+    epoch: int
+    complete: bool
+    first_index: int
+    previous_gtids: str
+    first_time: str | None
+    last_time: str | None
+
+
+class NodeStatusData(Data):
+    name: str
+    id: str
+    role: str
+    term: int
+    leader: str
+    commit_index: int
+    applied_index: int
+    first_index: int
+    last_index: int
+    state_hash: str
+    executed_gtid_set: str
+    purged_gtid_set: str
+    version: str
+    cluster_id: str
+    warnings: list[str]
+
+
+class HealthData(Data):
+    role: str
+    leader: str
+    lag_seconds: float | None
+
+
+class Reply(BaseModel, Generic[T]):
+    """Every successful reply."""
+
+    message: str = "success"
+    data: T
+
+
+class Failure(BaseModel):
+    """Every other reply."""
+
+    message: str
+    hint: str | None = None

@@ -1,0 +1,164 @@
+"""What the admin API shows, computed from values: no I/O, nothing that waits.
+
+Each function takes the applied state (and what other layers say of themselves) and gives one of
+`schema`'s data models.
+"""
+
+from collections.abc import Iterable
+
+from kingbus.admin import schema
+from kingbus.admin.protocols import Identity, NodeStatus, ReceiverStatus, Replica
+from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.relay_state import FIRST_POSITION, RelayState
+from kingbus.membership.cluster import Cluster
+from kingbus.membership.member import Member
+from kingbus.pb import record_pb2
+from kingbus.pb.command_pb2 import ServerConfig
+
+
+def members(cluster: Cluster, state: RelayState) -> list[schema.MemberData]:
+    """All members, in the order of their names."""
+    return [
+        schema.MemberData(
+            id=schema.member_id_text(member.id),
+            name=member.name,
+            peer_urls=list(member.peer_urls),
+            admin_urls=_admin_urls(member, state),
+            is_learner=member.learner,
+            version=_version(member, state),
+        )
+        for member in sorted(cluster, key=lambda member: member.name)
+    ]
+
+
+def cluster_members(
+    cluster: Cluster, state: RelayState, leader_id: int
+) -> list[schema.ClusterMemberData]:
+    """All members with who leads."""
+    leader = schema.member_id_text(leader_id)
+    return [
+        schema.ClusterMemberData(**dict(member), is_leader=member.id == leader)
+        for member in members(cluster, state)
+    ]
+
+
+def _admin_urls(member: Member, state: RelayState) -> list[str]:
+    """What the member itself announced, else what it was added with."""
+    attributes = state.members.get(member.id)
+    urls = list(attributes.admin_urls) if attributes is not None else []
+    return urls or list(member.admin_urls)
+
+
+def _version(member: Member, state: RelayState) -> str | None:
+    attributes = state.members.get(member.id)
+    return attributes.version or None if attributes is not None else None
+
+
+def syncer_status(
+    state: RelayState, receiver: ReceiverStatus, identity: Identity
+) -> schema.SyncerStatusData:
+    """The receiver; only the leader's answer says what it is doing."""
+    config = state.source_config
+    addresses = list(config.addresses) if config is not None else []
+    source = state.source
+    return schema.SyncerStatusData(
+        status=receiver.status,
+        error=receiver.error,
+        mysql_addr=addresses[0] if addresses else "",
+        mysql_addrs=addresses,
+        mysql_user=config.user if config is not None else "",
+        semi_sync=config.semi_sync if config is not None else False,
+        syncer_id=identity.server_id,
+        syncer_uuid=identity.server_uuid,
+        current_gtid=state.last_gtid,
+        last_binlog_file=state.visible.served_name,
+        last_file_position=state.visible.position,
+        executed_gtid_set=str(state.executed),
+        purged_gtid_set=str(state.purged),
+        seconds_behind_source=receiver.seconds_behind_source,
+        source_uuid=source.source_uuid if source is not None else None,
+        source_version=source.source_version if source is not None else None,
+        epoch=source.epoch if source is not None else None,
+    )
+
+
+def server_status(
+    state: RelayState, config: ServerConfig | None, replicas: Iterable[Replica], *, running: bool
+) -> schema.ServerStatusData:
+    """This node's replica-facing listener."""
+    users = list(config.users) if config is not None else []
+    return schema.ServerStatusData(
+        status="running" if running else "stopped",
+        addr=config.address if config is not None else "",
+        user=users[0].name if users else "",
+        slaves=[_replica(replica) for replica in replicas],
+        current_gtid=state.last_gtid,
+        last_binlog_file=state.visible.served_name,
+        last_file_position=state.visible.position,
+        executed_gtid_set=str(state.executed),
+        purged_gtid_set=str(state.purged),
+    )
+
+
+def _replica(replica: Replica) -> schema.ReplicaData:
+    return schema.ReplicaData(
+        uuid=replica.uuid,
+        server_id=replica.server_id,
+        host=replica.host,
+        port=replica.port or None,
+        state=replica.state,
+        connect_time=schema.time_text(replica.connect_time),
+        last_gtid=replica.last_gtid or None,
+        lag_bytes=replica.lag_bytes,
+        lag_transactions=replica.lag_transactions,
+        lag_seconds=replica.lag_seconds,
+        heartbeat_period=replica.heartbeat_period,
+    )
+
+
+def files(state: RelayState) -> list[schema.FileData]:
+    """The files held, oldest first."""
+    return [_file(row) for row in state.files]
+
+
+def _file(row: record_pb2.FileRow) -> schema.FileData:
+    previous = GtidSet.decode(row.previous_gtids) if row.previous_gtids else GtidSet()
+    return schema.FileData(
+        name=row.served_name,
+        size=row.end_position,
+        epoch=row.epoch,
+        complete=not row.gaps and row.start_position <= FIRST_POSITION,
+        first_index=row.first_index,
+        previous_gtids=str(previous),
+        first_time=schema.time_text(row.first_time),
+        last_time=schema.time_text(row.last_time),
+    )
+
+
+def node_status(
+    name: str,
+    status: NodeStatus,
+    state: RelayState,
+    *,
+    cluster_id: int,
+    version: str,
+    warnings: Iterable[str],
+) -> schema.NodeStatusData:
+    """This node's own view."""
+    return schema.NodeStatusData(
+        name=name,
+        id=schema.member_id_text(status.member_id),
+        role=status.role,
+        term=status.term,
+        leader=schema.member_id_text(status.leader_id),
+        commit_index=status.committed,
+        applied_index=status.applied,
+        first_index=status.first_index,
+        last_index=status.last_index,
+        state_hash=state.digest(),
+        executed_gtid_set=str(state.executed),
+        purged_gtid_set=str(state.purged),
+        version=version,
+        cluster_id=schema.member_id_text(cluster_id),
+        warnings=list(warnings),
+    )
