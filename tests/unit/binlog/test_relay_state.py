@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.gtid import GtidSet, format_gtid
 from kingbus.binlog.relay_state import Changes, RelayState, UnknownStateVersionError
 from kingbus.pb.command_pb2 import (
     ClusterKey,
@@ -134,10 +134,10 @@ def test_a_transaction_counts_when_it_ends() -> None:
     assert applied.state.last_gtid.endswith(":1")
     assert applied.state.in_transaction
 
-    applied.batch(cutter, file, packets[6:8])
-    assert applied.state.executed == gtids("a:1-2")
-    assert applied.state.visible.position == packets[7].event.end
-    assert applied.state.last_gtid.endswith(":2")
+    applied.batch(cutter, file, packets[6:12])  # the rest of 2, and 3
+    assert applied.state.executed == gtids("a:1-3")
+    assert applied.state.visible.position == packets[11].event.end
+    assert applied.state.last_gtid.endswith(":3")
     assert not applied.state.in_transaction
 
 
@@ -483,8 +483,51 @@ def test_an_event_over_several_batches_is_visible_when_it_is_whole() -> None:
     for packet in packets:
         assert applied.state.visible.position == file.events[1].end
         assert applied.batch(cutter, file, [packet]).accepted
+        record = applied.state.to_record()
+        applied.state = RelayState.from_record(record, applied.file_rows.values())
 
     assert applied.visible(1) == file.bytes()
+
+
+def test_a_fence_inside_an_event_begins_with_whole_events_again() -> None:
+    """What the former session had of the event is not waited for."""
+    applied, file, _, cutter = opened(0)
+    file.transaction(1, sizes=[20 << 20])
+    packets = packets_of(file.events[2:])
+    applied.batch(cutter, file, packets[:3])
+
+    cutter = applied.session()
+
+    assert applied.batch(cutter, file, packets).accepted
+
+
+def test_skipped_stretches_that_touch_are_one_gap() -> None:
+    """Also when an abandoned transaction lay between the notes of them."""
+    applied, file, packets, cutter = opened()
+    applied.batch(
+        cutter, file, packets[4:6], gap_before=packets[4].event.start - file.events[2].start
+    )
+    cutter = applied.session()
+    hole = packets[8].event.start - packets[4].event.start
+    assert applied.batch(cutter, file, packets[8:], gap_before=hole).accepted
+
+    (gap,) = applied.state.files[0].gaps
+    assert (gap.start, gap.end) == (file.events[2].start, packets[8].event.start)
+
+
+def test_a_file_knows_its_times_and_its_last_transaction() -> None:
+    """The first time stays; the last transaction is one of the open file or none."""
+    applied, file, packets, cutter = opened()
+    applied.batch(cutter, file, packets)
+    row = applied.state.files[0]
+    assert row.first_time == int.from_bytes(file.events[0].data[:4], "little")
+    assert row.last_time == applied.state.last_event_time == file.time
+    assert applied.state.last_transaction is not None
+    assert applied.state.last_transaction.end_position == file.end
+
+    second = file_a("binlog.000002", "a:1-3")
+    applied.batch(cutter, second, packets_of(second.events))
+    assert applied.state.last_transaction is None
 
 
 def test_an_unknown_kind_changes_nothing() -> None:
@@ -651,6 +694,7 @@ class Histories(RuleBasedStateMachine):
     def readers_see_the_source(self) -> None:
         state = self.applied.state
         shown = GtidSet()
+        last = None
         for row in state.files:
             file = self.files[row.epoch, row.name]
             held = [
@@ -663,12 +707,15 @@ class Histories(RuleBasedStateMachine):
             assert not held or not held[-1].in_transaction or held[-1].ends
             for event in held:
                 if event.gtid:
+                    last = event.gtid
                     assert not shown.contains_gtid(*event.gtid)
                     shown.add(event.gtid[0], event.gtid[1], event.gtid[2], event.gtid[2])
         assert shown == state.executed
+        if last is not None:
+            assert state.last_gtid == format_gtid(*last)
         names = [row.served_name for row in state.files]
         assert len(set(names)) == len(names)
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestHistories.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
