@@ -1,4 +1,4 @@
-"""Bad input of every kind: one clear error that names it, nothing else harmed, no password shown."""
+"""Bad input of every kind: one clear error names it, nothing else is harmed, no password shows."""
 
 import json
 import os

@@ -28,6 +28,12 @@ def begin(world: World, modern: Installation) -> MySQLServer:
     return source
 
 
+def dumps_at(source: MySQLServer) -> int:
+    """How many replicas the source sends its binary log to now."""
+    words = "SELECT COUNT(*) FROM information_schema.processlist WHERE command LIKE 'Binlog%'"
+    return int(source.value(words))
+
+
 def test_stopped_receiver_stays_stopped(world: World, modern: Installation) -> None:
     """A stop survives a change of the leader and a restart of all; a start then continues."""
     source = begin(world, modern)
@@ -74,8 +80,7 @@ def test_new_leader_goes_on_by_itself(world: World, modern: Installation) -> Non
         wait_for(lambda after=after: cluster.leader() is after, what=f"{after.name} to lead")
         workload.small_transactions(source, 10)
         cluster.wait_for_gtids(source.gtid_executed(), source)
-        dumps = "SELECT COUNT(*) FROM information_schema.processlist WHERE command LIKE 'Binlog%'"
-        wait_for(lambda: source.value(dumps) == 1, what="one dump at the source")
+        wait_for(lambda: dumps_at(source) == 1, what="one dump at the source")
     assert cluster.leader().receiver_status()["status"] == "running"
 
 
@@ -176,23 +181,25 @@ def test_one_node_without_a_configuration_file(world: World, modern: Installatio
                 what="ready",
                 explain=lambda: processes.tail(log),
             )
-            workload.small_transactions(source, 10)
-            login = {"port": port, "user": LISTENER_USER, "password": LISTENER_PASSWORD}
-            last = f"{source.server_uuid()}:{source.gtid_executed().rpartition('-')[2]}"
-            reader = wait_for(
-                lambda login=login: RawReader(**login),
-                what="the listener",
-                tolerate=(pymysql.err.MySQLError, OSError),
-            )
-            with reader:
-                wait_for(lambda last=last: last in reader.seen.transactions, what=last)
-                assert reader.seen.faults == []
-            names = source.binlog_files()
-            target = world.directory / "raw"
-            login |= {"user": LISTENER_USER}
-            for file in fetch_binlogs(names, target, **login):
-                assert_same_binlog(file, source.binlog_path(file.name), is_open=True)
+            assert_single_relays(world, source, port)
         finally:
             status = processes.stop(process)
         assert status == 0, processes.tail(log)
         log.unlink()
+
+
+def assert_single_relays(world: World, source: MySQLServer, port: int) -> None:
+    """What is written now arrives, and all files are the source's."""
+    workload.small_transactions(source, 10)
+    last = f"{source.server_uuid()}:{source.gtid_executed().rpartition('-')[2]}"
+    login = {"port": port, "user": LISTENER_USER, "password": LISTENER_PASSWORD}
+    reader = wait_for(
+        lambda: RawReader(**login),
+        what="the listener",
+        tolerate=(pymysql.err.MySQLError, OSError),
+    )
+    with reader:
+        wait_for(lambda: last in reader.seen.transactions, what=last)
+        assert reader.seen.faults == []
+    for file in fetch_binlogs(source.binlog_files(), world.directory / "raw", **login):
+        assert_same_binlog(file, source.binlog_path(file.name), is_open=True)
