@@ -1,0 +1,265 @@
+"""A node without Raft: what is proposed is applied at once to a real RelayState.
+
+Two of them joined by `FakeTransport` stand for a leader and a follower.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from kingbus.admin.errors import ConflictError
+from kingbus.admin.leader import LeaderOperations
+from kingbus.admin.operations import Operations
+from kingbus.binlog import command as codec
+from kingbus.binlog.relay_state import RelayState
+from kingbus.errors import KingbusError
+from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
+from kingbus.membership.member import Member, derive_member_id
+from kingbus.node.errors import NotLeaderError
+from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
+from kingbus.secrets import ClusterSecret
+
+PEER_URLS = {"n1": "http://127.0.0.1:5001", "n2": "http://127.0.0.1:5002"}
+
+
+class SourceCheckError(KingbusError):
+    """As the receiver's."""
+
+
+@dataclass
+class FakeStatus:
+    member_id: int
+    role: str
+    leader_id: int
+    applied: int
+    term: int = 3
+    first_index: int = 1
+
+    @property
+    def committed(self) -> int:
+        return self.applied
+
+    @property
+    def last_index(self) -> int:
+        return self.applied
+
+
+@dataclass
+class Shared:
+    """The log that all fake nodes share: applied everywhere at once."""
+
+    cluster: Cluster
+    leader_id: int
+    state: RelayState = field(default_factory=RelayState)
+    index: int = 10
+    nodes: "dict[int, FakeNode]" = field(default_factory=dict)
+
+
+@dataclass
+class Applied:
+    index: int
+
+    async def applied(self) -> None:
+        return
+
+
+class FakeNode:
+    def __init__(self, shared: Shared, name: str) -> None:
+        self.shared = shared
+        member = shared.cluster.named(name)
+        assert member is not None
+        self.id = member.id
+        shared.nodes[self.id] = self
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.shared.cluster
+
+    @property
+    def leadership(self) -> "FakeNode":
+        return self
+
+    @property
+    def is_ready(self) -> bool:
+        return self.shared.leader_id == self.id
+
+    @property
+    def state(self) -> RelayState:
+        return self.shared.state
+
+    @property
+    def applied_index(self) -> int:
+        return self.shared.index
+
+    def status(self) -> FakeStatus:
+        role = "leader" if self.is_ready else "follower"
+        return FakeStatus(self.id, role, self.shared.leader_id, self.shared.index)
+
+    def _must_lead(self) -> None:
+        if not self.is_ready:
+            raise NotLeaderError(self.shared.leader_id)
+
+    async def propose(self, data: bytes) -> Applied:
+        self._must_lead()
+        self.shared.index += 1
+        command, _ = codec.decode(data)
+        self.shared.state.apply(self.shared.index, command)
+        return Applied(self.shared.index)
+
+    async def wait_applied(self, index: int) -> None:
+        assert index <= self.shared.index
+
+    async def transfer_leader(self, member_id: int | None) -> int:
+        self._must_lead()
+        others = [member.id for member in self.cluster if member.id != self.id]
+        self.shared.leader_id = member_id or others[0]
+        return self.shared.leader_id
+
+    def _change(self, kind: ChangeKind, member: Member) -> None:
+        self._must_lead()
+        self.shared.index += 1
+        self.shared.cluster = self.cluster.apply(
+            self.shared.index, MemberChange(kind=kind, member=member)
+        )
+
+    async def add_member(
+        self, name: str, peer_urls: Sequence[str], admin_urls: Sequence[str], *, learner: bool
+    ) -> Member:
+        member = Member(
+            id=derive_member_id(name, peer_urls, index=self.shared.index),
+            name=name,
+            peer_urls=tuple(peer_urls),
+            admin_urls=tuple(admin_urls),
+            learner=learner,
+        )
+        self._change(ChangeKind.ADD, member)
+        return member
+
+    async def promote_member(self, member_id: int) -> None:
+        self._change(ChangeKind.PROMOTE, self.cluster.require(member_id))
+
+    async def remove_member(self, member_id: int) -> None:
+        self._change(ChangeKind.REMOVE, self.cluster.require(member_id))
+
+    async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> None:
+        member = replace(self.cluster.require(member_id), peer_urls=tuple(peer_urls))
+        self._change(ChangeKind.UPDATE, member)
+
+
+@dataclass
+class FakeReceiverStatus:
+    status: str = "stopped"
+    error: str = ""
+    seconds_behind_source: int | None = None
+
+
+class FakeReceiver:
+    def __init__(self) -> None:
+        self.now = FakeReceiverStatus()
+        self.refusal = ""
+        self.checked: list[tuple[str, str]] = []
+
+    def status(self) -> FakeReceiverStatus:
+        return self.now
+
+    async def check_source(self, config: SourceConfig, password: str) -> None:
+        self.checked.append((config.addresses[0], password))
+        if self.refusal:
+            raise SourceCheckError(self.refusal)
+
+
+class FakeListener:
+    """Stores through the operations as the real one does; `taken` addresses are in use."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+        self.operations: Operations | None = None
+        self.is_running = False
+        self.taken: set[str] = set()
+
+    def replicas(self) -> list[object]:
+        return []
+
+    async def start(self, address: str, user: str, password: str) -> None:
+        assert self.operations is not None
+        if address in self.taken:
+            raise ConflictError(f"listen on {address}: address already in use")
+        users = [User(name=user, native_verifier=bytes(len(password)))]
+        config = ServerConfig(member_id=self._node.id, started=True, address=address, users=users)
+        await self.operations.store_server(config)
+        self.is_running = True
+
+    async def stop(self) -> None:
+        self.is_running = False
+
+
+@dataclass
+class FakeReply:
+    body: bytes
+    status: int = 200
+    message: str = ""
+
+
+class FakeTransport:
+    def __init__(self) -> None:
+        self.handlers: dict[int, Callable[[int, bytes], Awaitable[bytes]]] = {}
+        self.calls = 0
+
+    async def call(self, target: int, _method: str, body: bytes, _timeout: float) -> FakeReply:
+        self.calls += 1
+        return FakeReply(await self.handlers[target](0, body))
+
+
+@dataclass
+class FakeIdentity:
+    server_id: int = 77
+    server_uuid: str = "11111111-2222-5333-8444-555555555555"
+
+
+@dataclass
+class Member1:
+    """One node of the pair with everything that a test looks at."""
+
+    node: FakeNode
+    receiver: FakeReceiver
+    listener: FakeListener
+    operations: Operations
+
+
+class Pair:
+    """Two members; n1 leads."""
+
+    def __init__(self, *, with_key: bool = True) -> None:
+        cluster = Cluster.initial([(name, [url]) for name, url in PEER_URLS.items()])
+        leader = cluster.named("n1")
+        assert leader is not None
+        self.shared = Shared(cluster=cluster, leader_id=leader.id)
+        self.transport = FakeTransport()
+        self.secret = ClusterSecret.generate() if with_key else None
+        self.n1 = self._member("n1")
+        self.n2 = self._member("n2")
+
+    def _member(self, name: str) -> Member1:
+        node, receiver = FakeNode(self.shared, name), FakeReceiver()
+        listener = FakeListener(node)
+        identity = FakeIdentity()
+        leader = LeaderOperations(
+            node=node,
+            relay=node,
+            receiver=receiver,
+            identity=identity,
+            secret=lambda: self.secret,
+        )
+        operations = Operations(
+            name=name,
+            version="1.2.3",
+            node=node,
+            relay=node,
+            listener=listener,
+            transport=self.transport,
+            leader=leader,
+            identity=identity,
+            election_timeout=0.05,
+        )
+        listener.operations = operations
+        self.transport.handlers[node.id] = operations.handle_call
+        return Member1(node, receiver, listener, operations)

@@ -1,0 +1,382 @@
+"""The HTTP interface: pinned shapes, statuses, and that a follower answers as the leader does."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from kingbus.admin.access import BODY_BYTES_MAX, Access, Guard
+from kingbus.admin.app import create_app
+from kingbus.secrets import SOURCE_PASSWORD, Secret
+from tests.unit.admin.fakes import Member1, Pair
+
+SOURCE = {
+    "mysql_addr": "10.0.0.9:3306",
+    "mysql_user": "repl",
+    "mysql_password": "hunter2",
+    "semi_sync": True,
+    "syncer_id": 1001,
+}
+
+
+class Browser:
+    """Calls one member's app in this process."""
+
+    def __init__(self, member: Member1, access: Access | None = None) -> None:
+        self._app = create_app(member.operations, version="1.2.3", access=access)
+
+    async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self._app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.request(method, path, **options)
+
+    async def data(self, method: str, path: str, body: object = None) -> Any:
+        reply = await self.ask(method, path, json=body)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["message"] == "success"
+        return reply.json()["data"]
+
+    async def refused(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        reply = await self.ask(method, path, json=body)
+        assert isinstance(reply.json()["message"], str)
+        assert "data" not in reply.json()
+        return reply.status_code, reply.json()["message"]
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return Pair()
+
+
+async def test_cluster_has_the_pinned_fields(pair: Pair) -> None:
+    """Ids are lower-case hexadecimal text, lists are lists, and one member leads."""
+    members = await Browser(pair.n2).data("GET", "/cluster")
+
+    assert [member["name"] for member in members] == ["n1", "n2"]
+    assert set(members[0]) == {
+        "Id",
+        "name",
+        "peerURLs",
+        "adminURLs",
+        "isLeader",
+        "isLearner",
+        "version",
+    }
+    assert members[0]["Id"] == f"{pair.n1.node.id:x}"
+    assert members[0]["peerURLs"] == ["http://127.0.0.1:5001"]
+    assert members[0]["adminURLs"] == []
+    assert [member["isLeader"] for member in members] == [True, False]
+    assert "isLeader" not in (await Browser(pair.n2).data("GET", "/members"))[0]
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_members_are_changed_through_any_node(pair: Pair, asked: str) -> None:
+    """Add, conflict, move, promote and remove give the members after, wherever they are asked."""
+    browser = Browser(getattr(pair, asked))
+    new = {"name": "n3", "peer_url": "http://127.0.0.1:5003", "learner": True}
+
+    after = await browser.data("POST", "/members", new)
+    assert [(m["name"], m["isLearner"]) for m in after][-1] == ("n3", True)
+    assert (await browser.refused("POST", "/members", new))[0] == 409
+    same_url = {"name": "n4", "peer_url": "http://127.0.0.1:5001"}
+    assert (await browser.refused("POST", "/members", same_url))[0] == 409
+
+    moved = {"name": "n3", "new_peer_url": "http://127.0.0.1:6003"}
+    after = await browser.data("PUT", "/members", moved)
+    assert after[-1]["peerURLs"] == ["http://127.0.0.1:6003"]
+
+    after = await browser.data("POST", "/members/promote", {"name": "n3"})
+    assert after[-1]["isLearner"] is False
+
+    id_of_n3 = after[-1]["Id"]
+    after = await browser.data("DELETE", "/members", {"name": "n3"})
+    assert [m["name"] for m in after] == ["n1", "n2"]
+    assert (await browser.refused("DELETE", "/members", {"name": "n3"}))[0] == 404
+    assert (await browser.refused("DELETE", "/members", {"name": id_of_n3}))[0] == 410
+
+
+async def test_leadership_is_transferred(pair: Pair) -> None:
+    """The answer is the new leader; a learner or a stranger is refused."""
+    browser = Browser(pair.n2)
+
+    data = await browser.data("POST", "/leader/transfer", {"name": "n2"})
+    assert data == {"Id": f"{pair.n2.node.id:x}", "name": "n2"}
+    assert pair.shared.leader_id == pair.n2.node.id
+    assert (await browser.refused("POST", "/leader/transfer", {"name": "x"}))[0] == 404
+    assert (await browser.data("POST", "/leader/transfer"))["name"] == "n1"
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_a_source_is_checked_sealed_and_replicated(pair: Pair, asked: str) -> None:
+    """Start checks on the leader; the log holds the password sealed, status none at all."""
+    browser = Browser(getattr(pair, asked))
+
+    assert await browser.data("PUT", "/binlog/syncer/start", SOURCE) == ""
+    assert pair.n1.receiver.checked == [("10.0.0.9:3306", "hunter2")]
+    config = pair.shared.state.source_config
+    assert config is not None
+    assert config.started
+    assert config.semi_sync
+    assert config.server_id == 1001
+    assert config.start_from == "earliest"
+    assert b"hunter2" not in config.SerializeToString()
+    assert pair.secret is not None
+    assert pair.secret.open(config.password, SOURCE_PASSWORD) == "hunter2"
+
+    status = await browser.data("GET", "/binlog/syncer/status")
+    assert status["mysql_addr"] == "10.0.0.9:3306"
+    assert status["mysql_user"] == "repl"
+    assert status["seconds_behind_source"] is None
+    assert "hunter2" not in json.dumps(status)
+
+
+async def test_a_refusing_source_changes_nothing(pair: Pair) -> None:
+    """502 with the source's own text, also through a follower; nothing is stored."""
+    pair.n1.receiver.refusal = "Access denied for user 'repl'@'relay' (using password: YES)"
+    for member in (pair.n1, pair.n2):
+        found = await Browser(member).refused("PUT", "/binlog/syncer/start", SOURCE)
+        assert found == (502, pair.n1.receiver.refusal)
+    assert pair.shared.state.source_config is None
+
+
+async def test_starting_again_with_equal_arguments_disturbs_nothing(pair: Pair) -> None:
+    """Equal arguments (the password left out or given) propose nothing while it runs."""
+    browser = Browser(pair.n1)
+    await browser.data("PUT", "/binlog/syncer/start", SOURCE)
+    pair.n1.receiver.now.status = "running"
+    index = pair.shared.index
+
+    await browser.data("PUT", "/binlog/syncer/start", SOURCE)
+    without = {key: value for key, value in SOURCE.items() if key != "mysql_password"}
+    await browser.data("PUT", "/binlog/syncer/start", without)
+    await browser.data("PUT", "/binlog/syncer/start", {})
+    assert pair.shared.index == index
+
+    await browser.data("PUT", "/binlog/syncer/start", without | {"syncer_id": 1002})
+    assert pair.shared.index == index + 1
+    assert pair.n1.receiver.checked[-1] == ("10.0.0.9:3306", "hunter2")
+
+
+async def test_stop_keeps_the_source_and_an_empty_start_resumes_it(pair: Pair) -> None:
+    """Stopped stays stored; starting without a body uses it, and 400 when there is none."""
+    browser = Browser(pair.n2)
+    assert (await browser.refused("PUT", "/binlog/syncer/start", {}))[0] == 400
+    assert await browser.data("PUT", "/binlog/syncer/stop") == ""
+    await browser.data("PUT", "/binlog/syncer/start", SOURCE)
+    await browser.data("PUT", "/binlog/syncer/stop")
+    config = pair.shared.state.source_config
+    assert config is not None
+    assert not config.started
+
+    await browser.data("PUT", "/binlog/syncer/start")
+    config = pair.shared.state.source_config
+    assert config is not None
+    assert config.started
+    assert config.user == "repl"
+
+
+async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
+    """`config` neither checks nor starts, and is refused while the receiver is started."""
+    browser = Browser(pair.n1)
+    await browser.data("PUT", "/binlog/syncer/config", SOURCE)
+    assert pair.shared.state.source_config is not None
+    assert not pair.shared.state.source_config.started
+    assert pair.n1.receiver.checked == []
+
+    await browser.data("PUT", "/binlog/syncer/start", {})
+    assert (await browser.refused("PUT", "/binlog/syncer/config", SOURCE))[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "part"),
+    [
+        ("PUT", "/binlog/syncer/start", {"mysql_addr": "nowhere"}, "host:port"),
+        ("PUT", "/binlog/syncer/start", {"mysql_user": "u"}, "mysql_addr is required"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "syncer_uuid": "x"}, "syncer_uuid"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "syncer_id": -1}, "syncer_id"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "start_from": "yesterday"}, "GTID set"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "flavor": "mariadb"}, "not available yet"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "tls": {"mode": "maybe"}}, "tls.mode"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "colour": 1}, "colour is not known"),
+        ("PUT", "/binlog/server/start", {"addr": "x", "user": "u", "password": ""}, "host:port"),
+        ("PUT", "/binlog/server/start", {"addr": "h:1", "user": "u"}, "password is required"),
+        ("POST", "/members", {"name": "n3"}, "peer_url is required"),
+        ("POST", "/members", {"name": "n3", "peer_url": "http://0.0.0.0:1"}, "wildcard"),
+        ("POST", "/members", {"name": "a b", "peer_url": "http://h:1"}, "cannot name"),
+        ("PUT", "/members", {"name": "n1"}, "new_peer_url is required"),
+        ("POST", "/members", [1], "JSON object"),
+        ("GET", "/ready?lag_seconds=x", None, "lag_seconds"),
+    ],
+)
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_malformed_requests(
+    pair: Pair, asked: str, method: str, path: str, body: object, part: str
+) -> None:
+    """400 with one sentence that names the field, never 422, and never the password."""
+    status, message = await Browser(getattr(pair, asked)).refused(method, path, body)
+
+    assert status == 400
+    assert part in message
+    assert "hunter2" not in message
+
+
+async def test_what_the_framework_refuses_has_the_same_shape(pair: Pair) -> None:
+    """404, 405, broken JSON and too large a body all answer `{"message": ...}`."""
+    browser = Browser(pair.n1)
+
+    assert (await browser.refused("GET", "/nowhere"))[0] == 404
+    assert (await browser.refused("GET", "/members/"))[0] == 404
+    assert (await browser.refused("PATCH", "/members"))[0] == 405
+    assert (await browser.refused("GET", "/internal/server"))[0] == 404
+    broken = await browser.ask("POST", "/members", content=b"{nope")
+    assert broken.status_code == 400
+    assert "valid JSON" in broken.json()["message"]
+    large = await browser.ask("POST", "/members", content=b"x" * (BODY_BYTES_MAX + 1))
+    assert large.status_code == 413
+    assert "message" in large.json()
+
+
+async def test_a_body_without_a_length_is_cut_at_the_limit() -> None:
+    """A client that streams is refused once it passes the limit; the app never runs."""
+    sent: list[Any] = []
+    received = 0
+
+    async def app(*_: object) -> None:
+        raise AssertionError("the app ran")
+
+    async def receive() -> dict[str, Any]:
+        nonlocal received
+        received += 1
+        return {"type": "http.request", "body": b"x" * (BODY_BYTES_MAX // 4), "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/members", "headers": []}
+    await Guard(app, Access())(scope, receive, send)
+
+    assert sent[0]["status"] == 413
+    assert received == 5
+
+
+async def test_an_unexpected_error_is_a_500_of_the_same_shape(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody foresaw ends that request only, with a message that shows nothing."""
+    pair.shared.state = None  # type: ignore[assignment]
+
+    status, message = await Browser(pair.n1).refused("GET", "/status")
+    assert status == 500
+    assert "internal error" in message
+    assert "NoneType" not in message
+
+
+async def test_without_a_leader_changes_wait_and_then_refuse(pair: Pair) -> None:
+    """503 `no leader`; local facts are answered all the same, and readiness says why not."""
+    pair.shared.leader_id = 0
+    browser = Browser(pair.n2)
+
+    found = await browser.refused("PUT", "/binlog/syncer/stop")
+    assert found == (503, "no leader")
+    assert (await browser.refused("GET", "/binlog/syncer/status")) == (503, "no leader")
+    assert (await browser.data("GET", "/status"))["leader"] == ""
+    for path in ("/cluster", "/members", "/binlog/files", "/binlog/server/status", "/health"):
+        await browser.data("GET", path)
+    assert (await browser.refused("GET", "/ready")) == (503, "no leader")
+
+
+async def test_ready_judges_the_lag(pair: Pair) -> None:
+    """Within the allowed lag 200, beyond it or unknown 503."""
+    browser = Browser(pair.n2)
+    assert (await browser.refused("GET", "/ready?lag_seconds=5"))[0] == 503
+    pair.n1.receiver.now.seconds_behind_source = 3
+    assert (await browser.data("GET", "/ready?lag_seconds=5"))["lag_seconds"] == 3.0
+    pair.n1.receiver.now.seconds_behind_source = 9
+    assert (await browser.refused("GET", "/ready?lag_seconds=5"))[0] == 503
+    await browser.data("GET", "/ready")
+
+
+async def test_the_listener_of_the_node_asked(pair: Pair) -> None:
+    """A follower binds its own listener and the leader stores it; a taken port is a conflict."""
+    browser = Browser(pair.n2)
+    body = {"addr": "127.0.0.1:3390", "user": "relay", "password": "hunter2"}
+
+    assert await browser.data("PUT", "/binlog/server/start", body) == ""
+    assert pair.n2.listener.is_running
+    assert not pair.n1.listener.is_running
+    assert pair.shared.state.servers[pair.n2.node.id].address == "127.0.0.1:3390"
+    status = await browser.data("GET", "/binlog/server/status")
+    assert (status["status"], status["addr"], status["user"]) == (
+        "running",
+        "127.0.0.1:3390",
+        "relay",
+    )
+    assert status["slaves"] == []
+
+    pair.n2.listener.taken.add("127.0.0.1:3391")
+    found = await browser.refused("PUT", "/binlog/server/start", body | {"addr": "127.0.0.1:3391"})
+    assert found == (409, "listen on 127.0.0.1:3391: address already in use")
+
+
+async def test_purging_says_that_it_is_not_there(pair: Pair) -> None:
+    """An honest refusal instead of a purge that does nothing."""
+    found = await Browser(pair.n2).refused("POST", "/binlog/purge", {"to": "binlog.000002"})
+
+    assert found == (409, "purging is not available yet")
+
+
+async def test_without_a_cluster_key_no_password_is_stored() -> None:
+    """A node that cannot seal refuses instead of writing the password into the log."""
+    pair = Pair(with_key=False)
+
+    status, message = await Browser(pair.n1).refused("PUT", "/binlog/syncer/start", SOURCE)
+    assert status == 503
+    assert "cluster key" in message
+    assert pair.shared.state.source_config is None
+
+
+async def test_the_api_describes_itself(pair: Pair) -> None:
+    """OpenAPI, its page, the page for people and the metrics are served."""
+    browser = Browser(pair.n1)
+    description = (await browser.ask("GET", "/openapi.json")).json()
+    assert "/binlog/syncer/start" in description["paths"]
+    assert not any(path.startswith("/internal") for path in description["paths"])
+    for path in ("/docs", "/"):
+        page = await browser.ask("GET", path)
+        assert page.status_code == 200
+        assert "text/html" in page.headers["content-type"]
+    assert "kingbus_raft_term" in (await browser.ask("GET", "/metrics")).text
+
+
+async def test_tokens(pair: Pair) -> None:
+    """With a token every route but the probes needs it; the read token reads only."""
+    access = Access(token=Secret("admin-token"), read_token=Secret("read-token"))
+    browser = Browser(pair.n1, access)
+
+    async def status(method: str, path: str, token: str = "") -> int:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        reply = await browser.ask(method, path, headers=headers)
+        assert "message" in reply.json()
+        return reply.status_code
+
+    assert await status("GET", "/status") == 401
+    assert await status("GET", "/status", "wrong") == 401
+    assert await status("GET", "/nowhere") == 401
+    assert await status("GET", "/status", "admin-token") == 200
+    assert await status("GET", "/status", "read-token") == 200
+    assert await status("PUT", "/binlog/syncer/stop", "read-token") == 403
+    assert await status("PUT", "/binlog/syncer/stop", "admin-token") == 200
+    assert await status("GET", "/health") == 200
+
+
+async def test_pages_of_other_origins_are_refused(pair: Pair) -> None:
+    """A browser on another page, or a name re-pointed to this address, cannot use the API."""
+    browser = Browser(pair.n1, Access(hosts=frozenset({"localhost"})))
+
+    evil = await browser.ask("POST", "/leader/transfer", headers={"origin": "http://evil.example"})
+    assert evil.status_code == 403
+    rebound = await browser.ask("GET", "/status", headers={"host": "evil.example:9595"})
+    assert rebound.status_code == 403
+    for host in ("localhost:9595", "127.0.0.1:9595", "[::1]:9595"):
+        assert (await browser.ask("GET", "/status", headers={"host": host})).status_code == 200
