@@ -39,7 +39,6 @@ IMPURE_MODULES = frozenset(
         "subprocess",
         "select",
         "secrets",
-        "uuid",
         "structlog",
         "rocksdict",
         "httpx",
