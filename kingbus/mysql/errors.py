@@ -78,6 +78,15 @@ def access_denied(user: str, host: str, *, using_password: bool) -> MySQLError:
     )
 
 
+def access_denied_to_database(user: str, host: str, database: str) -> MySQLError:
+    """1044: no such database, or none for this user; which of the two is not told."""
+    return MySQLError(
+        1044,
+        "42000",
+        f"Access denied for user '{user}'@'{host}' to database '{database[:64]}'",
+    )
+
+
 def privilege_required(privilege: str) -> MySQLError:
     """1227: logged in, but without the right for this operation."""
     return MySQLError(
@@ -124,11 +133,6 @@ def internal_error(message: str) -> MySQLError:
 def unknown_command() -> MySQLError:
     """1047: a command byte that is not served."""
     return MySQLError(1047, "08S01", "Unknown command")
-
-
-def unknown_database(name: str) -> MySQLError:
-    """1049: this source holds no such database."""
-    return MySQLError(1049, "42000", f"Unknown database '{name[:64]}'")
 
 
 def syntax_error(near: str, line: int = 1) -> MySQLError:

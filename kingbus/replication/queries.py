@@ -1,0 +1,601 @@
+"""The answers to the statements that replicas, tools and connectors send to a source.
+
+Owns: evaluating a parsed statement against what this source knows (`ServerFacts`), the connection
+that asks (`Session`) and the other connections (`Connections`). Knows nothing of sockets, of the
+wire, or of where the facts come from. Follows the answers that real servers were seen to give to
+each client; a value that a replica reads is never NULL, because replicas crash at one.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.mysql.constants import ColumnType
+from kingbus.mysql.errors import (
+    MySQLError,
+    access_denied_to_database,
+    malformed_gtid_set,
+    not_supported,
+    privilege_required,
+    syntax_error,
+    unknown_function,
+    wrong_parameter_count,
+    wrong_value,
+)
+from kingbus.mysql.resultset import Column, ResultSet, Value
+from kingbus.replication.conditions import compare, matches_like, truth
+from kingbus.replication.statements import (
+    Administer,
+    Assignment,
+    Call,
+    Expression,
+    Kill,
+    Literal,
+    Nothing,
+    Operation,
+    Select,
+    Set,
+    Show,
+    SystemVariable,
+    Use,
+    UserVariable,
+    Word,
+    parse,
+)
+from kingbus.replication.system_variables import SystemVariables, VariableFacts
+from kingbus.replication.user_variables import TooManyVariablesError, UserVariables
+
+REPLICATION = "replication"
+ADMIN = "admin"
+
+DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
+"""Names that a client may connect to or USE; only the first is listed, and none holds a table."""
+
+BINLOG_EVENTS_MAX = 10_000
+"""Rows of one SHOW BINLOG EVENTS: about a megabyte; LIMIT walks on from there."""
+
+
+# What the answers are made of ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverFacts:
+    """The receiver as SHOW REPLICA STATUS tells it. `state` is as in /binlog/syncer/status."""
+
+    state: str
+    host: str
+    port: int
+    user: str
+    file: str = ""
+    position: int = 0
+    source_id: int = 0
+    source_uuid: str = ""
+    executed: str = ""
+    auto_position: bool = True
+    seconds_behind: int | None = None
+    error_code: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BinlogEventRow:
+    """One row of SHOW BINLOG EVENTS."""
+
+    file: str
+    position: int
+    event_type: str
+    server_id: int
+    end_position: int
+    info: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFacts:
+    """One row of SHOW PROCESSLIST. `info` is the statement running, without secrets."""
+
+    thread_id: int
+    user: str
+    host: str
+    database: str
+    command: str
+    seconds: int
+    state: str
+    info: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredReplica:
+    """One row of SHOW REPLICAS."""
+
+    server_id: int
+    host: str
+    port: int
+    uuid: str
+
+
+class ServerFacts(VariableFacts, Protocol):
+    """What this source knows. Everything is of this node, and answers at once.
+
+    `version` is the version string of the greeting, `gtid_mode` and `binlog_checksum` are MySQL's
+    words (ON, OFF; CRC32, NONE), `hostname` and `port` are where replicas reach this node. GTID
+    sets are text on one line. `variable` gives the source's own value of a variable where it is
+    known (binlog_format, binlog_row_image, ...), else None.
+    """
+
+    def binlog_files(self) -> Sequence[tuple[str, int]]:
+        """Names as served and sizes in bytes, oldest first."""
+        ...
+
+    def visible_position(self) -> tuple[str, int] | None:
+        """File and position of the visible end; None before the first file."""
+        ...
+
+    def receiver(self) -> ReceiverFacts | None:
+        """The receiver; None where no source was ever set."""
+        ...
+
+    async def binlog_events(
+        self, file: str, position: int, offset: int, limit: int
+    ) -> Sequence[BinlogEventRow] | None:
+        """Events of a file ("" is the oldest) from a position on; None for an unknown file."""
+        ...
+
+
+class Connections(Protocol):
+    """The open connections of this node."""
+
+    def processes(self) -> Sequence[ProcessFacts]:
+        """All connections, oldest first."""
+        ...
+
+    def registered_replicas(self) -> Sequence[RegisteredReplica]:
+        """Those that registered themselves."""
+        ...
+
+    def uptime_seconds(self) -> int:
+        """Since the listener began."""
+        ...
+
+    def kill(self, thread_id: int, *, by: "Session", query_only: bool) -> None:
+        """End a connection, or its dump. Raises 1094, and 1095 for somebody else's."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """What a connection is and has set."""
+
+    thread_id: int
+    user: str
+    host: str
+    rights: frozenset[str]
+    facts: ServerFacts
+    database: str = ""
+    clock: Callable[[], float] = time.time
+    user_variables: UserVariables = field(default_factory=UserVariables)
+    system_variables: SystemVariables = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.system_variables = SystemVariables(self.facts)
+
+    def reset(self) -> None:
+        """COM_RESET_CONNECTION."""
+        self.user_variables.clear()
+        self.system_variables.clear()
+
+    def use(self, database: str) -> None:
+        """Take a database. Raises error 1044 for one that is not there, as for one not allowed."""
+        if database and database.lower() not in DATABASES:
+            raise access_denied_to_database(self.user, self.host, database)
+        self.database = database
+
+    def require(self, *rights: str, privilege: str) -> None:
+        """Raises error 1227, naming MySQL's privilege, without one of these rights."""
+        if not self.rights.intersection(rights):
+            raise privilege_required(privilege)
+
+
+async def answer(sql: str, *, session: Session, connections: Connections) -> ResultSet | None:
+    """The result of a statement; None is OK. Raises MySQLError; the connection stays open."""
+    match parse(sql):
+        case Select() as select:
+            return _select(select, session)
+        case Set(assignments=assignments):
+            for assignment in assignments:
+                _assign(assignment, session)
+            return None
+        case Show() as show:
+            return await _show(show, session, connections)
+        case Kill(thread_id=thread_id, query_only=query_only):
+            connections.kill(thread_id, by=session, query_only=query_only)
+            return None
+        case Use(database=database):
+            session.use(database)
+            return None
+        case Nothing():
+            return None
+        case Administer(name=name, privilege=privilege):
+            session.require(ADMIN, privilege=privilege)
+            raise not_supported(name)
+
+
+# SELECT and SET --------------------------------------------------------------------------------
+
+
+def _select(select: Select, session: Session) -> ResultSet:
+    values = [_evaluate(expression, session) for expression, _ in select.items]
+    columns = [
+        Column(
+            name=label,
+            type=ColumnType.LONGLONG if isinstance(value, int) else ColumnType.VAR_STRING,
+        )
+        for (_, label), value in zip(select.items, values, strict=True)
+    ]
+    return ResultSet(columns=columns, rows=[] if select.limit == 0 else [values])
+
+
+def _assign(assignment: Assignment, session: Session) -> None:
+    name, expression = assignment.name, assignment.value
+    variables = session.system_variables
+    if assignment.scope == "user":
+        value = _evaluate(expression, session)
+        try:
+            session.user_variables.set(name, value)
+        except TooManyVariablesError as error:
+            raise wrong_value(name, "") from error
+    elif assignment.scope == "names":
+        value = _evaluate(expression, session)
+        for part in ("client", "connection", "results"):
+            variables.set(f"character_set_{part}", value, scope="session")
+    elif isinstance(expression, Word):
+        if expression.text.upper() == "DEFAULT":
+            variables.set_default(name)
+        else:
+            variables.set(name, expression.text, scope=assignment.scope)
+    else:
+        variables.set(name, _evaluate(expression, session), scope=assignment.scope)
+
+
+def _evaluate(expression: Expression, session: Session) -> Value:
+    match expression:
+        case Literal(value=value):
+            return value
+        case UserVariable(name=name):
+            return session.user_variables.get(name)
+        case SystemVariable(scope=scope, name=name):
+            return session.system_variables.select(name, scope)
+        case Call(name=name, arguments=arguments):
+            return _call(name, [_evaluate(argument, session) for argument in arguments], session)
+        case Operation(operator=operator, operands=operands):
+            return compare(operator, [_evaluate(operand, session) for operand in operands])
+        case Word(text=text):
+            raise MySQLError(1054, "42S22", f"Unknown column '{text[:64]}' in 'field list'")
+
+
+def _call(name: str, arguments: list[Value], session: Session) -> Value:
+    entry = _FUNCTIONS.get(name)
+    if entry is None:
+        raise unknown_function(name)
+    fewest, most, function = entry
+    if not fewest <= len(arguments) <= most:
+        raise wrong_parameter_count(name)
+    return function(session, arguments)
+
+
+def _gtids(value: Value) -> GtidSet:
+    try:
+        return GtidSet.parse(str(value))
+    except MalformedGtidSetError:
+        raise malformed_gtid_set(str(value)) from None
+
+
+def _gtid_subset(_session: Session, arguments: list[Value]) -> Value:
+    first, second = arguments
+    if first is None or second is None:
+        return None
+    return int(_gtids(second).contains(_gtids(first)))
+
+
+def _gtid_subtract(_session: Session, arguments: list[Value]) -> Value:
+    first, second = arguments
+    if first is None or second is None:
+        return None
+    return str(_gtids(first).subtract(_gtids(second)))
+
+
+def _utc(session: Session, _arguments: list[Value]) -> Value:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(session.clock()))
+
+
+def _first_value(_session: Session, arguments: list[Value]) -> Value:
+    return next((value for value in arguments if value is not None), None)
+
+
+def _concat(_session: Session, arguments: list[Value]) -> Value:
+    if None in arguments:
+        return None
+    return "".join(map(str, arguments))
+
+
+def _account(session: Session, _arguments: list[Value]) -> Value:
+    return f"{session.user}@{session.host}"
+
+
+_Function = Callable[[Session, list[Value]], Value]
+
+_FUNCTIONS: dict[str, tuple[int, int, _Function]] = {
+    "coalesce": (1, 64, _first_value),
+    "concat": (1, 64, _concat),
+    "connection_id": (0, 0, lambda session, _: session.thread_id),
+    "current_timestamp": (0, 1, _utc),
+    "current_user": (0, 0, lambda session, _: f"{session.user}@%"),
+    "database": (0, 0, lambda session, _: session.database or None),
+    "gtid_subset": (2, 2, _gtid_subset),
+    "gtid_subtract": (2, 2, _gtid_subtract),
+    "if": (3, 3, lambda _, values: values[1] if truth(values[0]) else values[2]),
+    "ifnull": (2, 2, _first_value),
+    "localtime": (0, 1, _utc),
+    "localtimestamp": (0, 1, _utc),
+    "lower": (1, 1, lambda _, values: None if values[0] is None else str(values[0]).lower()),
+    "now": (0, 1, _utc),
+    "schema": (0, 0, lambda session, _: session.database or None),
+    "session_user": (0, 0, _account),
+    "system_user": (0, 0, _account),
+    "unix_timestamp": (0, 0, lambda session, _: int(session.clock())),
+    "upper": (1, 1, lambda _, values: None if values[0] is None else str(values[0]).upper()),
+    "user": (0, 0, _account),
+    "utc_timestamp": (0, 1, _utc),
+    "uuid": (0, 0, lambda _session, _: str(uuid.uuid4())),
+    "version": (0, 0, lambda session, _: session.facts.version),
+}
+"""Fewest and most arguments, and the function. Times are UTC, which `@@system_time_zone` says."""
+
+
+# SHOW ------------------------------------------------------------------------------------------
+
+
+async def _show(show: Show, session: Session, connections: Connections) -> ResultSet:
+    match show.what:
+        case "variables":
+            variables = session.system_variables
+            rows: list[list[Value]] = [
+                [name, _shown(variables.get(name, show.scope))] for name in variables.names()
+            ]
+            return _filtered(show, _texts("Variable_name", "Value"), rows)
+        case "status":
+            return _filtered(show, _texts("Variable_name", "Value"), _status(connections))
+        case "databases":
+            return _filtered(show, _texts("Database"), [[DATABASES[0]]])
+        case "warnings":
+            columns = [*_texts("Level"), _number("Code"), *_texts("Message")]
+            return ResultSet(columns=columns)
+        case "grants":
+            return _grants(session)
+        case "processlist" | "full processlist":
+            return _processlist(session, connections, full=show.what.startswith("full"))
+        case _:
+            session.require(REPLICATION, ADMIN, privilege="SUPER, REPLICATION CLIENT")
+            return await _show_replication(show, session.facts, connections)
+
+
+async def _show_replication(show: Show, facts: ServerFacts, connections: Connections) -> ResultSet:
+    match show.what:
+        case "binary log status":
+            return _binary_log_status(facts)
+        case "binary logs":
+            return _binary_logs(facts)
+        case "binlog events":
+            return await _binlog_events(show, facts)
+        case "replicas":
+            return _replicas(show, facts, connections)
+        case "replica status":
+            return _replica_status(facts.receiver(), old_words=show.old_words)
+        case what:
+            raise AssertionError(what)
+
+
+def _shown(value: Value) -> str:
+    return "" if value is None else str(value)
+
+
+def _texts(*names: str) -> list[Column]:
+    return [Column(name=name) for name in names]
+
+
+def _number(name: str) -> Column:
+    return Column(name=name, type=ColumnType.LONGLONG)
+
+
+def _filtered(show: Show, columns: list[Column], rows: list[list[Value]]) -> ResultSet:
+    if show.pattern is not None:
+        rows = [row for row in rows if matches_like(show.pattern, str(row[0]))]
+    elif show.where is not None:
+        names = [column.name.lower() for column in columns]
+        rows = [
+            row for row in rows if truth(_where(show.where, dict(zip(names, row, strict=True))))
+        ]
+    return ResultSet(columns=columns, rows=rows)
+
+
+def _where(expression: Expression, row: dict[str, Value]) -> Value:
+    match expression:
+        case Literal(value=value):
+            return value
+        case Word(text=text):
+            if text.lower() not in row:
+                raise MySQLError(1054, "42S22", f"Unknown column '{text[:64]}' in 'where clause'")
+            return row[text.lower()]
+        case Operation(operator=operator, operands=operands):
+            return compare(operator, [_where(operand, row) for operand in operands])
+        case _:
+            raise syntax_error("WHERE")
+
+
+def _status(connections: Connections) -> list[list[Value]]:
+    processes = connections.processes()
+    dumps = sum(process.command.startswith("Binlog Dump") for process in processes)
+    rows: dict[str, Value] = {
+        "Binlog_dump_threads": dumps,
+        "Ssl_cipher": "",
+        "Ssl_version": "",
+        "Threads_connected": len(processes),
+        "Threads_running": dumps + 1,
+        "Uptime": connections.uptime_seconds(),
+    }
+    return [[name, _shown(value)] for name, value in rows.items()]
+
+
+def _grants(session: Session) -> ResultSet:
+    account = f"`{session.user}`@`%`"
+    privileges = []
+    if REPLICATION in session.rights:
+        privileges += ["REPLICATION SLAVE", "REPLICATION CLIENT"]
+    if ADMIN in session.rights:
+        privileges += ["RELOAD", "PROCESS", "SUPER", "REPLICATION_SLAVE_ADMIN", "BINLOG_ADMIN"]
+    grant = f"GRANT {', '.join(privileges) or 'USAGE'} ON *.* TO {account}"
+    return ResultSet(columns=_texts(f"Grants for {session.user}@%"), rows=[[grant]])
+
+
+def _processlist(session: Session, connections: Connections, *, full: bool) -> ResultSet:
+    everybody = session.rights.intersection({ADMIN})
+    columns = [
+        _number("Id"),
+        *_texts("User", "Host", "db", "Command"),
+        _number("Time"),
+        *_texts("State", "Info"),
+    ]
+    rows: list[list[Value]] = [
+        [
+            process.thread_id,
+            process.user,
+            process.host,
+            process.database or None,
+            process.command,
+            process.seconds,
+            process.state,
+            (process.info if full else process.info[:100]) or None,
+        ]
+        for process in connections.processes()
+        if everybody or process.user == session.user
+    ]
+    return ResultSet(columns=columns, rows=rows)
+
+
+def _binary_log_status(facts: ServerFacts) -> ResultSet:
+    columns = [
+        *_texts("File"),
+        _number("Position"),
+        *_texts("Binlog_Do_DB", "Binlog_Ignore_DB", "Executed_Gtid_Set"),
+    ]
+    end = facts.visible_position()
+    rows: list[list[Value]] = [] if end is None else [[*end, "", "", facts.gtid_executed()]]
+    return ResultSet(columns=columns, rows=rows)
+
+
+def _binary_logs(facts: ServerFacts) -> ResultSet:
+    columns = [*_texts("Log_name"), _number("File_size"), *_texts("Encrypted")]
+    return ResultSet(
+        columns=columns, rows=[[name, size, "No"] for name, size in facts.binlog_files()]
+    )
+
+
+async def _binlog_events(show: Show, facts: ServerFacts) -> ResultSet:
+    limit = BINLOG_EVENTS_MAX if show.limit is None else min(show.limit, BINLOG_EVENTS_MAX)
+    events = await facts.binlog_events(show.file, show.position, show.offset, limit)
+    if events is None:
+        raise MySQLError(
+            1220,
+            "HY000",
+            "Error when executing command SHOW BINLOG EVENTS: Could not find target log",
+        )
+    columns = [
+        *_texts("Log_name"),
+        _number("Pos"),
+        *_texts("Event_type"),
+        _number("Server_id"),
+        _number("End_log_pos"),
+        *_texts("Info"),
+    ]
+    rows: list[list[Value]] = [
+        [row.file, row.position, row.event_type, row.server_id, row.end_position, row.info]
+        for row in events
+    ]
+    return ResultSet(columns=columns, rows=rows)
+
+
+def _replicas(show: Show, facts: ServerFacts, connections: Connections) -> ResultSet:
+    source, replica = (
+        ("Master_id", "Slave_UUID") if show.old_words else ("Source_Id", "Replica_UUID")
+    )
+    columns = [
+        _number("Server_id" if show.old_words else "Server_Id"),
+        *_texts("Host"),
+        _number("Port"),
+        _number(source),
+        *_texts(replica),
+    ]
+    rows: list[list[Value]] = [
+        [found.server_id, found.host, found.port, facts.server_id, found.uuid]
+        for found in connections.registered_replicas()
+    ]
+    return ResultSet(columns=columns, rows=rows)
+
+
+_RECEIVER_STATES = {
+    "running": ("Waiting for source to send event", "Yes"),
+    "connecting": ("Connecting to source", "Connecting"),
+    "error": ("", "No"),
+    "stopped": ("", "No"),
+}
+
+
+def _replica_status(receiver: ReceiverFacts | None, *, old_words: bool) -> ResultSet:
+    """SHOW REPLICA STATUS of a relay: its receiver; there is no applier that could be behind."""
+    shown = receiver or ReceiverFacts(state="stopped", host="", port=0, user="")
+    state, running = _RECEIVER_STATES.get(shown.state, ("", "No"))
+    row: dict[str, Value] = {
+        "Replica_IO_State": state,
+        "Source_Host": shown.host,
+        "Source_User": shown.user,
+        "Source_Port": shown.port,
+        "Connect_Retry": 1,
+        "Source_Log_File": shown.file,
+        "Read_Source_Log_Pos": shown.position,
+        "Relay_Log_File": "",
+        "Relay_Log_Pos": 0,
+        "Relay_Source_Log_File": shown.file,
+        "Replica_IO_Running": running,
+        "Replica_SQL_Running": "No" if shown.state == "stopped" else "Yes",
+        "Last_Errno": 0,
+        "Last_Error": "",
+        "Skip_Counter": 0,
+        "Exec_Source_Log_Pos": shown.position,
+        "Relay_Log_Space": 0,
+        "Until_Condition": "None",
+        "Seconds_Behind_Source": shown.seconds_behind,
+        "Last_IO_Errno": shown.error_code,
+        "Last_IO_Error": shown.error,
+        "Last_SQL_Errno": 0,
+        "Last_SQL_Error": "",
+        "Source_Server_Id": shown.source_id,
+        "Source_UUID": shown.source_uuid,
+        "Retrieved_Gtid_Set": shown.executed,
+        "Executed_Gtid_Set": shown.executed,
+        "Auto_Position": int(shown.auto_position),
+        "Channel_Name": "",
+    }
+    columns = [
+        Column(
+            name=name.replace("Source", "Master").replace("Replica", "Slave")
+            if old_words
+            else name,
+            type=ColumnType.LONGLONG
+            if isinstance(value, int) or name == "Seconds_Behind_Source"
+            else ColumnType.VAR_STRING,
+        )
+        for name, value in row.items()
+    ]
+    return ResultSet(columns=columns, rows=[] if receiver is None else [list(row.values())])
