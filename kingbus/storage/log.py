@@ -1,0 +1,753 @@
+"""The Raft log on disk: segments behind one door, which is also the core's `Storage`.
+
+Threads. One thread at a time, a worker, runs what writes: `write`, `note_idle`, `truncate_before`,
+`close`. The event loop runs `publish`, the reads of `raft.storage.Storage`, `cached` and the
+setters. `read` runs in any thread, at any time. What `write` does nobody sees before `publish`,
+which must follow each `write` before the next one. The few structures that readers share are
+changed under a lock that nobody holds while reading or writing a file.
+
+A directory with a log looks like this:
+
+    LOCK                                          held while open
+    0000000001-00000000000000000001.segment       sequence number, first index
+    0000000002-00000000000000004711.segment
+    next.segment                                  room reserved for the next one
+
+Opening reads the headers of the segments and all of the last one. What is behind its last good
+record is cut off, unless a mark there says that it had been durable: then data was lost, and the
+log does not open.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Self
+
+from kingbus.raft.storage import (
+    CompactedError,
+    SnapshotTemporarilyUnavailableError,
+    UnavailableError,
+)
+from kingbus.raft.types import ConfState, Entry, HardState, Snapshot, entry_size
+from kingbus.storage.appender import Appender, Change
+from kingbus.storage.errors import (
+    CorruptRecordError,
+    FatalStorageError,
+    NotEnoughSpaceError,
+    StorageError,
+    WrongIdentityError,
+)
+from kingbus.storage.files import DescriptorPool, FileSystem, LocalFileSystem
+from kingbus.storage.record import LogStart
+from kingbus.storage.replay import EntryReader, Replay, examine_tail
+from kingbus.storage.segment import (
+    NEXT_NAME,
+    Segment,
+    SegmentHeader,
+    SegmentIndex,
+    read_footer,
+    read_header,
+    sequence_of,
+)
+
+__all__ = ["LogStore", "LogWrite", "Recovery", "live_headers", "log_holds_anything"]
+
+CACHE_BYTES = 32 << 20
+CACHE_ENTRY_BYTES = 300
+"""What an entry in the cache costs beside its data, about."""
+INDEXES_MAX = 64
+"""Indexes of closed segments kept in memory: about 64 KiB each for segments of 256 MiB."""
+MARGIN_BYTES_MAX = 64 << 20
+"""Kept free for what is under way (48 MiB uncommitted) and for the core's own small entries when
+the log is full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogWrite:
+    """What is to be made durable in one write.
+
+    `entries` may be several appends one behind the other: an index that is not above the one
+    before it replaces that entry and all behind it. `hard_state` None: unchanged. `snapshot` comes
+    first: it replaces the whole log by its start. Without `must_sync` the write may be lost in a
+    crash, with all that was written after it and before the next sync.
+    """
+
+    entries: Sequence[Entry] = ()
+    hard_state: HardState | None = None
+    snapshot: Snapshot | None = None
+    must_sync: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What opening found: how many bytes of an unsynced tail were cut off, and where."""
+
+    path: Path
+    offset: int
+    cut_bytes: int
+    reason: str
+
+
+class LogStore:
+    """See the module. Made by `LogStore.open`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        files: FileSystem,
+        segment_bytes: int,
+        reserve_bytes: int,
+        cache_bytes: int,
+    ) -> None:
+        self._directory = directory
+        self._files = files
+        self._segment_bytes = segment_bytes
+        self.reserve_bytes = reserve_bytes
+        self.warnings: list[str] = []
+        self.recovery: Recovery | None = None
+
+        self._lock = Lock()
+        self._file_lock: int | None = None
+        self._segments: tuple[Segment, ...] = ()
+        self._starts: list[int] = []
+        self._log_start = LogStart()
+        self._last_index = 0
+        self._hard_state = HardState()
+        self._closed_bytes = 0
+        self._active_bytes = 0
+        self._loaded: OrderedDict[int, Segment] = OrderedDict()
+        self._pool = DescriptorPool(files)
+
+        self._snapshot_source: Callable[[], Snapshot] | None = None
+        self._conf = (0, ConfState())  # the newest; goes to the disk with the next write
+        self._cache: dict[int, Entry] = {}
+        self._cache_first = self._cache_last = 0
+        self._cache_size = 0
+        self._cache_bytes = cache_bytes
+
+        self._appender: Appender | None = None
+        self._unpublished: tuple[LogWrite, Change] | None = None
+        self._obsolete: deque[Segment] = deque()
+        self._failed: FatalStorageError | None = None
+
+    # Opening and closing
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        *,
+        segment_bytes: int,
+        reserve_bytes: int,
+        cache_bytes: int = CACHE_BYTES,
+        cluster_id: int = 0,
+        member_id: int = 0,
+        files: FileSystem | None = None,
+    ) -> Self:
+        """Open the log of a directory, or begin one where there is none.
+
+        Blocks. The ids are written into new segments and compared with the old ones where both are
+        known (not 0). `warnings` and `recovery` tell what is worth a line in the log. Raises
+        DirectoryInUseError, NotEnoughSpaceError, CorruptRecordError, NewerFormatError,
+        WrongIdentityError, and StorageError when the directory cannot be used at all.
+        """
+        if reserve_bytes < 2 * segment_bytes:
+            raise StorageError(
+                f"a reserve of {reserve_bytes} bytes is less than two segments of {segment_bytes}",
+                hint="make reserve-data-size larger or segment-size smaller",
+            )
+        files = files or LocalFileSystem()
+        store = cls(
+            directory,
+            files=files,
+            segment_bytes=segment_bytes,
+            reserve_bytes=reserve_bytes,
+            cache_bytes=cache_bytes,
+        )
+        try:
+            files.make_directory(directory)
+            store._file_lock = files.lock(directory / "LOCK")
+            try:
+                store._load(cluster_id, member_id)
+            except BaseException:
+                store.abandon()
+                raise
+        except OSError as error:
+            raise StorageError(f"cannot open the log in {directory}: {error}") from error
+        return store
+
+    def _load(self, cluster_id: int, member_id: int) -> None:
+        files, directory = self._files, self._directory
+        if NEXT_NAME in files.names(directory):
+            # Perhaps with the head of a segment that never got its name.
+            files.unlink(directory / NEXT_NAME)
+        self._check_space()
+        headers, superseded, replay = live_headers(files, directory)
+        for header, path in headers:
+            _check_identity(header, path, cluster_id, member_id)
+        self._appender = appender = Appender(
+            files,
+            directory,
+            segment_bytes=self._segment_bytes,
+            cluster_id=cluster_id or (headers[-1][0].cluster_id if headers else 0),
+            member_id=member_id or (headers[-1][0].member_id if headers else 0),
+            may_preallocate=self._may_preallocate,
+            load_index=self._index_of,
+        )
+        if replay is None:
+            appender.create()
+            appender.active.index = appender.index
+            appender.active.end = appender.active.file_bytes = appender.offset
+        else:
+            self._resume(appender, headers, replay)
+        for path in superseded:
+            files.unlink(path)
+        files.sync_directory(directory)
+        self._log_start = appender.log_start
+        self._conf = (appender.log_start.conf_index, appender.log_start.conf_state)
+        self._hard_state = appender.hard_state
+        self._last_index = appender.last_index
+        self._set_segments(tuple(appender.segments))
+
+    def _resume(
+        self, appender: Appender, headers: list[tuple[SegmentHeader, Path]], replay: Replay
+    ) -> None:
+        files = self._files
+        for header, path in headers:
+            size = files.file_bytes(path)
+            appender.segments.append(Segment(path=path, header=header, file_bytes=size))
+        active = appender.active
+        fd = files.open(active.path, write=True)
+        appender.hard_state = replay.hard_state
+        appender.log_start = replay.log_start
+        if not replay.closed:  # else a new segment was about to be begun: its head is not there
+            tail = examine_tail(files, fd, active.header, replay.end)
+            if tail.synced > replay.end:
+                files.close(fd)
+                raise CorruptRecordError(
+                    active.path,
+                    replay.end,
+                    f"{replay.fault or 'there are zeros'}, but the log had been durable up to "
+                    f"byte {tail.synced}",
+                )
+            if tail.bytes:
+                self.recovery = Recovery(
+                    path=active.path,
+                    offset=replay.end,
+                    cut_bytes=tail.bytes,
+                    reason=replay.fault or "zeros where a record should be",
+                )
+        # Nothing of an earlier life may stay behind the end. The sync also makes durable what was
+        # read: after a crash of the process alone it may never have reached the disk.
+        files.truncate(fd, replay.end)
+        files.allocate(fd, max(self._segment_bytes, replay.end))
+        files.fsync(fd)
+        active.index = replay.index
+        active.end = active.file_bytes = replay.end
+        last_index = replay.index.last_index
+        if replay.hard_state.commit > last_index or replay.log_start.index > last_index:
+            raise CorruptRecordError(
+                active.path,
+                replay.end,
+                f"the log ends at index {last_index}, but begins behind "
+                f"{replay.log_start.index} and is committed up to {replay.hard_state.commit}",
+            )
+        appender.resume(
+            fd=fd,
+            offset=replay.end,
+            previous=replay.previous,
+            last_index=last_index,
+            head_end=replay.head_end,
+        )
+
+    def _check_space(self) -> None:
+        files, directory = self._files, self._directory
+        held = sum(
+            files.file_bytes(directory / name)
+            for name in files.names(directory)
+            if sequence_of(name) is not None
+        )
+        free = files.free_bytes(directory)
+        if held + free < 2 * self._segment_bytes:
+            raise NotEnoughSpaceError(
+                f"{directory} has {free} bytes free; two segments of {self._segment_bytes} bytes "
+                "are needed"
+            )
+        if held + free < self.reserve_bytes:
+            self.warnings.append(
+                f"{directory} holds {held} bytes and the file system has {free} bytes free: less "
+                f"than the reserve of {self.reserve_bytes}"
+            )
+
+    def close(self) -> None:
+        """Blocks. Mark everything as durable and let go; may be called twice."""
+        try:
+            if self._failed is None and self._appender is not None:
+                self.note_idle()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of files and lock without writing anything."""
+        if self._appender is not None:
+            self._appender.close()
+            self._appender = None
+        self._pool.close()
+        if self._file_lock is not None:
+            self._files.unlock(self._file_lock)
+            self._file_lock = None
+
+    # Writing: one worker thread at a time
+
+    def write(self, write: LogWrite) -> None:
+        """Make it durable: one gathered write, one sync. Blocks.
+
+        FatalStorageError when the disk refuses: the process must end. Nothing is visible before
+        `publish`.
+        """
+        assert self._unpublished is None, "publish the write before"
+        appender = self._usable()
+        hard_state = write.hard_state if write.hard_state != appender.hard_state else None
+        log_start = self._newer_conf(appender)
+        try:
+            self._remove_obsolete()
+            if write.snapshot is not None:
+                log_start = _start_of(write.snapshot)
+                hard_state = _committed(hard_state or appender.hard_state, write.snapshot.index)
+            change = appender.append(
+                write.entries,
+                hard_state=hard_state,
+                log_start=log_start,
+                restart=write.snapshot is not None,
+                sync=write.must_sync or write.snapshot is not None,
+            )
+        except OSError as error:
+            raise self._fail("writing the log", error) from error
+        except (StorageError, AssertionError):
+            # Half of a gathered write may be in the file, and the writer's state with it.
+            self._failed = FatalStorageError("an earlier write of the log was refused")
+            raise
+        self._unpublished = (write, change)
+
+    def note_idle(self) -> bool:
+        """Blocks. To be called when nothing was written for a second.
+
+        Says in the log that all of it is durable, so that damage to the newest records is known
+        for what it is. False when there was nothing to say.
+        """
+        appender = self._usable()
+        try:
+            self._remove_obsolete()
+            return appender.note_idle()
+        except OSError as error:
+            raise self._fail("syncing the log", error) from error
+
+    def truncate_before(self, index: int) -> None:
+        """Blocks. Give up every entry below `index`; whole segments leave the disk.
+
+        The caller has made durable, in the database, all that followed from those entries. Readers
+        see the new start at once.
+        """
+        assert self._unpublished is None, "publish the write before"
+        assert index <= self._last_index + 1, (index, self._last_index)
+        if index <= self.first_index():
+            return
+        appender = self._usable()
+        old = self._newer_conf(appender) or appender.log_start
+        start = LogStart(
+            index=index - 1,
+            term=self.term(index - 1),
+            conf_index=old.conf_index,
+            conf_state=old.conf_state,
+        )
+        try:
+            change = appender.append(log_start=start)
+            change.obsolete += appender.drop_before(index)
+            change.segments = tuple(appender.segments)
+            self._show(change)
+            self._remove_obsolete()
+        except OSError as error:
+            raise self._fail("truncating the log", error) from error
+
+    def _usable(self) -> Appender:
+        if self._failed is not None:
+            raise self._failed
+        if self._appender is None:
+            raise StorageError(f"the log in {self._directory} is closed")
+        return self._appender
+
+    def _fail(self, operation: str, error: OSError) -> FatalStorageError:
+        self._failed = FatalStorageError(f"{operation} in {self._directory}: {error}")
+        return self._failed
+
+    def _newer_conf(self, appender: Appender) -> LogStart | None:
+        index, state = self._conf
+        known = appender.log_start
+        if (index, state) == (known.conf_index, known.conf_state):
+            return None
+        return LogStart(index=known.index, term=known.term, conf_index=index, conf_state=state)
+
+    def _remove_obsolete(self) -> None:
+        """Unlink what nothing refers to any more; left over after a crash, opening does it."""
+        removed = False
+        while self._obsolete:
+            segment = self._obsolete.popleft()
+            self._files.unlink(segment.path)
+            self._pool.drop(segment.path)
+            removed = True
+        if removed:
+            self._files.sync_directory(self._directory)
+
+    def _may_preallocate(self, closed_bytes: int) -> bool:
+        return closed_bytes + 2 * self._segment_bytes <= self.reserve_bytes
+
+    # On the loop
+
+    def publish(self, write: LogWrite) -> None:
+        """Show a write that `write` has made durable to the readers."""
+        assert self._unpublished is not None and self._unpublished[0] is write, "not written"
+        change, self._unpublished = self._unpublished[1], None
+        if write.snapshot is not None:
+            self._clear_cache()
+            self._conf = (change.log_start.conf_index, change.log_start.conf_state)
+        self._show(change)
+        self._remember(write.entries)
+
+    def _show(self, change: Change) -> None:
+        with self._lock:
+            for segment, index, end, size in change.indexes:
+                segment.index, segment.end, segment.file_bytes = index, end, size
+            if change.tail is not None:
+                assert change.active.index is not None
+                change.active.index.merge(change.tail)
+            change.active.end = change.active.file_bytes = change.end
+            self._hard_state = change.hard_state
+            self._log_start = change.log_start
+            self._last_index = change.last_index
+            self._active_bytes = change.end
+            if change.segments is not None:
+                self._set_segments(change.segments)
+        self._obsolete.extend(change.obsolete)
+
+    def _set_segments(self, segments: tuple[Segment, ...]) -> None:
+        self._segments = segments
+        self._starts = [segment.first_index for segment in segments]
+        self._closed_bytes = sum(segment.file_bytes for segment in segments[:-1])
+        self._active_bytes = segments[-1].file_bytes
+        live = {segment.sequence for segment in segments[:-1]}
+        for sequence in [sequence for sequence in self._loaded if sequence not in live]:
+            del self._loaded[sequence]
+        for segment in segments[:-1]:
+            if segment.index is not None and segment.sequence not in self._loaded:
+                self._keep_index(segment)
+
+    def set_conf_state(self, index: int, conf_state: ConfState) -> None:
+        """The configuration as of an applied index; older than the known one: ignored.
+
+        It goes to the disk with the next write.
+        """
+        if index >= self._conf[0]:
+            self._conf = (index, conf_state)
+
+    def set_snapshot_source(self, source: Callable[[], Snapshot]) -> None:
+        """Who makes the snapshot that a follower behind the log's start gets."""
+        self._snapshot_source = source
+
+    @property
+    def conf_index(self) -> int:
+        """The index that the known configuration is from."""
+        return self._conf[0]
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of records that the log retains."""
+        return self._closed_bytes + self._active_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """True when the reserve has no room but for what is under way; see MARGIN_BYTES_MAX."""
+        margin = min(MARGIN_BYTES_MAX, self._segment_bytes // 2)
+        exhausted = self._appender is not None and self._appender.space_exhausted
+        return exhausted or self.bytes_used + margin > self.reserve_bytes
+
+    @property
+    def last_sync_seconds(self) -> float:
+        """How long the last sync took."""
+        return self._appender.last_sync_seconds if self._appender is not None else 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing was ever written: no entry, no hard state, no snapshot."""
+        return self._hard_state.is_empty and self._last_index == 0
+
+    # The core's Storage
+
+    def initial_state(self) -> tuple[HardState, ConfState]:
+        """The durable hard state, and the newest configuration known; see `conf_index`."""
+        return self._hard_state, self._conf[1]
+
+    def first_index(self) -> int:
+        """See raft.storage.Storage."""
+        return self._log_start.index + 1
+
+    def last_index(self) -> int:
+        """See raft.storage.Storage."""
+        return self._last_index
+
+    def term(self, index: int) -> int:
+        """See raft.storage.Storage.
+
+        Reads the index of a closed segment in the rare case that terms changed in it and nobody
+        has used it lately.
+        """
+        with self._lock:
+            if index == self._log_start.index:
+                return self._log_start.term
+            if index < self._log_start.index:
+                raise CompactedError
+            if index > self._last_index:
+                raise UnavailableError
+            at = bisect_right(self._starts, index) - 1
+            segment = self._segments[at]
+            if at + 1 < len(self._segments):
+                last_term = self._segments[at + 1].header.previous_term
+                if segment.header.previous_term == last_term:
+                    return last_term  # terms never fall
+            if segment.index is not None:
+                return segment.index.term(index)
+        return self._index_of(segment).term(index)
+
+    def entries(self, lo: int, hi: int, max_size: int) -> list[Entry]:
+        """See raft.storage.Storage; from the cache where it can."""
+        cached = self.cached(lo, hi, max_size)
+        return self.read(lo, hi, max_size) if cached is None else cached
+
+    def snapshot(self) -> Snapshot:
+        """See raft.storage.Storage."""
+        if self._snapshot_source is None:
+            raise SnapshotTemporarilyUnavailableError
+        return self._snapshot_source()
+
+    # Reading
+
+    def cached(self, lo: int, hi: int, max_size: int) -> list[Entry] | None:
+        """Like `entries`, but None when that would take the disk. On the loop only."""
+        self._check_range(lo, hi)
+        if lo >= hi:
+            return []
+        if not self._cache or not self._cache_first <= lo <= hi - 1 <= self._cache_last:
+            return None
+        cache, left = self._cache, max_size
+        found: list[Entry] = []
+        for index in range(lo, hi):
+            entry = cache[index]
+            left -= entry_size(entry)
+            if left < 0 and found:
+                break
+            found.append(entry)
+        return found
+
+    def read(self, lo: int, hi: int, max_bytes: int) -> list[Entry]:
+        """Entries lo to hi-1, cut to `max_bytes` of `entry_size` but at least one. Any thread.
+
+        Always from the files, so it blocks. CompactedError, UnavailableError as in `entries`;
+        CorruptRecordError when what is there is not what was written.
+        """
+        self._check_range(lo, hi)
+        reader = EntryReader(self._files, max_bytes)
+        at = lo
+        while at < hi and not reader.full:
+            segment, stop = self._segment_at(at)
+            index = self._index_of(segment)
+            with self._lock:
+                if at > index.last_index:
+                    raise UnavailableError
+                place = index.locate(at)
+            stop = min(hi, stop, place.stop)
+            try:
+                with self._pool.use(segment.path) as fd:
+                    reader.read_run(
+                        fd,
+                        segment.path,
+                        offset=place.offset,
+                        first=place.first,
+                        lo=at,
+                        hi=stop,
+                        large=place.large,
+                    )
+            except FileNotFoundError:
+                if lo < self.first_index() or segment not in self._segments:
+                    raise CompactedError from None
+                raise CorruptRecordError(segment.path, 0, "the file is gone") from None
+            at = stop
+        return reader.entries
+
+    def _check_range(self, lo: int, hi: int) -> None:
+        if lo <= self._log_start.index:
+            raise CompactedError
+        if hi > self._last_index + 1:
+            raise UnavailableError
+
+    def _segment_at(self, index: int) -> tuple[Segment, int]:
+        """The segment that holds an entry, and the first index that it does not hold any more."""
+        with self._lock:
+            if index <= self._log_start.index:
+                raise CompactedError
+            if index > self._last_index:
+                raise UnavailableError
+            at = bisect_right(self._starts, index) - 1
+            stop = self._starts[at + 1] if at + 1 < len(self._starts) else self._last_index + 1
+            return self._segments[at], stop
+
+    def _index_of(self, segment: Segment) -> SegmentIndex:
+        """The index of a segment, from its end or, where that is damaged, by reading all of it."""
+        index = segment.index
+        if index is not None:
+            with self._lock:
+                if segment.sequence in self._loaded:
+                    self._loaded.move_to_end(segment.sequence)
+            return index
+        with self._lock:
+            if segment not in self._segments:
+                raise CompactedError
+            # A closed segment was durable to its end, which the one behind it tells.
+            end = self._segments[self._segments.index(segment) + 1].header.previous_end
+        with self._pool.use(segment.path) as fd:
+            found = read_footer(self._files, fd)
+            rebuilt = found is None or found[1] != end
+            if found is None or rebuilt:
+                replay = Replay(self._files, fd, segment.path, segment.header).run()
+                if replay.end != end:
+                    raise CorruptRecordError(
+                        segment.path, replay.end, replay.fault or "zeros where a record should be"
+                    )
+                found = replay.index, replay.end
+        with self._lock:
+            segment.index, segment.end, segment.rebuilt = *found, rebuilt
+            self._keep_index(segment)
+        return found[0]
+
+    def _keep_index(self, segment: Segment) -> None:
+        self._loaded[segment.sequence] = segment
+        self._loaded.move_to_end(segment.sequence)
+        if len(self._loaded) > INDEXES_MAX:
+            for sequence, old in self._loaded.items():
+                if not old.rebuilt:  # a rebuilt one is dear
+                    old.index = None
+                    del self._loaded[sequence]
+                    break
+
+    # The cache of recent entries: on the loop only
+
+    def _remember(self, entries: Sequence[Entry]) -> None:
+        cache = self._cache
+        for entry in entries:
+            index = entry.index
+            if cache and index != self._cache_last + 1:
+                self._forget_from(index)
+            if not cache:
+                self._cache_first = index
+            cache[index] = entry
+            self._cache_last = index
+            self._cache_size += len(entry.data) + CACHE_ENTRY_BYTES
+        while cache and self._cache_size > self._cache_bytes:
+            oldest = cache.pop(self._cache_first)
+            self._cache_first += 1
+            self._cache_size -= len(oldest.data) + CACHE_ENTRY_BYTES
+
+    def _forget_from(self, index: int) -> None:
+        assert index <= self._cache_last, (index, self._cache_last)
+        if index <= self._cache_first:
+            self._clear_cache()
+            return
+        while self._cache_last >= index:
+            newest = self._cache.pop(self._cache_last)
+            self._cache_last -= 1
+            self._cache_size -= len(newest.data) + CACHE_ENTRY_BYTES
+
+    def _clear_cache(self) -> None:
+        self._cache.clear()
+        self._cache_size = 0
+
+
+def live_headers(
+    files: FileSystem, directory: Path
+) -> tuple[list[tuple[SegmentHeader, Path]], list[Path], Replay | None]:
+    """The segments of which a log consists, in order; files that a newer one has replaced; and the
+    scan of the last segment (None: there is no segment).
+
+    Each segment names the one before it; what is not on that chain was replaced and waits to be
+    removed. CorruptRecordError when one that is needed is missing.
+    """
+    paths = {
+        sequence: directory / name
+        for name in files.names(directory)
+        if (sequence := sequence_of(name)) is not None
+    }
+    if not paths:
+        return [], [], None
+    headers: list[tuple[SegmentHeader, Path]] = []
+    sequence = max(paths)
+    replay = None
+    while sequence:
+        path = paths.pop(sequence, None)
+        if path is None:
+            after = headers[-1][1]
+            raise CorruptRecordError(
+                after, 0, f"the segment before it, number {sequence}, is missing"
+            )
+        fd = files.open(path)
+        try:
+            header = read_header(files, fd, path)
+            replay = replay or Replay(files, fd, path, header).run()
+        finally:
+            files.close(fd)
+        headers.append((header, path))
+        if header.first_index <= replay.log_start.index + 1:
+            break
+        sequence = header.previous_sequence
+    if headers[-1][0].first_index > replay.log_start.index + 1:  # type: ignore[union-attr]
+        raise CorruptRecordError(headers[-1][1], 0, "the log does not reach back to its start")
+    return headers[::-1], list(paths.values()), replay
+
+
+def log_holds_anything(directory: Path, files: FileSystem | None = None) -> bool:
+    """Whether a log directory holds an entry or a hard state: whether a member ever lived here."""
+    files = files or LocalFileSystem()
+    try:
+        names = files.names(directory)
+    except FileNotFoundError:
+        return False
+    sequences = [sequence for name in names if (sequence := sequence_of(name)) is not None]
+    if len(sequences) != 1:
+        return bool(sequences)
+    _, _, replay = live_headers(files, directory)
+    assert replay is not None
+    return bool(replay.entries or replay.log_start.index or not replay.hard_state.is_empty)
+
+
+def _check_identity(header: SegmentHeader, path: Path, cluster_id: int, member_id: int) -> None:
+    for what, mine, found in (
+        ("cluster", cluster_id, header.cluster_id),
+        ("member", member_id, header.member_id),
+    ):
+        if mine and found and mine != found:
+            raise WrongIdentityError(f"{path} belongs to {what} {found:x}, not {mine:x}")
+
+
+def _start_of(snapshot: Snapshot) -> LogStart:
+    return LogStart(
+        index=snapshot.index,
+        term=snapshot.term,
+        conf_index=snapshot.conf_index or snapshot.index,
+        conf_state=snapshot.conf_state,
+    )
+
+
+def _committed(state: HardState, index: int) -> HardState:
+    """A snapshot is of committed entries, so a commit index below it would be refused at start."""
+    return HardState(state.term, state.vote, max(state.commit, index))
