@@ -1,0 +1,187 @@
+"""`kingbus run`, `join`, `leave` and `config check`: the commands that need a configuration."""
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from kingbus.cli.common import ConfigFile, TokenFile, UsageError, client, complain, password, say
+from kingbus.errors import ConfigError, KingbusError
+
+if TYPE_CHECKING:
+    from kingbus.config import Config
+
+config_app = typer.Typer(help="Configuration files.", no_args_is_help=True)
+
+DEFAULT_LISTEN = "127.0.0.1:3390"
+
+
+def run(
+    config: Annotated[Path | None, typer.Option("--config", help="Configuration file.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="mysql://USER@HOST:PORT, without a file.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where the log is kept (with --source).")
+    ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", help="Where replicas connect (with --source).")
+    ] = DEFAULT_LISTEN,
+    source_password_file: Annotated[
+        Path | None,
+        typer.Option("--source-password-file", help="Or KINGBUS_SOURCE_PASSWORD."),
+    ] = None,
+    server_user: Annotated[
+        str | None,
+        typer.Option(
+            "--server-user", help="Replicas' user; its password: KINGBUS_SERVER_PASSWORD."
+        ),
+    ] = None,
+) -> None:
+    """Run one node in the foreground until SIGTERM or SIGINT."""
+    from kingbus import daemon
+
+    if (config is None) == (source is None):
+        raise UsageError("give --config FILE, or --source URL with --data-dir DIR")
+    if config is not None:
+        if data_dir is not None or server_user is not None or source_password_file is not None:
+            raise UsageError(
+                "--data-dir, --server-user and --source-password-file go with --source"
+            )
+        options = daemon.options_of(load(config))
+    else:
+        assert source is not None
+        options = _standalone(source, data_dir, listen, source_password_file, server_user)
+    raise typer.Exit(daemon.main(options))
+
+
+def _standalone(
+    source: str,
+    data_dir: Path | None,
+    listen: str,
+    source_password_file: Path | None,
+    server_user: str | None,
+) -> Any:
+    from kingbus import config, daemon
+    from kingbus.secrets import Secret
+
+    if data_dir is None:
+        raise UsageError("--data-dir is needed with --source")
+    server_password = os.environ.get("KINGBUS_SERVER_PASSWORD")
+    if not server_user or not server_password:
+        raise UsageError("--server-user and KINGBUS_SERVER_PASSWORD are both needed with --source")
+    user, address = _source_url(source)
+    found = config.parse(
+        {
+            "name": socket.gethostname()[:64] or "kingbus",
+            # Nobody dials it: there is no peer listener. It only has to be well-formed.
+            "peer-url": daemon.NO_PEER_URL,
+            "data-dir": str(data_dir),
+            "source": {"addr": address, "user": user},
+            "server": {"addr": listen, "user": server_user},
+        }
+    )
+    return daemon.options_of(
+        found,
+        standalone=True,
+        source_password=Secret(password(source_password_file, "KINGBUS_SOURCE_PASSWORD") or ""),
+        server_password=Secret(server_password),
+    )
+
+
+def _source_url(text: str) -> tuple[str, str]:
+    """User and `HOST:PORT` of `mysql://USER@HOST:PORT`."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"--source: {error}") from None
+    if parts.password is not None:
+        raise UsageError(
+            "--source takes no password: everybody who lists processes would see it",
+            hint="use --source-password-file or KINGBUS_SOURCE_PASSWORD",
+        )
+    if parts.scheme != "mysql" or not host or not parts.username or parts.path not in {"", "/"}:
+        raise UsageError("--source must be mysql://USER@HOST:PORT")
+    shown = f"[{host}]" if ":" in host else host
+    return unquote(parts.username), f"{shown}:{port or 3306}"
+
+
+def load(path: Path) -> "Config":
+    """The configuration; every problem is printed before UsageError is raised."""
+    from kingbus import config
+
+    try:
+        return config.load(path)
+    except ConfigError as error:
+        for problem in error.problems:
+            complain(f"{path}: {problem}")
+        count = len(error.problems)
+        raise UsageError(
+            f"{path}: {count} problem{'s' if count > 1 else ''} in the configuration"
+        ) from None
+
+
+def join(
+    config: ConfigFile,
+    via: Annotated[str, typer.Option("--via", help="Admin URL of any member.")],
+    learner: Annotated[bool, typer.Option("--learner", help="Stay without a vote.")] = False,
+    token_file: TokenFile = None,
+) -> None:
+    """Add this node to a running cluster, then run it."""
+    from kingbus import daemon
+
+    found = load(config)
+    if not daemon.has_log(found):
+        members = _added(found, via, learner=learner, token_file=token_file)
+        urls = {each["name"]: each["peerURLs"][0] for each in members}
+        cluster = ",".join(f"{name}={url}" for name, url in urls.items())
+        found = daemon.joining(found, cluster)
+    else:
+        complain("this data directory belongs to a member already; it is only started")
+    raise typer.Exit(daemon.main(daemon.options_of(found)))
+
+
+def _added(
+    config: "Config", via: str, *, learner: bool, token_file: Path | None
+) -> list[dict[str, Any]]:
+    """The members after this node was added; an earlier attempt that got so far counts."""
+    own = {"name": config.name, "peer_url": str(config.peer_url)}
+    with client(via, token_file or config.auth.token_file) as api:
+        members: list[dict[str, Any]] = api.ask("GET", "/members")
+        for member in members:
+            if member["name"] == config.name and own["peer_url"] in member["peerURLs"]:
+                return members
+        body = own | {"admin_url": str(config.admin_url), "learner": learner}
+        if not learner:
+            body["promote"] = True
+        return list(api.ask("POST", "/members", body))
+
+
+def leave(
+    config: ConfigFile,
+    via: Annotated[
+        str | None, typer.Option("--via", help="Admin URL of a member; else this node's own.")
+    ] = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Remove this node from its cluster; it stops."""
+    found = load(config)
+    with client(via or str(found.admin_url), token_file or found.auth.token_file) as api:
+        api.ask("DELETE", "/members", {"name": found.name})
+    say(f"{found.name} was removed from the cluster")
+
+
+@config_app.command("check")
+def check(file: Annotated[Path, typer.Argument(help="The configuration file.")]) -> None:
+    """Print every problem with key and value; exit code 2 if there is any."""
+    found = load(file)
+    for warning in found.warnings():
+        complain(f"{file}: warning: {warning}")
+    say(f"{file}: no problems")
+
+
+__all__ = ["KingbusError", "check", "config_app", "join", "leave", "load", "run"]

@@ -1,0 +1,78 @@
+"""`kingbus server ...`: the replica-facing listener of one node."""
+
+from typing import Annotated, Any
+
+import typer
+
+from kingbus.cli.common import (
+    DEFAULT_ADMIN_URL,
+    Admin,
+    Json,
+    PasswordFile,
+    TokenFile,
+    UsageError,
+    client,
+    password,
+    say,
+    show_facts,
+    show_json,
+    show_table,
+)
+
+app = typer.Typer(help="The replica-facing listener of a node.", no_args_is_help=True)
+
+_REPLICA_COLUMNS = {
+    "uuid": "REPLICA",
+    "server_id": "ID",
+    "host": "HOST",
+    "state": "STATE",
+    "last_gtid": "LAST GTID",
+    "lag_transactions": "BEHIND",
+    "lag_seconds": "SECONDS",
+}
+
+
+@app.command()
+def start(
+    addr: Annotated[str, typer.Option("--addr", help="HOST:PORT to listen on.")],
+    user: Annotated[str, typer.Option("--user", help="The user that replicas log in as.")],
+    password_file: PasswordFile = None,
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """Listen on the node asked (password: --password-file or KINGBUS_SERVER_PASSWORD)."""
+    found = password(password_file, "KINGBUS_SERVER_PASSWORD")
+    if found is None:
+        raise UsageError("a password is needed: --password-file or KINGBUS_SERVER_PASSWORD")
+    with client(admin, token_file) as api:
+        body = {"addr": addr, "user": user, "password": found}
+        api.ask("PUT", "/binlog/server/start", body)
+
+
+@app.command()
+def stop(admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None:
+    """Close the listener and its dumps on the node asked."""
+    with client(admin, token_file) as api:
+        api.ask("PUT", "/binlog/server/stop")
+
+
+@app.command()
+def status(
+    admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None, as_json: Json = False
+) -> None:
+    """Show the listener of the node asked, and its replicas."""
+    with client(admin, token_file) as api:
+        facts: dict[str, Any] = api.ask("GET", "/binlog/server/status")
+    if as_json:
+        show_json(facts)
+        return
+    replicas = facts.pop("slaves")
+    show_facts(facts)
+    if replicas:
+        say("")
+        show_replicas(replicas)
+
+
+def show_replicas(replicas: list[dict[str, Any]]) -> None:
+    """Attached replicas as a table."""
+    show_table(replicas, _REPLICA_COLUMNS)

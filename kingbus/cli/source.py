@@ -1,0 +1,77 @@
+"""`kingbus source ...`: what the cluster pulls from."""
+
+from typing import Annotated, Any
+
+import typer
+
+from kingbus.cli.common import (
+    DEFAULT_ADMIN_URL,
+    Admin,
+    Json,
+    PasswordFile,
+    TokenFile,
+    client,
+    password,
+    show_facts,
+    show_json,
+)
+
+app = typer.Typer(help="The source that the cluster pulls from.", no_args_is_help=True)
+
+
+@app.command("set")
+def set_source(
+    addr: Annotated[str, typer.Option("--addr", help="HOST:PORT, candidates with commas.")],
+    user: Annotated[str, typer.Option("--user", help="A user with REPLICATION SLAVE.")],
+    semi_sync: Annotated[bool, typer.Option("--semi-sync", help="Acknowledge commits.")] = False,
+    server_id: Annotated[
+        int, typer.Option("--server-id", help="Towards the source; 0: the cluster's own.")
+    ] = 0,
+    start_from: Annotated[
+        str, typer.Option("--start-from", help="earliest, now or a GTID set.")
+    ] = "",
+    password_file: PasswordFile = None,
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """Store a source without starting (password: --password-file or KINGBUS_SOURCE_PASSWORD)."""
+    addresses = [each.strip() for each in addr.split(",")]
+    body: dict[str, Any] = {
+        "mysql_addr": addresses[0],
+        "mysql_user": user,
+        "semi_sync": semi_sync,
+        "syncer_id": server_id,
+    }
+    if len(addresses) > 1:
+        body["mysql_addrs"] = addresses
+    if start_from:
+        body["start_from"] = start_from
+    found = password(password_file, "KINGBUS_SOURCE_PASSWORD")
+    if found is not None:
+        body["mysql_password"] = found
+    with client(admin, token_file) as api:
+        api.ask("PUT", "/binlog/syncer/config", body)
+
+
+@app.command()
+def start(admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None:
+    """Start pulling from the stored source."""
+    with client(admin, token_file) as api:
+        api.ask("PUT", "/binlog/syncer/start", {})
+
+
+@app.command()
+def stop(admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None:
+    """Stop pulling; it stays stopped over restarts and changes of leader."""
+    with client(admin, token_file) as api:
+        api.ask("PUT", "/binlog/syncer/stop")
+
+
+@app.command()
+def status(
+    admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None, as_json: Json = False
+) -> None:
+    """Show what the receiver does, as the leader sees it."""
+    with client(admin, token_file) as api:
+        facts = api.ask("GET", "/binlog/syncer/status")
+    show_json(facts) if as_json else show_facts(facts)

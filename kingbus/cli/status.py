@@ -1,0 +1,80 @@
+"""`kingbus status` and `kingbus binlog list`: the cluster at a glance."""
+
+from typing import Any
+
+import typer
+
+from kingbus.cli.common import (
+    DEFAULT_ADMIN_URL,
+    Admin,
+    Json,
+    TokenFile,
+    client,
+    say,
+    show_facts,
+    show_json,
+    show_table,
+)
+
+binlog = typer.Typer(help="The binlog files held.", no_args_is_help=True)
+
+_FILE_COLUMNS = {
+    "name": "FILE",
+    "size": "SIZE",
+    "epoch": "EPOCH",
+    "complete": "COMPLETE",
+    "first_time": "FIRST",
+    "last_time": "LAST",
+}
+_SOURCE_FACTS = (
+    "status",
+    "error",
+    "mysql_addr",
+    "current_gtid",
+    "last_binlog_file",
+    "last_file_position",
+    "seconds_behind_source",
+)
+
+
+def status(
+    admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None, as_json: Json = False
+) -> None:
+    """Show the cluster, the source and the replicas of the node asked."""
+    from kingbus.admin.client import AdminApiError
+    from kingbus.cli.members import show_members
+    from kingbus.cli.server import show_replicas
+
+    with client(admin, token_file) as api:
+        facts: dict[str, Any] = {
+            "node": api.ask("GET", "/status"),
+            "cluster": api.ask("GET", "/cluster"),
+            "server": api.ask("GET", "/binlog/server/status"),
+        }
+        try:
+            facts["source"] = api.ask("GET", "/binlog/syncer/status")
+        except AdminApiError as error:
+            # Without a leader the rest is still worth seeing.
+            facts["source"] = {"status": None, "error": str(error)}
+    if as_json:
+        show_json(facts)
+        return
+    show_facts(facts["node"])
+    say("\nMEMBERS")
+    show_members(facts["cluster"], as_json=False)
+    say("\nSOURCE")
+    show_facts({key: facts["source"].get(key) for key in _SOURCE_FACTS})
+    say("\nREPLICAS")
+    say(f"listener {facts['server']['status']} {facts['server']['addr']}".rstrip())
+    if facts["server"]["slaves"]:
+        show_replicas(facts["server"]["slaves"])
+
+
+@binlog.command("list")
+def list_files(
+    admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None, as_json: Json = False
+) -> None:
+    """List the binlog files that the node asked holds."""
+    with client(admin, token_file) as api:
+        files = api.ask("GET", "/binlog/files")
+    show_json(files) if as_json else show_table(files, _FILE_COLUMNS)
