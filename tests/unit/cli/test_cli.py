@@ -1,0 +1,184 @@
+"""The commands: what they print, their exit codes, and one clear line when something is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kingbus.cli.main import invoke
+from tests.unit.cli.conftest import RunningApi
+
+Captured = pytest.CaptureFixture[str]
+
+
+def failed(arguments: list[str], code: int, capsys: Captured) -> str:
+    """The one line on stderr of a command that must fail with this code."""
+    assert invoke(arguments) == code
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.count("\n") == 1
+    assert "Traceback" not in found.err
+    return found.err
+
+
+def test_version(capsys: Captured) -> None:
+    """`--version` prints name and version."""
+    assert invoke(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("kingbus ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["member", "add"],
+        ["member", "add", "n3"],
+        ["status", "--colour"],
+        ["run"],
+        ["run", "--config", "a", "--source", "b"],
+        ["server", "start", "--addr", "h:1", "--user", "u"],
+        ["status", "--token-file", "/nonexistent/token"],
+    ],
+)
+def test_usage_errors(arguments: list[str], capsys: Captured) -> None:
+    """What cannot be meant ends with 2 and one line."""
+    failed(arguments, 2, capsys)
+
+
+def test_a_password_in_the_source_url_is_refused(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would show in `ps`; the message does not repeat it."""
+    monkeypatch.setenv("KINGBUS_SERVER_PASSWORD", "x")
+    arguments = ["run", "--source", "mysql://u:hunter2@h:1", "--data-dir", str(tmp_path)]
+
+    line = failed([*arguments, "--server-user", "r"], 2, capsys)
+    assert "hunter2" not in line
+    assert "KINGBUS_SOURCE_PASSWORD" in line
+
+
+def test_the_short_form_needs_user_and_password(capsys: Captured, tmp_path: Path) -> None:
+    """Without both, exit 2 before anything is created."""
+    arguments = ["run", "--source", "mysql://u@h:1", "--data-dir", str(tmp_path / "d")]
+
+    assert "KINGBUS_SERVER_PASSWORD" in failed(arguments, 2, capsys)
+    assert not (tmp_path / "d").exists()
+
+
+def test_no_node_answers(capsys: Captured) -> None:
+    """A refused connection is one line with a hint, exit code 1."""
+    line = failed(["status", "--admin", "http://127.0.0.1:1"], 1, capsys)
+
+    assert "is the node running" in line
+
+
+def test_config_check(capsys: Captured, tmp_path: Path) -> None:
+    """Every problem with its key on a line of its own, exit 2; a good file exits 0."""
+    path = tmp_path / "kingbus.yaml"
+    path.write_text("name: n1\ncolour: green\nelection-timeout: 1ms\n")
+
+    assert invoke(["config", "check", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any("colour: unknown key (got 'green')" in line for line in lines)
+    assert any("peer-url: is required" in line for line in lines)
+    assert any("election-timeout" in line for line in lines)
+
+    path.write_text("name: n1\npeer-url: http://127.0.0.1:1\ndata-dir: d\n")
+    assert invoke(["config", "check", str(path)]) == 0
+    assert "no problems" in capsys.readouterr().out
+
+
+def test_status_shows_the_cluster(api: RunningApi, capsys: Captured) -> None:
+    """Members with their roles, source and listener; `--json` has the same facts."""
+    assert invoke(["status"]) == 0
+    text = capsys.readouterr().out
+    assert "n1" in text
+    assert "leader" in text
+    assert "listener stopped" in text
+
+    assert invoke(["status", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [member["name"] for member in facts["cluster"]] == ["n1", "n2"]
+    assert facts["source"]["status"] == "stopped"
+
+
+def test_status_without_a_leader_still_shows_this_node(api: RunningApi, capsys: Captured) -> None:
+    """What the leader alone knows is told as missing."""
+    api.pair.shared.leader_id = 0
+
+    assert invoke(["status"]) == 0
+    assert "no leader" in capsys.readouterr().out
+
+
+def test_members(api: RunningApi, capsys: Captured) -> None:
+    """Add, update, promote, remove, list and transfer go to the API and print the members."""
+    add = ["member", "add", "n3", "--peer-url", "http://127.0.0.1:5003", "--learner"]
+    assert invoke(add) == 0
+    assert "learner" in capsys.readouterr().out
+    assert "exists already" in failed(add, 1, capsys)
+    assert invoke(["member", "update", "n3", "--peer-url", "http://127.0.0.1:6003"]) == 0
+    assert "6003" in capsys.readouterr().out
+    assert invoke(["member", "promote", "n3"]) == 0
+    assert "learner" not in capsys.readouterr().out
+    assert invoke(["member", "remove", "n3"]) == 0
+    assert "n3" not in capsys.readouterr().out
+    assert invoke(["member", "list", "--json"]) == 0
+    assert [member["name"] for member in json.loads(capsys.readouterr().out)] == ["n1", "n2"]
+    assert invoke(["member", "transfer-leader", "n2"]) == 0
+    assert capsys.readouterr().out == "n2 leads\n"
+
+
+def test_source(
+    api: RunningApi, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`set` stores, its password from a file or the environment; start, stop, status follow."""
+    password = tmp_path / "password"
+    password.write_text("hunter2\n")
+    set_source = ["source", "set", "--addr", "10.0.0.9:3306,10.0.0.8:3306", "--user", "repl"]
+
+    assert invoke([*set_source, "--password-file", str(password)]) == 0
+    config = api.pair.shared.state.source_config
+    assert config is not None
+    assert list(config.addresses) == ["10.0.0.9:3306", "10.0.0.8:3306"]
+    assert not config.started
+    assert invoke(["source", "start"]) == 0
+    assert api.pair.n1.receiver.checked == [("10.0.0.9:3306", "hunter2")]
+    assert "started" in failed(set_source, 1, capsys)
+    assert invoke(["source", "stop"]) == 0
+    monkeypatch.setenv("KINGBUS_SOURCE_PASSWORD", "hunter3")
+    assert invoke([*set_source, "--semi-sync", "--server-id", "9", "--start-from", "now"]) == 0
+    assert invoke(["source", "status"]) == 0
+    text = capsys.readouterr().out
+    assert "10.0.0.9:3306" in text
+    assert "hunter" not in text
+    api.pair.n1.receiver.refusal = "Access denied for user 'repl'@'x'"
+    assert "Access denied for user 'repl'@'x'" in failed(["source", "start"], 1, capsys)
+    assert api.pair.n1.receiver.checked[-1] == ("10.0.0.9:3306", "hunter3")
+
+
+def test_server_and_files(
+    api: RunningApi, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener of the node asked; the list of files."""
+    monkeypatch.setenv("KINGBUS_SERVER_PASSWORD", "hunter2")
+    start = ["server", "start", "--addr", "127.0.0.1:3390", "--user", "relay"]
+    assert invoke(start) == 0
+    assert api.pair.n2.listener.is_running
+    assert invoke(["server", "status"]) == 0
+    assert "running" in capsys.readouterr().out
+    api.pair.n2.listener.taken.add("127.0.0.1:3390")
+    line = failed(start, 1, capsys)
+    assert "listen on 127.0.0.1:3390: address already in use" in line
+    assert invoke(["server", "stop"]) == 0
+    assert invoke(["binlog", "list"]) == 0
+    assert capsys.readouterr().out.startswith("FILE")
+
+
+def test_the_token_of_a_file_is_sent(capsys: Captured, tmp_path: Path) -> None:
+    """Without it the API refuses; the token is in no output."""
+    token = tmp_path / "token"
+    token.write_text("hunter2\n")
+    with RunningApi(token="hunter2") as api:
+        assert "bearer token" in failed(["status", "--admin", api.url], 1, capsys)
+        assert invoke(["status", "--admin", api.url, "--token-file", str(token)]) == 0
+        assert "hunter2" not in capsys.readouterr().out
