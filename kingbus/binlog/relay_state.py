@@ -363,7 +363,7 @@ class RelayState:
                 return "a file begins while a transaction is open"
             if meta.begins_in_transaction or meta.begins_in_event:
                 return "a file begins in the middle of something"
-            if meta.start_position - meta.gap_before != FIRST_POSITION:
+            if meta.start_position != FIRST_POSITION or meta.gap_before:
                 return f"a file begins at {meta.start_position} with a gap of {meta.gap_before}"
             if not 0 < len(meta.file_name) <= FILE_NAME_LENGTH_MAX or "\0" in meta.file_name:
                 return "a file with an impossible name"
@@ -457,8 +457,6 @@ class RelayState:
             previous_gtids=self.executed.encode(),
             start=meta.file_start,
         )
-        if meta.gap_before:
-            row.gaps.add(start=FIRST_POSITION, end=meta.start_position)
         self.files.append(row)
         self.last_transaction = None
 

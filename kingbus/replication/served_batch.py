@@ -1,0 +1,179 @@
+"""One event batch of the log as a dump sees it: its packets, where events lie, whose they are.
+
+Owns the arithmetic over the meta's offset arrays, all of it in numpy and lazily, so that a batch
+that is only passed on costs next to nothing. Pure; knows nothing of dumps, sockets or files.
+Several dumps share one object and nobody changes it.
+"""
+
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from kingbus.binlog.command import decode
+from kingbus.binlog.gtid import GtidSet
+from kingbus.pb.command_pb2 import EventBatch
+
+PACKET_HEADER: Final = 4
+PACKET_PAYLOAD_MAX: Final = 0xFFFFFF
+EVENT_TYPE_AT: Final = 4
+
+Numbers = npt.NDArray[np.int64]
+Span = tuple[int, int, bool]
+"""First packet, packet behind the last, and whether they are sent."""
+
+
+class ServedBatch:
+    """`packets` are the raw packets of the entry, each `length(3) sequence(1)` and its payload."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        """`data` is the entry's; it is parsed when something is asked. See `of` for one parsed."""
+        self.data = data
+        self._parts: tuple[EventBatch, memoryview] | None = None
+
+    @classmethod
+    def of(cls, data: bytes | memoryview, meta: EventBatch, packets: memoryview) -> "ServedBatch":
+        batch = cls(data)
+        batch._parts = (meta, packets)
+        return batch
+
+    @property
+    def size(self) -> int:
+        """Bytes that it keeps in memory."""
+        return len(self.data)
+
+    def _decoded(self) -> tuple[EventBatch, memoryview]:
+        if self._parts is None:
+            command, packets = decode(self.data)
+            assert command.WhichOneof("kind") == "event_batch", "only batches have a row"
+            self._parts = (command.event_batch, packets)
+        return self._parts
+
+    @property
+    def meta(self) -> EventBatch:
+        return self._decoded()[0]
+
+    @property
+    def packets(self) -> memoryview:
+        return self._decoded()[1]
+
+    @cached_property
+    def offsets(self) -> Numbers:
+        """Where each packet begins, and behind the last: one more than there are packets."""
+        offsets = np.frombuffer(self.meta.packet_offsets, "<u4")
+        return np.append(offsets, len(self.packets)).astype(np.int64)
+
+    @property
+    def count(self) -> int:
+        return len(self.meta.packet_offsets) // 4
+
+    @cached_property
+    def _continues(self) -> npt.NDArray[np.bool_]:
+        """Which packets go on with the event of the packet before."""
+        continues = np.empty(self.count, dtype=np.bool_)
+        continues[0] = self.meta.begins_in_event
+        lengths = np.diff(self.offsets) - PACKET_HEADER
+        continues[1:] = lengths[:-1] == PACKET_PAYLOAD_MAX
+        return continues
+
+    @cached_property
+    def _positions(self) -> Numbers:
+        """Where in the file the event of each packet begins; meaningless for continuations.
+
+        Counted backwards from the end, since where a continued event began is not said here.
+        """
+        event_bytes = np.diff(self.offsets) - PACKET_HEADER - ~self._continues
+        whole = np.cumsum(event_bytes[::-1])[::-1]
+        end = self.meta.end_position
+        if self.meta.ends_in_event:
+            # The event that goes on in the next batch is not counted in the end position.
+            begins = np.flatnonzero(~self._continues)
+            end += int(whole[begins[-1]]) if len(begins) else 0
+        return np.asarray(end - whole, dtype=np.int64)
+
+    def position_of(self, packet: int) -> int:
+        """The position of the event that begins with this packet."""
+        assert not self._continues[packet]
+        return int(self._positions[packet])
+
+    def packet_at(self, position: int) -> int | None:
+        """The packet with which the event at this position begins, if one does."""
+        found = np.flatnonzero((self._positions == position) & ~self._continues)
+        return int(found[0]) if len(found) else None
+
+    def event(self, packet: int) -> memoryview:
+        """The event of one packet, which must be whole in it."""
+        start, end = int(self.offsets[packet]), int(self.offsets[packet + 1])
+        assert not self._continues[packet] and end - start < PACKET_PAYLOAD_MAX
+        return self.packets[start + PACKET_HEADER + 1 : end]
+
+    def event_type(self, packet: int) -> int:
+        """The type of the event that begins with this packet, -1 when none does."""
+        if self._continues[packet]:
+            return -1
+        at = int(self.offsets[packet]) + PACKET_HEADER + 1 + EVENT_TYPE_AT
+        return self.packets[at]
+
+    @cached_property
+    def transaction_packets(self) -> Numbers:
+        """The packet with which each transaction begins."""
+        return np.frombuffer(self.meta.transaction_packets, "<u4").astype(np.int64)
+
+    def transaction_before(self, packet: int) -> tuple[bytes, str, int] | None:
+        """The last transaction that begins before this packet here: uuid, tag, number."""
+        left = int(np.searchsorted(self.transaction_packets, packet))
+        if not left:
+            return None
+        for run in self.meta.gtid_runs:
+            count = run.last - run.first + 1
+            if left <= count:
+                return run.uuid, run.tag, run.first + left - 1
+            left -= count
+        raise AssertionError("each transaction has a GTID run")
+
+    def cut(self, first: int, last: int, excluded: GtidSet, *, skipping: bool) -> list[Span]:
+        """The packets from `first` up to `last`, by whether their transaction is in `excluded`.
+
+        What precedes the first transaction goes with `skipping`, as does, after a transaction,
+        whatever follows it before the next one. Neighbouring spans of one kind are one span.
+        """
+        starts = self.transaction_packets
+        spans: list[Span] = []
+
+        def put(start: int, end: int, *, send: bool) -> None:
+            start, end = max(start, first), min(end, last)
+            if start >= end:
+                return
+            if spans and spans[-1][2] == send:
+                spans[-1] = (spans[-1][0], end, send)
+            else:
+                spans.append((start, end, send))
+
+        bounds = [*starts.tolist(), last]
+        # A transaction that began before `first` is over there, or goes on as `skipping` says.
+        at = int(np.searchsorted(starts, first))
+        put(first, bounds[at], send=not skipping)
+        begun = 0
+        for run in self.meta.gtid_runs:
+            count = run.last - run.first + 1
+            here = range(max(begun, at), begun + count)
+            if not here:
+                pass
+            elif not run.uuid or not excluded.overlaps_run(run.uuid, run.tag, run.first, run.last):
+                put(bounds[here.start], bounds[here.stop], send=True)
+            else:
+                for number in here:
+                    known = excluded.contains_gtid(run.uuid, run.tag, run.first + number - begun)
+                    put(bounds[number], bounds[number + 1], send=not known)
+            begun += count
+        return spans
+
+
+def renumbered(batch: ServedBatch, first: int, last: int, sequence: int) -> npt.NDArray[np.uint8]:
+    """A copy of the packets first to last - 1 with sequence ids from `sequence` on."""
+    offsets = batch.offsets
+    start, end = int(offsets[first]), int(offsets[last])
+    scratch = np.frombuffer(batch.packets[start:end], np.uint8).copy()
+    scratch[offsets[first:last] - (start - 3)] = (sequence + np.arange(last - first)) & 0xFF
+    return scratch
