@@ -11,6 +11,7 @@ from tests.support.servers import (
     assert_same_binlog,
     fetch_binlogs,
 )
+from tests.support.waiting import wait_for
 from tests.support.world import World
 
 pytestmark = pytest.mark.mysql
@@ -51,6 +52,25 @@ def test_raw_reader_finds_no_fault_in_a_source(world: World, installation: Insta
     assert seen.transactions == [f"{uuid}:{number}" for number in range(1, 25)]
     with RawReader(**login, gtid_set=f"{uuid}:1-10:12-24", non_blocking=True) as one:
         assert one.join().transactions == [f"{uuid}:11"]
+
+
+def test_raw_reader_notices_half_a_transaction(world: World, modern: Installation) -> None:
+    """A source itself sends what it has: cut inside a transaction, the reader holds a part of it."""
+    source = world.server(modern, "source", server_id=1)
+    workload.make_tables(source)
+    giant = workload.giant_transaction(source, size=20 * workload.MIB)
+    proxy = world.proxy(source, rate=10e6)
+    login = {"port": proxy.port, "user": REPLICATION_USER, "password": REPLICATION_PASSWORD}
+    with RawReader(**login) as reader:
+        wait_for(lambda: reader.seen.bytes > workload.MIB, what="a part")
+        assert reader.seen.open_gtid == giant
+        proxy.cut()
+        assert reader.join().end == "closed"
+        assert reader.seen.open_gtid == giant
+        assert giant not in reader.seen.transactions
+    proxy.rate = None
+    with RawReader(**login, non_blocking=True) as reader:
+        assert giant in reader.join().transactions
 
 
 def test_raw_files_equal_the_sources(world: World, installation: Installation) -> None:
