@@ -55,7 +55,7 @@ def test_raw_reader_finds_no_fault_in_a_source(world: World, installation: Insta
 
 
 def test_raw_reader_notices_half_a_transaction(world: World, modern: Installation) -> None:
-    """A source itself sends what it has: cut inside a transaction, the reader holds a part of it."""
+    """Cut inside a transaction that a source sends by itself, the reader holds a part of it."""
     source = world.server(modern, "source", server_id=1)
     workload.make_tables(source)
     giant = workload.giant_transaction(source, size=20 * workload.MIB)
