@@ -1,7 +1,9 @@
 """Starting processes that cannot outlive the test run, stopping each by its own process id."""
 
+import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,19 +15,25 @@ from tests.support.installations import REPOSITORY
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+_PORTS = (10_000, 32_000)
 _given_ports: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on, and that was not given out before."""
-    for _ in range(100):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _given_ports:
+    """A port of 127.0.0.1 that nothing listens on, and that was not given out before.
+
+    It lies below the range that outgoing connections take theirs from: otherwise one of those
+    could take the port of a server while that is being restarted.
+    """
+    for _ in range(200):
+        port = _PORTS[0] + secrets.randbelow(_PORTS[1] - _PORTS[0])
+        if port in _given_ports:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             _given_ports.add(port)
             return port
-    raise AssertionError("no free port found in a hundred tries")
+    raise AssertionError("no free port found in two hundred tries")
 
 
 def clean_environment() -> dict[str, str]:
