@@ -42,6 +42,10 @@ class ProposalLostError(NodeError):
         self.outcome_known = outcome_known
 
 
+class EntryTooLargeError(NodeError):
+    """No frame between members has room for such an entry."""
+
+
 class LeaderRemovalError(NodeError):
     """The leader was to be removed and no other member could take over."""
 

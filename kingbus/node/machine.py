@@ -9,7 +9,8 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 from kingbus.pb import record_pb2
 from kingbus.raft.storage import Storage
-from kingbus.raft.types import ConfState, Entry, HardState, Snapshot
+from kingbus.raft.types import ConfState, Entry
+from kingbus.storage.log import LogWrite
 
 _Ts = TypeVarTuple("_Ts")
 _T = TypeVar("_T")
@@ -49,16 +50,6 @@ class StateMachine(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogWrite:
-    """One gathered write. The first entry may lie inside the log: the suffix from it on goes."""
-
-    entries: Sequence[Entry] = ()
-    hard_state: HardState | None = None
-    snapshot: Snapshot | None = None
-    must_sync: bool = True
-
-
 class Log(Storage, Protocol):
     """The stable log: the reads of raft.Storage and two steps to write."""
 
@@ -68,6 +59,10 @@ class Log(Storage, Protocol):
 
     def publish(self, write: LogWrite) -> None:
         """Show it to readers; on the event loop, after `write` returned."""
+        ...
+
+    def note_idle(self) -> bool:
+        """Nothing was written for a second; blocking, in a worker thread, never beside `write`."""
         ...
 
     def set_conf_state(self, index: int, conf_state: ConfState) -> None:

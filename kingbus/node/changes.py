@@ -1,0 +1,77 @@
+"""Between Raft's configuration changes and the cluster's membership changes. Pure.
+
+A change is one ConfChange with one operation whose context describes the member; the bootstrap
+entries are of that form too. Every node reads an entry alike, and a change that the membership
+does not allow becomes one that does nothing.
+"""
+
+from google.protobuf.message import DecodeError
+
+from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
+from kingbus.membership.errors import MembershipError
+from kingbus.membership.member import Member
+from kingbus.pb import command_pb2
+from kingbus.raft.types import ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2
+
+NOTHING = ConfChangeV2(changes=(ConfChangeSingle(ConfChangeType.ADD_NODE, 0),))
+"""A change that does nothing: an operation on nobody. One without operations would leave a joint
+configuration."""
+
+_TYPES = {
+    ChangeKind.PROMOTE: ConfChangeType.ADD_NODE,
+    ChangeKind.REMOVE: ConfChangeType.REMOVE_NODE,
+    ChangeKind.UPDATE: ConfChangeType.UPDATE_NODE,
+}
+
+
+def to_conf_change(change: MemberChange) -> ConfChangeV2:
+    """The change as Raft carries it."""
+    member = change.member
+    if change.kind is ChangeKind.ADD:
+        learner = member.learner
+        kind = ConfChangeType.ADD_LEARNER_NODE if learner else ConfChangeType.ADD_NODE
+    else:
+        kind = _TYPES[change.kind]
+    return ConfChangeV2(
+        changes=(ConfChangeSingle(kind, member.id),),
+        context=member.to_context().SerializeToString(),
+    )
+
+
+def to_member_change(change: ConfChange | ConfChangeV2, cluster: Cluster) -> MemberChange | None:
+    """What a change says about a member of `cluster`; None when it is about nobody.
+
+    MembershipError when it is not of the form that `to_conf_change` makes.
+    """
+    operations = change.as_v2().changes
+    if not operations or operations == NOTHING.changes:
+        return None
+    if len(operations) > 1:
+        raise MembershipError(f"a change of {len(operations)} members at once is not understood")
+    operation = operations[0]
+    member = _member(change.context, operation.node_id)
+    match operation.type:
+        case ConfChangeType.REMOVE_NODE:
+            return MemberChange(kind=ChangeKind.REMOVE, member=member)
+        case ConfChangeType.UPDATE_NODE:
+            return MemberChange(kind=ChangeKind.UPDATE, member=member)
+        case ConfChangeType.ADD_NODE if operation.node_id in cluster:
+            return MemberChange(kind=ChangeKind.PROMOTE, member=member)
+        case ConfChangeType.ADD_NODE | ConfChangeType.ADD_LEARNER_NODE:
+            wanted = operation.type is ConfChangeType.ADD_LEARNER_NODE
+            if member.learner != wanted:
+                raise MembershipError(f"the change of {member.name} contradicts itself")
+            return MemberChange(kind=ChangeKind.ADD, member=member)
+
+
+def _member(context: bytes, member_id: int) -> Member:
+    if not context:
+        return Member(id=member_id, name="", peer_urls=())
+    described = command_pb2.MemberContext()
+    try:
+        described.ParseFromString(context)
+    except DecodeError:
+        raise MembershipError(f"the change of {member_id:x} has an unreadable context") from None
+    if described.member_id != member_id:
+        raise MembershipError(f"a change of {member_id:x} describes {described.member_id:x}")
+    return Member.from_context(described)

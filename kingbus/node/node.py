@@ -1,0 +1,913 @@
+"""The driver: one loop around the Raft core, one task that appends, one that applies.
+
+    inputs (ticks, messages, responses) -> loop -> RawNode -> Ready
+    Ready.messages -> peers at once | append queue | apply queue
+
+The core runs with asynchronous storage writes, and that is where the order of things is decided:
+a message that depends on the disk hangs on a MsgStorageAppend as a response, and goes only after
+the append task has made that write durable; all other messages go at once, so heartbeats leave,
+and the leader sends entries, while its own disk is at work. The append task takes everything that
+waits into one write. Entries are applied in order, on the loop, membership changes among them; the
+machine keeps those in the same database write.
+
+Time is the event loop's: ticks are due at absolute moments, so a busy loop loses none, but makes
+up for only some of a long stall, lest a node that was stopped for a while takes itself for one
+that hears no leader. What this module must not know: what the entries mean.
+"""
+
+import logging
+import random as random_module
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from kingbus import metrics
+from kingbus.log import get_logger
+from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
+from kingbus.membership.errors import MembershipError
+from kingbus.membership.member import Member, derive_member_id, normalize_urls
+from kingbus.node.broadcast import Broadcast
+from kingbus.node.changes import NOTHING, to_conf_change, to_member_change
+from kingbus.node.errors import (
+    EntryTooLargeError,
+    LeaderRemovalError,
+    MembershipBusyError,
+    NoLeaderError,
+    NotCaughtUpError,
+    NotLeaderError,
+    ProposalLostError,
+    RestartError,
+    TransferError,
+)
+from kingbus.node.leadership import Leadership
+from kingbus.node.machine import AppliedBatch, Log, Runner, StateMachine
+from kingbus.node.proposals import Proposal, Proposals
+from kingbus.node.writes import gather
+from kingbus.pb import record_pb2
+from kingbus.raft.config import RaftConfig
+from kingbus.raft.errors import ProposalDroppedError, RaftError
+from kingbus.raft.raw_node import RawNode
+from kingbus.raft.ready import Ready, Role
+from kingbus.raft.status import ProgressStatus
+from kingbus.raft.types import (
+    APPEND_THREAD,
+    APPLY_THREAD,
+    ConfChange,
+    ConfChangeV2,
+    ConfState,
+    Entry,
+    EntryType,
+    HardState,
+    Message,
+    MessageType,
+    Snapshot,
+    decode_conf_change,
+)
+from kingbus.storage.log import LogWrite
+from kingbus.transport.codec import ENTRY_BYTES_MAX
+from kingbus.transport.peer import PeerFacts
+
+__all__ = [
+    "AppliedBatch",
+    "Node",
+    "NodeSettings",
+    "NodeStatus",
+    "PeerStatus",
+    "Proposal",
+    "ProposalDroppedError",
+    "Removed",
+    "StateMachine",
+]
+
+_log = get_logger("node")
+
+INBOX_MESSAGES_MAX = 4096
+"""As in etcd: what a loop that fell behind finds there is mostly outdated by then."""
+INBOX_BYTES_MAX = 32 << 20
+"""Appends that wait for the loop: twice what one leader keeps in flight. Beyond, nothing is read
+from the append lanes."""
+IDLE_SECONDS = 1.0
+"""After this long without a write the log is told, so that it can mark its end as durable."""
+CATCH_UP_TICKS_PART = 2
+"""Of the ticks missed in a stall at most election ticks / this are made up for at once."""
+_CONTEXT = struct.Struct(">QQ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """Times in seconds, sizes in bytes; the defaults are those of the design, section 14."""
+
+    heartbeat_seconds: float = 0.1
+    election_seconds: float = 1.0
+    message_bytes_max: int = 1 << 20
+    inflight_messages_max: int = 512
+    inflight_bytes_max: int = 16 << 20
+    uncommitted_bytes_max: int = 48 << 20
+    apply_bytes_max: int = 16 << 20
+
+    @property
+    def election_ticks(self) -> int:
+        """Ticks (of one heartbeat interval each) without a leader before an election."""
+        return max(2, round(self.election_seconds / self.heartbeat_seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    """One other member: how far it is (known to the leader only), and the link to it."""
+
+    progress: ProgressStatus | None
+    facts: PeerFacts | None
+    heard_seconds_ago: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """What this node knows at this moment."""
+
+    member_id: int
+    role: str
+    """leader, follower, candidate or learner."""
+    term: int
+    leader_id: int
+    committed: int
+    applied: int
+    first_index: int
+    last_index: int
+    uncommitted_bytes: int
+    peers: dict[int, PeerStatus] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """How `run` ends when this member is removed; `told_by` is 0 when it applied that itself."""
+
+    told_by: int = 0
+
+
+class NodeTransport(Protocol):
+    """What the node asks of the transport."""
+
+    def send(self, messages: Sequence[Message]) -> None: ...
+    def set_cluster(self, cluster: Cluster) -> None: ...
+    def facts(self, member_id: int) -> PeerFacts | None: ...
+
+
+class _CoreLogger:
+    """The core's lines, which the origin's test data fix word by word, one level down."""
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("kingbus.raft")
+
+    def debug(self, msg: str, /, *args: object) -> None:
+        """Per-message detail: not even at debug level."""
+
+    def info(self, msg: str, /, *args: object) -> None:
+        self._logger.debug(msg, *args)
+
+    def warning(self, msg: str, /, *args: object) -> None:
+        self._logger.info(msg, *args)
+
+    def error(self, msg: str, /, *args: object) -> None:
+        self._logger.error(msg, *args)
+
+
+class _CoreStorage:
+    """The log as the core sees it, with the state that the node begins from."""
+
+    def __init__(self, log: Log, hard_state: HardState, conf_state: ConfState) -> None:
+        self._initial = hard_state, conf_state
+        self.entries = log.entries
+        self.term = log.term
+        self.first_index = log.first_index
+        self.last_index = log.last_index
+        self.snapshot: Callable[[], Snapshot] = log.snapshot
+
+    def initial_state(self) -> tuple[HardState, ConfState]:
+        return self._initial
+
+
+def conf_state_of(cluster: Cluster) -> ConfState:
+    """The configuration that a membership stands for; joint ones are not used."""
+    return ConfState(voters=cluster.voters, learners=cluster.learners)
+
+
+def initial_hard_state(recorded: HardState, *, applied: int, log: Log) -> HardState:
+    """The hard state to start from: what was applied was committed, recorded or not.
+
+    RestartError when the log does not reach that far, naming both.
+    """
+    commit = max(recorded.commit, applied)
+    first, last = log.first_index(), log.last_index()
+    if commit > last:
+        raise RestartError(
+            f"the log ends at index {last}, but index {commit} was committed and"
+            f" {applied} applied: entries are missing",
+            hint="The log was damaged or replaced. Remove this member and add it anew.",
+        )
+    if applied + 1 < first:
+        raise RestartError(
+            f"the log begins at index {first}, but only {applied} was applied",
+            hint="The database was damaged or replaced. Remove this member and add it anew.",
+        )
+    return HardState(recorded.term, recorded.vote, commit)
+
+
+@dataclass(slots=True)
+class _Read:
+    answered: trio.Event = field(default_factory=trio.Event)
+    index: int = 0
+
+
+class Node:
+    """One member of the cluster; see the module.
+
+    `cluster` is the membership as of what the machine has applied; `bootstrap` are the initial
+    members of a new cluster, and only on an empty log; `foreseen` is the membership that a joining
+    node was told of, by which it answers the others until it has applied as much. `runner` runs
+    a blocking call in a worker thread. RestartError when log and machine do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        member_id: int,
+        cluster: Cluster,
+        log: Log,
+        machine: StateMachine,
+        transport: NodeTransport,
+        random: random_module.Random,
+        runner: Runner,
+        settings: NodeSettings | None = None,
+        bootstrap: Sequence[Member] = (),
+        foreseen: Cluster | None = None,
+    ) -> None:
+        self.member_id = member_id
+        self.settings = settings or NodeSettings()
+        self.leadership = Leadership()
+        self._cluster = cluster
+        self._foreseen = foreseen
+        self._log = log
+        self._machine = machine
+        self._transport = transport
+        self._runner = runner
+        self._applied = machine.applied_index
+        recorded, _ = log.initial_state()
+        hard_state = initial_hard_state(recorded, applied=self._applied, log=log)
+        self._saved = recorded
+        self._latest = recorded
+        self._raw = RawNode(self._core_config(hard_state, random))
+        if bootstrap:
+            self._raw.bootstrap([(m.id, m.to_context().SerializeToString()) for m in bootstrap])
+
+        self._work = trio.Event()
+        self._inbox: deque[Message] = deque()
+        self._inbox_bytes = 0
+        self._inbox_dropped = 0
+        self._room = Broadcast()
+        self._responses: deque[Message] = deque()
+        self._unreachable: set[int] = set()
+        self._snapshot_fates: list[tuple[int, bool]] = []
+        self._append_queue: deque[Message] = deque()
+        self._append_work = trio.Event()
+        self._apply_queue: deque[Message] = deque()
+        self._apply_work = trio.Event()
+
+        self._proposals = Proposals()
+        self._reads: dict[bytes, _Read] = {}
+        self._read_number = random.getrandbits(63)  # so that no answer of an earlier life fits
+        self._progressed = Broadcast()
+        self._turned = Broadcast()
+        self._seen: tuple[Role, int, int] = (Role.FOLLOWER, 0, 0)
+        self._change_index = 0  # of the last membership change proposed here
+        self._heard: dict[int, float] = {}
+        self._ever_heard: set[int] = set()
+        self._commits: deque[int] = deque(maxlen=self.settings.election_ticks + 1)
+        self._next_tick = 0.0
+        self._ticks = 0
+        self._scope: trio.CancelScope | None = None
+        self._removed: Removed | None = None
+        self._failure: BaseException | None = None
+        self._go_by_cluster()
+
+    def _core_config(self, hard_state: HardState, random: random_module.Random) -> RaftConfig:
+        settings = self.settings
+        return RaftConfig(
+            id=self.member_id,
+            storage=_CoreStorage(self._log, hard_state, conf_state_of(self._cluster)),
+            random=random,
+            election_tick=settings.election_ticks,
+            heartbeat_tick=1,
+            applied=self._applied,
+            conf_index=self._cluster.index,
+            async_storage_writes=True,
+            max_size_per_msg=settings.message_bytes_max,
+            max_committed_size_per_ready=settings.apply_bytes_max,
+            max_uncommitted_entries_size=settings.uncommitted_bytes_max,
+            max_inflight_msgs=settings.inflight_messages_max,
+            max_inflight_bytes=settings.inflight_bytes_max,
+            check_quorum=True,
+            pre_vote=True,
+            disable_proposal_forwarding=True,
+            step_down_on_removal=True,
+            logger=_CoreLogger(),
+        )
+
+    # Running
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> Removed:
+        """Run until removed from the cluster; an error of log or machine ends it as that error."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                if self._removed is not None:
+                    nursery.cancel_scope.cancel()
+                for task in (self._loop, self._append_task, self._apply_task):
+                    nursery.start_soon(self._guard, task)
+                task_status.started()
+        finally:
+            self._scope = None
+            self._withdraw(ProposalLostError("the node stopped"))
+        if self._failure is not None:
+            raise self._failure
+        assert self._removed is not None
+        return self._removed
+
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Keep the first error, so that `run` raises it as itself and not within a group."""
+        try:
+            await task()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it ends the node
+            if self._failure is None:
+                self._failure = error
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _end_removed(self, told_by: int) -> None:
+        if self._removed is None:
+            self._removed = Removed(told_by=told_by)
+            _log.info("removed from the cluster", told_by=f"{told_by:x}" if told_by else None)
+            self._stop()
+
+    def _wake(self) -> None:
+        self._work.set()
+
+    async def _loop(self) -> None:
+        self._next_tick = trio.current_time() + self.settings.heartbeat_seconds
+        while True:
+            # What was read from peers comes before the ticks: after a stall, a leader's heartbeat
+            # may lie in the inbox beside the tick that would declare it gone.
+            self._take_inputs()
+            self._tick()
+            while self._raw.has_ready():
+                self._handle(self._raw.ready())
+            self._observe()
+            self._turned.notify()
+            with trio.move_on_at(self._next_tick):
+                await self._work.wait()
+            self._work = trio.Event()
+
+    def _take_inputs(self) -> None:
+        raw = self._raw
+        while self._responses:
+            self._step(self._responses.popleft())
+        if self._inbox:
+            inbox, self._inbox = self._inbox, deque()
+            self._inbox_bytes = 0
+            now = trio.current_time()
+            for message in inbox:
+                self._heard[message.from_] = now
+                self._step(message)
+            self._room.notify()
+        if self._unreachable:
+            for member_id in sorted(self._unreachable):
+                raw.report_unreachable(member_id)
+            self._unreachable.clear()
+        for member_id, ok in self._snapshot_fates:
+            raw.report_snapshot(member_id, ok)
+        self._snapshot_fates.clear()
+
+    def _step(self, message: Message) -> None:
+        try:
+            self._raw.step(message)
+        except RaftError as error:
+            # From a peer of another configuration, or to oneself after a removal: to be ignored.
+            _log.debug("message ignored", type=str(message.type), reason=str(error))
+
+    def _tick(self) -> None:
+        now = trio.current_time()
+        if now < self._next_tick:
+            return
+        interval = self.settings.heartbeat_seconds
+        due = int((now - self._next_tick) / interval) + 1
+        self._next_tick += due * interval
+        if due > 2 and self._raw.role is Role.LEADER:
+            _log.warning("heartbeats are late: the loop is overloaded", ticks_missed=due - 1)
+        for _ in range(min(due, max(1, self.settings.election_ticks // CATCH_UP_TICKS_PART))):
+            self._raw.tick()
+            self._commits.append(self._raw.committed)
+        self._ticks += 1
+        self._export()
+        if self.leadership.is_ready and self._ticks % self.settings.election_ticks == 0:
+            self._promote_who_caught_up()
+
+    def _handle(self, ready: Ready) -> None:
+        for state in ready.read_states:
+            read = self._reads.pop(state.context, None)
+            if read is not None:
+                read.index = state.index
+                read.answered.set()
+        outgoing: list[Message] = []
+        for message in ready.messages:
+            if message.to == APPEND_THREAD:
+                self._append_queue.append(message)
+                self._append_work.set()
+            elif message.to == APPLY_THREAD:
+                self._apply_queue.append(message)
+                self._apply_work.set()
+            else:
+                outgoing.append(message)
+        if outgoing:
+            self._transport.send(outgoing)
+
+    def _observe(self) -> None:
+        """Act on what the last steps made of role, term and leader."""
+        raw = self._raw
+        seen = (raw.role, raw.term, raw.leader_id)
+        if seen == self._seen:
+            return
+        (old_role, old_term, old_leader), self._seen = self._seen, seen
+        if old_role is Role.LEADER and seen[:2] != (old_role, old_term):
+            self._withdraw(ProposalLostError(f"leadership of term {old_term} was lost"))
+        if seen[:2] != (old_role, old_term) and raw.role is Role.LEADER:
+            self._commits.clear()
+            _log.info("leader", term=raw.term)
+        elif raw.leader_id != old_leader:
+            leader = self._cluster.get(raw.leader_id)
+            name = leader.name if leader is not None else f"{raw.leader_id:x}"
+            _log.info("following" if raw.leader_id else "no leader", leader=name, term=raw.term)
+        self._progressed.notify()
+
+    def _withdraw(self, error: ProposalLostError) -> None:
+        # The flag first: who is woken by its lost proposal must not take this node for the leader.
+        self.leadership.set(0)
+        self._proposals.fail_all(error)
+
+    # The disk
+
+    async def _append_task(self) -> None:
+        while True:
+            with trio.move_on_after(IDLE_SECONDS):
+                await self._append_work.wait()
+            if not self._append_queue:
+                await self._write_idle()
+                await self._append_work.wait()
+            await self._append()
+
+    async def _append(self) -> None:
+        gathered = gather(self._append_queue, self._saved)
+        if not self._append_queue:
+            self._append_work = trio.Event()
+        if gathered.hard_state is not None:
+            self._latest = gathered.hard_state
+        if gathered.needs_write:
+            await self._write(
+                LogWrite(
+                    entries=gathered.entries,
+                    hard_state=self._latest,
+                    snapshot=gathered.snapshot,
+                    must_sync=True,
+                )
+            )
+        else:
+            await trio.lowlevel.checkpoint()
+        # Durable now: what depends on it may be said.
+        self._deliver(gathered.responses)
+
+    async def _write(self, write: LogWrite) -> None:
+        await self._runner(self._log.write, write)
+        self._log.publish(write)
+        if write.hard_state is not None:
+            self._saved = write.hard_state
+
+    async def _write_idle(self) -> None:
+        if self._latest != self._saved:
+            await self._write(LogWrite(hard_state=self._latest))
+        await self._runner(self._log.note_idle)
+
+    def _deliver(self, responses: Sequence[Message]) -> None:
+        outgoing: list[Message] = []
+        for message in responses:
+            if message.to == self.member_id:
+                self._responses.append(message)
+            else:
+                outgoing.append(message)
+        if outgoing:
+            self._transport.send(outgoing)
+        self._wake()
+
+    # Applying
+
+    async def _apply_task(self) -> None:
+        while True:
+            await self._apply_work.wait()
+            while self._apply_queue:
+                message = self._apply_queue.popleft()
+                self._apply(message.entries)
+                self._deliver(message.responses)
+                await trio.lowlevel.checkpoint()
+            self._apply_work = trio.Event()
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        assert entries[0].index == self._applied + 1, (entries[0].index, self._applied)
+        changes: list[tuple[int, ConfChange | ConfChangeV2]] = []
+        members: dict[int, record_pb2.Members] = {}
+        errors: dict[int, Exception] = {}
+        cluster = self._cluster
+        for entry in entries:
+            if entry.type is EntryType.NORMAL:
+                if entry.index == self._change_index:
+                    errors[entry.index] = MembershipBusyError("the change was not taken")
+                continue
+            change = decode_conf_change(entry)
+            try:
+                wanted = to_member_change(change, cluster)
+                if wanted is not None:
+                    cluster = cluster.apply(entry.index, wanted)
+            except MembershipError as error:
+                # Every node refuses it alike: they all have the same membership here.
+                _log.warning("membership change refused", index=entry.index, reason=str(error))
+                errors[entry.index] = error
+                change = NOTHING
+            changes.append((entry.index, change))
+            members[entry.index] = cluster.to_record()
+        # The machine first: only what is kept in the database may act.
+        self._machine.apply(AppliedBatch(entries=entries, members=members))
+        self._applied = entries[-1].index
+        for index, change in changes:
+            self._raw.apply_conf_change(change, index=index)
+        if cluster is not self._cluster:
+            self._cluster = cluster
+            self._log.set_conf_state(cluster.index, conf_state_of(cluster))
+            self._go_by_cluster()
+        self._proposals.settle(entries, errors=errors)
+        raw = self._raw
+        self._observe()
+        if raw.role is Role.LEADER and entries[-1].term == raw.term:
+            self.leadership.set(raw.term)
+        self._progressed.notify()
+
+    def _go_by_cluster(self) -> None:
+        cluster = self._cluster
+        if self._foreseen is not None and self._foreseen.index > cluster.index:
+            cluster = self._foreseen
+        else:
+            self._foreseen = None
+        self._transport.set_cluster(cluster)
+        if self.member_id in cluster.removed:
+            self._end_removed(0)
+
+    # What the transport tells (transport.TransportEvents)
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Queue messages from a peer; beyond the limit they are dropped, as on a network."""
+        for message in messages:
+            if message.type is MessageType.SNAP:
+                # Nothing is purged yet, so every log reaches back to its beginning.
+                _log.error("snapshot ignored", sender=f"{message.from_:x}")
+                continue
+            if len(self._inbox) >= INBOX_MESSAGES_MAX:
+                self._inbox_dropped += 1
+                continue
+            self._inbox.append(message)
+            self._ever_heard.add(message.from_)
+            for entry in message.entries:
+                self._inbox_bytes += len(entry.data)
+        self._wake()
+
+    async def wait_room(self) -> None:
+        """Wait while the inbox holds too many bytes."""
+        while self._inbox_bytes > INBOX_BYTES_MAX:
+            await self._room.wait()
+
+    def report_unreachable(self, member_id: int) -> None:
+        """An append to this member was lost."""
+        self._unreachable.add(member_id)
+        self._wake()
+
+    def report_snapshot(self, member_id: int, *, ok: bool) -> None:
+        """What became of a snapshot; to be told for each, or the peer stays paused."""
+        self._snapshot_fates.append((member_id, ok))
+        self._wake()
+
+    def removed_by_peer(self, member_id: int) -> None:
+        """A member of this cluster says that this one was removed."""
+        self._end_removed(member_id)
+
+    # Proposing
+
+    def propose_now(self, data: bytes, checksum: int | None = None) -> Proposal:
+        """Append an entry as leader.
+
+        NotLeaderError elsewhere; ProposalDroppedError when too much is uncommitted or leadership
+        is being handed over; EntryTooLargeError.
+        """
+        if len(data) > ENTRY_BYTES_MAX:
+            raise EntryTooLargeError(
+                f"an entry of {len(data)} bytes; at most {ENTRY_BYTES_MAX} are possible"
+            )
+        self._check_leader()
+        try:
+            index = self._raw.propose(data, checksum)
+        except ProposalDroppedError:
+            metrics.RAFT_PROPOSALS_DROPPED.inc()
+            raise
+        self._wake()
+        return self._proposals.add(index=index, term=self._raw.term, data_bytes=len(data))
+
+    async def propose(self, data: bytes, *, checksum: int | None = None) -> Proposal:
+        """Append an entry as leader, after waiting while too much is uncommitted.
+
+        Otherwise as propose_now.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check_leader()
+            if self._fits(len(data)) or self._raw.basic_status().lead_transferee:
+                return self.propose_now(data, checksum)
+            await self._turned.wait()
+
+    def _fits(self, size: int) -> bool:
+        held = self._raw.uncommitted_size
+        return not held or not size or held + size <= self.settings.uncommitted_bytes_max
+
+    def _check_leader(self) -> None:
+        raw = self._raw
+        if raw.role is not Role.LEADER or self._failure is not None or self._removed is not None:
+            leader_id = raw.leader_id
+            raise NotLeaderError(leader_id if leader_id != self.member_id else 0)
+
+    # Reading
+
+    @property
+    def cluster(self) -> Cluster:
+        """The membership as applied here."""
+        return self._cluster
+
+    members = cluster
+
+    @property
+    def applied(self) -> int:
+        """The last index applied here."""
+        return self._applied
+
+    def has_heard_from(self, member_id: int) -> bool:
+        """Whether this member took part in Raft since this node runs."""
+        return member_id in self._ever_heard
+
+    async def wait_applied(self, index: int) -> None:
+        """Until that index is applied here."""
+        while self._applied < index:
+            await self._progressed.wait()
+
+    async def read_index(self) -> int:
+        """An index such that whoever has applied it sees all that was acknowledged before.
+
+        A majority confirms it. NoLeaderError when no leader answers within two election timeouts.
+        """
+        retry = self.settings.election_seconds / 2
+        with trio.move_on_after(2 * self.settings.election_seconds):
+            while True:
+                if not self._raw.leader_id:
+                    await self._progressed.wait()
+                    continue
+                self._read_number = (self._read_number + 1) % 2**64
+                context = _CONTEXT.pack(self.member_id, self._read_number)
+                read = self._reads[context] = _Read()
+                try:
+                    self._raw.read_index(context)
+                    self._wake()
+                    # The question or the answer may be lost, or the leader with it: ask again.
+                    with trio.move_on_after(retry):
+                        await read.answered.wait()
+                        return read.index
+                finally:
+                    self._reads.pop(context, None)
+        raise NoLeaderError
+
+    def status(self) -> NodeStatus:
+        """What this node knows now."""
+        raw = self._raw
+        now = trio.current_time()
+        leads = raw.role is Role.LEADER
+        peers = {}
+        for member in self._cluster:
+            if member.id == self.member_id:
+                continue
+            heard = self._heard.get(member.id)
+            peers[member.id] = PeerStatus(
+                progress=raw.progress(member.id) if leads else None,
+                facts=self._transport.facts(member.id),
+                heard_seconds_ago=None if heard is None else now - heard,
+            )
+        return NodeStatus(
+            member_id=self.member_id,
+            role=self.role,
+            term=raw.term,
+            leader_id=raw.leader_id,
+            committed=raw.committed,
+            applied=self._applied,
+            first_index=self._log.first_index(),
+            last_index=raw.last_index,
+            uncommitted_bytes=raw.uncommitted_size,
+            peers=peers,
+        )
+
+    @property
+    def role(self) -> str:
+        """leader, follower, candidate or learner."""
+        if self._raw.is_learner:
+            return "learner"
+        match self._raw.role:
+            case Role.LEADER:
+                return "leader"
+            case Role.FOLLOWER:
+                return "follower"
+            case _:
+                return "candidate"
+
+    def _export(self) -> None:
+        raw = self._raw
+        metrics.RAFT_TERM.set(raw.term)
+        metrics.RAFT_IS_LEADER.set(raw.role is Role.LEADER)
+        metrics.RAFT_HAS_LEADER.set(bool(raw.leader_id))
+        metrics.RAFT_COMMITTED_INDEX.set(raw.committed)
+        metrics.RAFT_APPLIED_INDEX.set(self._applied)
+        metrics.RAFT_UNCOMMITTED_BYTES.set(raw.uncommitted_size)
+
+    # Membership and leadership, on the leader
+
+    async def change_membership(self, change: ConfChangeV2) -> None:
+        """Have a change of one member committed and applied here; errors as those below."""
+        wanted = to_member_change(change, self._cluster)
+        if wanted is None:
+            raise MembershipError("the change names no member")
+        await self._change(wanted)
+
+    async def add_member(
+        self,
+        name: str,
+        peer_urls: Sequence[str],
+        admin_urls: Sequence[str] = (),
+        *,
+        learner: bool = False,
+        promote: bool = False,
+    ) -> Member:
+        """Add a voter; or a learner, which with `promote` becomes a voter once it has caught up.
+
+        Where a single voter would need the new one's vote before it has even started, the new
+        one begins as a learner that is promoted. Errors: MembershipError and its kin,
+        UnhealthyClusterError, MembershipBusyError, NotLeaderError, ProposalLostError.
+        """
+        self._check_leader()
+        if not learner and len(self._cluster.voters) == 1:
+            learner = promote = True
+        urls = normalize_urls(peer_urls)
+        # The index that the change will take is part of the id, so that no id ever comes twice.
+        index = self._raw.last_index + 1
+        member = Member(
+            id=derive_member_id(name, urls, index=index),
+            name=name,
+            peer_urls=urls,
+            admin_urls=normalize_urls(admin_urls),
+            learner=learner,
+            promote=learner and promote,
+        )
+        await self._change(MemberChange(kind=ChangeKind.ADD, member=member))
+        return self._cluster.require(member.id)
+
+    async def promote_member(self, member_id: int) -> None:
+        """Make a learner a voter; NotCaughtUpError while it is behind, else as add_member."""
+        self._check_leader()
+        member = self._cluster.require(member_id)
+        change = MemberChange(kind=ChangeKind.PROMOTE, member=member.promoted())
+        self._cluster.check(change)
+        if not self.has_caught_up(member_id):
+            raise NotCaughtUpError(f"{member.name} has not caught up with the leader's log yet")
+        await self._change(change)
+
+    async def remove_member(self, member_id: int) -> None:
+        """Remove a member; errors as add_member.
+
+        A leader never removes itself: it hands leadership over and raises NotLeaderError with
+        the new leader, who is to be asked then; LeaderRemovalError when nobody can take over.
+        """
+        self._check_leader()
+        member = self._cluster.require(member_id)
+        change = MemberChange(kind=ChangeKind.REMOVE, member=member)
+        self._cluster.check(change)
+        if member_id != self.member_id:
+            await self._change(change)
+            return
+        self._cluster.check_health(change, self._active())
+        try:
+            leader_id = await self.transfer_leader(None)
+        except TransferError as error:
+            raise LeaderRemovalError(f"{member.name} leads, and {error}") from error
+        raise NotLeaderError(leader_id)
+
+    async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> None:
+        """Give a member other peer URLs; errors as add_member."""
+        self._check_leader()
+        known = self._cluster.require(member_id)
+        member = Member(id=member_id, name=known.name, peer_urls=normalize_urls(peer_urls))
+        await self._change(MemberChange(kind=ChangeKind.UPDATE, member=member))
+
+    async def _change(self, change: MemberChange) -> None:
+        proposal = self._propose_change(change)
+        await proposal.applied()
+
+    def _propose_change(self, change: MemberChange) -> Proposal:
+        self._check_leader()
+        self._cluster.check(change)
+        self._cluster.check_health(change, self._active())
+        if not self.leadership.is_ready or self._change_index > self._applied:
+            # The core would put an empty entry in its place.
+            raise MembershipBusyError("another membership change may be under way")
+        index = self._raw.propose_conf_change(to_conf_change(change))
+        self._change_index = index
+        self._wake()
+        _log.info("membership change proposed", kind=change.kind.value, member=change.member.name)
+        return self._proposals.add(index=index, term=self._raw.term, data_bytes=0)
+
+    def _active(self) -> set[int]:
+        """The members heard from within an election timeout, and this one."""
+        since = trio.current_time() - self.settings.election_seconds
+        return {self.member_id} | {who for who, when in self._heard.items() if when >= since}
+
+    def has_caught_up(self, member_id: int) -> bool:
+        """Whether a peer has all that was committed an election timeout ago (thesis, 4.2.1)."""
+        progress = self._raw.progress(member_id)
+        if progress is None or member_id not in self._active():
+            return False
+        history = self._commits
+        return len(history) == history.maxlen and progress.match >= history[0]
+
+    def _promote_who_caught_up(self) -> None:
+        for member in self._cluster:
+            if not (member.learner and member.promote and self.has_caught_up(member.id)):
+                continue
+            try:
+                self._propose_change(
+                    MemberChange(kind=ChangeKind.PROMOTE, member=member.promoted())
+                )
+            except (MembershipBusyError, MembershipError, ProposalDroppedError) as error:
+                _log.debug("promotion postponed", member=member.name, reason=str(error))
+            return
+
+    async def transfer_leader(self, member_id: int | None = None) -> int:
+        """Hand leadership to a voter, or to the one that is furthest; the new leader's id.
+
+        TransferError when there is none to take it, or it did not within two election timeouts.
+        """
+        self._check_leader()
+        target = self._successor() if member_id is None else member_id
+        member = self._cluster.require(target)
+        if member.learner:
+            raise TransferError(f"{member.name} is a learner and cannot lead")
+        if target == self.member_id:
+            return target
+        self._raw.transfer_leader(target)
+        self._wake()
+        with trio.move_on_after(2 * self.settings.election_seconds):
+            while self._raw.leader_id in {0, self.member_id}:
+                await self._progressed.wait()
+        leader_id = self._raw.leader_id
+        if leader_id in {0, self.member_id} or (member_id is not None and leader_id != target):
+            raise TransferError(f"leadership did not move to {member.name}")
+        return leader_id
+
+    def _successor(self) -> int:
+        active = self._active()
+        best: tuple[int, float, int] | None = None
+        for member_id in self._cluster.voters:
+            progress = self._raw.progress(member_id)
+            if member_id == self.member_id or member_id not in active or progress is None:
+                continue
+            facts = self._transport.facts(member_id)
+            since = facts.connected_since if facts is not None else None
+            # Furthest first, then longest connected, as swarmkit does.
+            rank = (progress.match, -(since if since is not None else float("inf")), member_id)
+            if best is None or rank > best:
+                best = rank
+        if best is None:
+            raise TransferError("no other voter is up to take over")
+        return best[2]

@@ -1,0 +1,282 @@
+"""A whole member in memory: a log, a state machine, and a cluster of them in one process.
+
+The log and the database have a durable half, which a new node can be given to restart from. The
+transport is the real one over loopback sockets.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from threading import Lock
+
+import trio
+
+from kingbus.membership.cluster import Cluster
+from kingbus.node.machine import AppliedBatch
+from kingbus.node.node import Node, NodeSettings, Removed
+from kingbus.pb import record_pb2
+from kingbus.raft.storage import MemoryStorage
+from kingbus.raft.types import ConfState, Entry, HardState
+from kingbus.storage.log import LogWrite
+from kingbus.transport.connection import open_listener
+from kingbus.transport.peer import Timings
+from kingbus.transport.transport import Transport
+
+DEADLINE_SECONDS = 20.0
+
+
+@dataclass
+class Disk:
+    """What survives a crash: the log's entries and hard state, the machine's rows."""
+
+    entries: list[Entry] = field(default_factory=list)
+    hard_state: HardState = field(default_factory=HardState)
+    applied: list[tuple[int, bytes]] = field(default_factory=list)
+    applied_index: int = 0
+    members: record_pb2.Members | None = None
+
+
+class MemoryLog(MemoryStorage):
+    """A log whose `write` is slow or fails on demand; what it wrote is on the Disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__()
+        self.disk = disk
+        self.append(list(disk.entries))
+        self.set_hard_state(disk.hard_state)
+        self.writes = 0
+        self.before_write: Callable[[], None] = lambda: None
+        self.conf: tuple[int, ConfState] = (0, ConfState())
+        self._one_at_a_time = Lock()
+
+    def write(self, write: LogWrite) -> None:
+        assert self._one_at_a_time.acquire(blocking=False), "two writes at a time"
+        try:
+            self.before_write()
+            assert write.snapshot is None
+            if write.entries:
+                first = write.entries[0].index
+                assert first <= len(self.disk.entries) + 1
+                self.disk.entries[first - 1 :] = write.entries
+            if write.hard_state is not None:
+                self.disk.hard_state = write.hard_state
+            self.writes += 1
+        finally:
+            self._one_at_a_time.release()
+
+    def publish(self, write: LogWrite) -> None:
+        self.append(list(write.entries))
+        if write.hard_state is not None:
+            self.set_hard_state(write.hard_state)
+
+    def note_idle(self) -> bool:
+        return False
+
+    def set_conf_state(self, index: int, conf_state: ConfState) -> None:
+        self.conf = (index, conf_state)
+
+
+class MemoryMachine:
+    """Keeps what it is given, on the Disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+
+    @property
+    def applied_index(self) -> int:
+        return self.disk.applied_index
+
+    def apply(self, batch: AppliedBatch) -> None:
+        assert batch.entries[0].index == self.disk.applied_index + 1
+        for entry in batch.entries:
+            if entry.type == 0 and entry.data:
+                self.disk.applied.append((entry.index, bytes(entry.data)))
+        self.disk.applied_index = batch.entries[-1].index
+        if batch.last_members is not None:
+            self.disk.members = batch.last_members
+
+    @property
+    def data(self) -> list[bytes]:
+        return [data for _, data in self.disk.applied]
+
+
+async def run_in_thread(function: Callable[..., object], *arguments: object) -> object:
+    return await trio.to_thread.run_sync(function, *arguments)
+
+
+async def eventually(condition: Callable[[], object], what: str = "") -> object:
+    """Wait for a condition with a deadline; trio's own checkpoints are the pace."""
+    with trio.move_on_after(DEADLINE_SECONDS):
+        while True:
+            found = condition()
+            if found:
+                return found
+            await trio.sleep(0.005)
+    raise AssertionError(f"not within {DEADLINE_SECONDS:g} s: {what or condition}")
+
+
+@dataclass
+class MemberProcess:
+    """One running member: everything that would be one process."""
+
+    name: str
+    node: Node
+    transport: Transport
+    log: MemoryLog
+    machine: MemoryMachine
+    scope: trio.CancelScope
+    ended: trio.Event = field(default_factory=trio.Event)
+    result: Removed | BaseException | None = None
+
+    async def stop(self) -> None:
+        """As a kill: nothing is said goodbye to."""
+        self.scope.cancel()
+        await self.ended.wait()
+
+
+class LoopbackCluster:
+    """Members over loopback TCP, with short timeouts; each has a Disk that outlives it."""
+
+    def __init__(self, nursery: trio.Nursery, *, settings: NodeSettings | None = None) -> None:
+        self._nursery = nursery
+        self.settings = settings or NodeSettings(heartbeat_seconds=0.03, election_seconds=0.3)
+        self.timings = Timings(probe=0.3, read=2.0, back_off_max=0.2)
+        self.disks: dict[str, Disk] = {}
+        self.ports: dict[str, int] = {}
+        self.members: dict[str, MemberProcess] = {}
+        self.first: Cluster | None = None
+        self._seed = 1
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    async def reserve(self, name: str) -> None:
+        """Find a port for a member that is to be started later."""
+        listener = await open_listener("127.0.0.1", 0)
+        self.ports[name] = listener.socket.getsockname()[1]
+        await listener.aclose()
+
+    async def begin(self, *names: str) -> None:
+        """Start a new cluster of these members."""
+        for name in names:
+            await self.reserve(name)
+        self.first = Cluster.initial([(name, [self.url(name)]) for name in names])
+        for name in names:
+            self.disks[name] = Disk()
+            await self._run(name, self.first.named(name).id, self.first, bootstrap=True)
+
+    async def restart(self, name: str) -> MemberProcess:
+        """Start a stopped member from its disk."""
+        disk = self.disks[name]
+        cluster = self.first.emptied()
+        if disk.members is not None:
+            cluster = Cluster.from_record(disk.members)
+        return await self._run(name, self.ids[name], cluster)
+
+    async def join(self, name: str, foreseen: Cluster) -> MemberProcess:
+        """Start a member that was added, with an empty disk."""
+        self.disks[name] = Disk()
+        return await self._run(name, foreseen.named(name).id, foreseen.emptied(), foreseen=foreseen)
+
+    @property
+    def ids(self) -> dict[str, int]:
+        return dict(self._ids)
+
+    _ids: dict[str, int]
+
+    async def _run(
+        self,
+        name: str,
+        member_id: int,
+        cluster: Cluster,
+        *,
+        bootstrap: bool = False,
+        foreseen: Cluster | None = None,
+    ) -> MemberProcess:
+        self._seed += 1
+        disk = self.disks[name]
+        log, machine = MemoryLog(disk), MemoryMachine(disk)
+        transport = Transport(
+            member_id=member_id,
+            cluster=foreseen or cluster,
+            random=random.Random(self._seed),
+            timings=self.timings,
+        )
+        node = Node(
+            member_id=member_id,
+            cluster=cluster.emptied() if bootstrap else cluster,
+            log=log,
+            machine=machine,
+            transport=transport,
+            random=random.Random(self._seed),
+            runner=run_in_thread,
+            settings=self.settings,
+            bootstrap=tuple(cluster) if bootstrap else (),
+            foreseen=foreseen or (cluster if bootstrap else None),
+        )
+        transport.attach(node)
+        process = MemberProcess(name, node, transport, log, machine, trio.CancelScope())
+        if not hasattr(self, "_ids"):
+            self._ids = {}
+        self._ids[name] = member_id
+        self.members[name] = process
+        listener = await open_listener("127.0.0.1", self.ports[name])
+        self._nursery.start_soon(self._live, process, listener)
+        return process
+
+    async def _live(self, process: MemberProcess, listener: trio.SocketListener) -> None:
+        try:
+            with process.scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(process.transport.run)
+                    await nursery.start(process.transport.serve, listener)
+                    try:
+                        process.result = await process.node.run()
+                    except Exception as error:
+                        process.result = error
+                    nursery.cancel_scope.cancel()
+        finally:
+            with suppress(BaseException):
+                listener.socket.close()
+            process.ended.set()
+
+    def running(self) -> Iterator[MemberProcess]:
+        return (process for process in self.members.values() if not process.ended.is_set())
+
+    def leader(self) -> MemberProcess | None:
+        """The member with ready leadership in the highest term."""
+        ready = [process for process in self.running() if process.node.leadership.is_ready]
+        return max(ready, key=lambda process: process.node.leadership.term, default=None)
+
+    async def wait_leader(self, *, other_than: str = "") -> MemberProcess:
+        def found() -> MemberProcess | None:
+            leader = self.leader()
+            return leader if leader is not None and leader.name != other_than else None
+
+        return await eventually(found, "a leader")
+
+    async def wait_equal(self, *names: str) -> None:
+        """Until these members have applied the same, as far as the leader."""
+        leader = await self.wait_leader()
+        index = leader.node.applied
+        for name in names:
+            with trio.fail_after(DEADLINE_SECONDS):
+                await self.members[name].node.wait_applied(index)
+        mine = [pair for pair in leader.machine.disk.applied if pair[0] <= index]
+        for name in names:
+            theirs = [p for p in self.members[name].machine.disk.applied if p[0] <= index]
+            assert theirs == mine, name
+
+
+@asynccontextmanager
+async def loopback_cluster(
+    *names: str, settings: NodeSettings | None = None
+) -> "Callable[[], Awaitable[LoopbackCluster]]":
+    async with trio.open_nursery() as nursery:
+        cluster = LoopbackCluster(nursery, settings=settings)
+        await cluster.begin(*names)
+        try:
+            yield cluster
+        finally:
+            nursery.cancel_scope.cancel()
