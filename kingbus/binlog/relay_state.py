@@ -25,6 +25,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
+from kingbus.binlog.ingest import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
     ClusterKey,
@@ -186,6 +187,36 @@ class RelayState:
             else:
                 high = middle
         return self.files[low - 1] if low else None
+
+    def resume_point(self) -> ResumePoint:
+        """Where the valid session goes on; to be asked when its entry was applied here.
+
+        By file and position where that is safe, so that nothing of the file is missed. It is not
+        safe in a file of which the source skips, or may yet skip, transactions that are held
+        already: by position it would send them.
+        """
+        row = self.files[-1] if self.files and self.files[-1].epoch == self.epoch else None
+        gtid_mode = self.source_config is None or self.source_config.mode != "position"
+        by_position = row is not None and not (gtid_mode and _may_repeat(row))
+        last = self.last_transaction if by_position else None
+        position = self.visible.position if row is not None else 0
+        return ResumePoint(
+            channel=self.channel,
+            epoch=self.epoch,
+            session=self.session,
+            by_position=by_position,
+            file_name="" if row is None else row.name,
+            position=position,
+            executed=self.executed.copy(),
+            file_created=0 if row is None else row.start.created,
+            file_start=None if row is None else _copy(row.start),
+            last_transaction=None if last is None else _copy(last),
+            dump_position=position if last is None else last.start_position,
+            gtid_mode=gtid_mode,
+            held_files={
+                row.name: row.start.created for row in self.files if row.epoch == self.epoch
+            },
+        )
 
     # -- applying ---------------------------------------------------------------------------
 
@@ -673,6 +704,19 @@ def _source_of(config: SourceConfig | None) -> bytes:
     bare.ClearField("password")
     bare.ClearField("started")
     return bare.SerializeToString(deterministic=True)
+
+
+def _may_repeat(row: FileRow) -> bool:
+    """Whether the source's file holds, anywhere, a transaction that was held before it began."""
+    if row.gaps:
+        return True
+    before = GtidSet()
+    if row.start.previous_gtids:
+        try:
+            before = GtidSet.decode(row.start.previous_gtids)
+        except MalformedGtidSetError:
+            return True
+    return not before.contains(GtidSet.decode(row.previous_gtids))
 
 
 def _gtids_of(runs: Iterable[GtidRun]) -> GtidSet:

@@ -171,7 +171,7 @@ class Cutter:
     epoch: int
     sequence: int = 0
     in_transaction: bool = False
-    open_gtid: Gtid | None = None
+    begun_at: int = 0
 
     def cut(
         self, file: BinlogFile, packets: Sequence[Packet], *, gap_before: int = 0
@@ -193,11 +193,12 @@ class Cutter:
                 starts.append(number)
                 started.append(event.gtid)
                 self.in_transaction = True
+                self.begun_at = event.start
             if packet.is_last and event.ends:
                 closes = closes or (was_open and not closed_here and len(starts) == 0)
                 closed_here += 1
                 self.in_transaction = False
-                transaction = LastTransaction(start_position=event.start, end_position=event.end)
+                transaction = LastTransaction(start_position=self.begun_at, end_position=event.end)
             if packet.is_last and not self.in_transaction:
                 visible_packets = number + 1
                 visible_position = event.end

@@ -370,6 +370,52 @@ def test_a_record_of_a_later_version_is_refused() -> None:
         RelayState.from_record(StateRecord(version=2))
 
 
+def test_a_session_resumes_by_position_behind_the_last_transaction() -> None:
+    """The dump begins at the last stored transaction, which is read again and compared."""
+    applied, file, packets, cutter = opened()
+    applied.batch(cutter, file, packets[:6])
+    session = applied.session().session
+
+    point = applied.state.resume_point()
+
+    assert (point.by_position, point.session, point.epoch) == (True, session, 1)
+    assert (point.file_name, point.position) == (file.name, packets[3].event.end)
+    assert point.dump_position == packets[0].event.start
+    assert point.executed == gtids("a:1")
+    assert point.file_created == file.created
+    assert point.held_files == {file.name: file.created}
+    point.executed.add(UUID_B, "", 1, 1)
+    assert applied.state.executed == gtids("a:1"), "the stream owns a copy"
+
+
+def test_an_empty_relay_or_a_new_epoch_resumes_by_gtid() -> None:
+    """There is no file of the epoch to go on in."""
+    applied, file, packets, cutter = opened()
+    assert applied.state.resume_point().dump_position == file.events[1].end
+    applied.batch(cutter, file, packets)
+    applied.session(epoch=2, uuid=UUID_B)
+
+    point = applied.state.resume_point()
+
+    assert (point.by_position, point.file_name, point.held_files) == (False, "", {})
+    assert point.last_transaction is None
+    assert point.executed == gtids("a:1-3")
+
+
+def test_a_file_that_repeats_what_is_held_is_resumed_by_gtid() -> None:
+    """By position the source would send what it skipped, or was yet to skip."""
+    applied, file, packets, cutter = opened()
+    applied.batch(cutter, file, packets)
+    cutter = applied.session(epoch=2, uuid=UUID_B)
+    other = BinlogFile("b.000001", UUID_B, gtids("a:1-2"))
+    applied.batch(cutter, other, packets_of(other.events))
+    assert not applied.state.resume_point().by_position
+
+    third = BinlogFile("b.000002", UUID_B, gtids("a:1-3"))
+    applied.batch(cutter, third, packets_of(third.events))
+    assert applied.state.resume_point().by_position
+
+
 def u32s(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(4, "little") for number in numbers)
 
