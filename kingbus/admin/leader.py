@@ -137,7 +137,11 @@ class LeaderOperations:
         wanted = validated(schema.AddMember, body)
         admin_urls = [wanted.admin_url] if wanted.admin_url is not None else []
         member = await self._node.add_member(
-            wanted.name, [wanted.peer_url], admin_urls, learner=wanted.learner
+            wanted.name,
+            [wanted.peer_url],
+            admin_urls,
+            learner=wanted.learner or wanted.promote,
+            promote=wanted.promote,
         )
         _log.info("member added", name=member.name, id=f"{member.id:x}", learner=member.learner)
         return self._members()

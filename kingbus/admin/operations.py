@@ -28,6 +28,7 @@ from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.node.errors import NotLeaderError, ProposalLostError
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
+from kingbus.raft.errors import ProposalDroppedError
 
 _log = get_logger("admin")
 
@@ -200,7 +201,7 @@ class Operations:
                 return False, None
             try:
                 data, _ = await self._leader.perform(method, path, body)
-            except NotLeaderError:
+            except (NotLeaderError, ProposalDroppedError):
                 return False, None
             except ProposalLostError as error:
                 if error.outcome_known:
@@ -218,7 +219,9 @@ class Operations:
     ) -> tuple[bool, Any]:
         request = json.dumps({"method": method, "path": path, "body": body}).encode()
         try:
-            reply = await self._transport.call(leader_id, CALL_METHOD, request, CALL_SECONDS_MAX)
+            reply = await self._transport.call(
+                leader_id, CALL_METHOD, request, timeout_seconds=CALL_SECONDS_MAX
+            )
         except KingbusError as error:
             # Whether it arrived is unknown. Repeating is safe, but a member added twice would be
             # told as a conflict.
@@ -259,7 +262,7 @@ class Operations:
                 request["method"], request["path"], request["body"]
             )
             answer = {"status": 200, "body": {"data": data}, "applied_index": index}
-        except NotLeaderError as error:
+        except (NotLeaderError, ProposalDroppedError) as error:
             answer = {"status": _NOT_LEADER, "body": body_of(error), "applied_index": 0}
         except ProposalLostError as error:
             status = _NOT_LEADER if error.outcome_known else 503

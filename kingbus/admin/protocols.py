@@ -63,7 +63,13 @@ class Node(Protocol):
     async def wait_applied(self, index: int) -> None: ...
     async def transfer_leader(self, member_id: int | None) -> int: ...
     async def add_member(
-        self, name: str, peer_urls: Sequence[str], admin_urls: Sequence[str], *, learner: bool
+        self,
+        name: str,
+        peer_urls: Sequence[str],
+        admin_urls: Sequence[str] = (),
+        *,
+        learner: bool = False,
+        promote: bool = False,
     ) -> Member: ...
     async def promote_member(self, member_id: int) -> object: ...
     async def remove_member(self, member_id: int) -> object: ...
@@ -153,12 +159,10 @@ class Transport(Protocol):
     """Calls to other members."""
 
     async def call(
-        self,
-        target: int | str,
-        method: str,
-        body: bytes,
-        timeout: float,  # noqa: ASYNC109
-    ) -> CallReply: ...
+        self, target: int | str, method: str, body: bytes = b"", *, timeout_seconds: float = 10.0
+    ) -> CallReply:
+        """Raises a KingbusError when there is no answer; whether it arrived is then unknown."""
+        ...
 
 
 class Identity(Protocol):

@@ -66,12 +66,16 @@ class Body(BaseModel):
 
 
 class AddMember(Body):
-    """A member to add; it is started with `initial-cluster-state: existing` afterwards."""
+    """A member to add; it is started with `initial-cluster-state: existing` afterwards.
+
+    A voter where that is safe; with `promote` a learner until it has caught up.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     peer_url: HttpUrl
     admin_url: HttpUrl | None = None
     learner: bool = False
+    promote: bool = False
 
 
 class UpdateMember(Body):

@@ -122,7 +122,13 @@ class FakeNode:
         )
 
     async def add_member(
-        self, name: str, peer_urls: Sequence[str], admin_urls: Sequence[str], *, learner: bool
+        self,
+        name: str,
+        peer_urls: Sequence[str],
+        admin_urls: Sequence[str] = (),
+        *,
+        learner: bool = False,
+        promote: bool = False,
     ) -> Member:
         member = Member(
             id=derive_member_id(name, peer_urls, index=self.shared.index),
@@ -130,6 +136,7 @@ class FakeNode:
             peer_urls=tuple(peer_urls),
             admin_urls=tuple(admin_urls),
             learner=learner,
+            promote=promote,
         )
         self._change(ChangeKind.ADD, member)
         return member
@@ -204,7 +211,10 @@ class FakeTransport:
         self.handlers: dict[int, Callable[[int, bytes], Awaitable[bytes]]] = {}
         self.calls = 0
 
-    async def call(self, target: int, _method: str, body: bytes, _timeout: float) -> FakeReply:
+    async def call(
+        self, target: int, _method: str, body: bytes, *, timeout_seconds: float
+    ) -> FakeReply:
+        assert timeout_seconds > 10
         self.calls += 1
         return FakeReply(await self.handlers[target](0, body))
 
