@@ -91,7 +91,6 @@ class Changes:
     deleted_batches: Sequence[int] = ()
     truncated_batch: tuple[int, BatchRow] | None = None
     deleted_files: list[int] = field(default_factory=list)
-    purged_before: int = 0
     visible_moved: bool = False
     checkpoint: bool = False
 
@@ -329,10 +328,10 @@ class RelayState:
         if not count:
             return f"no whole file lies below index {purge.first_index}"
         changes.deleted_files = [row.ordinal for row in self.files[:count]]
+        changes.deleted_batches = range(self.files[0].first_index, self.files[count].first_index)
         del self.files[:count]
         self._first_file = self.files[0].ordinal
         self.purged = GtidSet.decode(self.files[0].previous_gtids)
-        changes.purged_before = self.files[0].first_index
         return ""
 
     # -- batches ----------------------------------------------------------------------------

@@ -336,7 +336,8 @@ def test_a_purge_takes_whole_files_and_never_the_open_one() -> None:
     assert not middle.accepted
     done = applied.apply(Command(purge=Purge(first_index=changes.index + 100)))
 
-    assert (done.deleted_files, done.purged_before) == ([1], changes.index)
+    assert (done.deleted_files, done.deleted_batches) == ([1], range(2, changes.index))
+    assert list(applied.rows) == [changes.index]
     assert applied.state.purged == gtids("a:1-3")
     assert [row.ordinal for row in applied.state.files] == [2]
     assert applied.state.file(1) is None

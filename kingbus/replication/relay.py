@@ -1,0 +1,485 @@
+"""The node's state machine: committed entries in, a served binlog out.
+
+Owns the relay state of this node, the order in which an applied run becomes visible (state, one
+database write, rows in memory, then the waiting dumps are woken), and the reading of rows and
+packets for everybody who serves the log. It must not know of Raft's roles, of MySQL's wire, or of
+who reads.
+
+Reading is arranged so that a dump at the end of the log touches neither database nor disk: the
+newest rows are kept in memory, and the newest batches, decoded once, in one small cache for all.
+Everything else is read in worker threads, a few at a time.
+
+No reader sees a row beyond the visible end that held when its reading began. That is what keeps an
+abandoned transaction out of sight even where a row is read while it is being truncated.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Protocol, TypeVar, TypeVarTuple
+
+import trio
+
+from kingbus.binlog.command import MalformedCommandError, decode
+from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.relay_state import Changes, RelayState, VisibleEnd
+from kingbus.errors import KingbusError
+from kingbus.log import get_logger
+from kingbus.pb.record_pb2 import BatchRow, FileRow, Members
+from kingbus.pb.record_pb2 import RelayState as StateRecord
+from kingbus.raft.errors import CompactedError
+from kingbus.raft.types import Entry, EntryType
+from kingbus.replication.served_batch import ServedBatch
+from kingbus.storage.state_store import StateWrite
+
+CHECKPOINT_BYTES: Final = 64 << 20
+"""Applied between two checkpoints at most: what a start must read again, a fraction of a second."""
+RECENT_ROWS: Final = 4096
+"""Rows kept in memory, at most twice as many: seconds of full load, or many minutes of trickle."""
+SHARED_BYTES: Final = 16 << 20
+"""Decoded batches kept for all dumps together."""
+READ_BYTES: Final = 1 << 20
+"""Read ahead at once: a thread's round trip (0.1 ms) vanishes beside it, and a thousand slow
+replicas hold no more than a gigabyte."""
+READ_ENTRIES: Final = 1024
+"""Entries read ahead at once; below this size of entry the limit in bytes does not matter."""
+READERS_MAX: Final = 8
+"""Worker threads reading at a time: more would only queue at the disk."""
+REPLAY_BYTES: Final = 4 << 20
+"""Read at once when starting."""
+
+_Ts = TypeVarTuple("_Ts")
+_T = TypeVar("_T")
+
+_log = get_logger("replication")
+
+
+class RelayLoadError(KingbusError):
+    """The database and the log of this node do not fit together."""
+
+    hint = "Replace this member: remove it, and add it again with an empty data directory."
+
+
+class PurgedWhileReadingError(KingbusError):
+    """What was to be read next has been purged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One batch of the log: the entry's index, and what the batch index says of it."""
+
+    index: int
+    row: BatchRow
+
+
+class AppliedBatch(Protocol):
+    """Committed entries of all types in the order of the log, see node/machine.py."""
+
+    @property
+    def entries(self) -> Sequence[Entry]: ...
+
+    @property
+    def last_members(self) -> Members | None: ...
+
+
+class Database(Protocol):
+    """The part of the state store that is used; only `batch_rows` and its kin may be slow."""
+
+    def write(self, changes: StateWrite) -> None: ...
+    def applied(self) -> int: ...
+    def checkpoint(self, channel: int = 0) -> StateRecord | None: ...
+    def file_rows(self, channel: int) -> list[FileRow]: ...
+    def batch_rows(
+        self, channel: int, first_index: int, limit: int
+    ) -> list[tuple[int, BatchRow]]: ...
+    def last_batch_row(self, channel: int, index: int) -> tuple[int, BatchRow] | None: ...
+
+
+class PacketLog(Protocol):
+    """The reading half of the log store."""
+
+    def cached(self, lo: int, hi: int, max_size: int) -> list[Entry] | None: ...
+    def read(self, lo: int, hi: int, max_bytes: int) -> list[Entry]: ...
+    def first_index(self) -> int: ...
+    def last_index(self) -> int: ...
+
+
+class Runner(Protocol):
+    """Runs a blocking call in a worker thread."""
+
+    def __call__(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> Awaitable[_T]: ...
+
+
+@lru_cache(maxsize=4096)
+def gtids_of(encoded: bytes) -> GtidSet:
+    """The set of a row, decoded once for all dumps that meet it; nobody may change it."""
+    return GtidSet.decode(encoded) if encoded else GtidSet()
+
+
+class Relay:
+    """See the module. Made by `load`, which blocks; everything else belongs on the event loop."""
+
+    def __init__(
+        self, *, database: Database, log: PacketLog, runner: Runner, state: RelayState
+    ) -> None:
+        self.state = state
+        self._database = database
+        self._packet_log = log
+        self._runner = runner
+        self._threads = trio.CapacityLimiter(READERS_MAX)
+        self._recent = _RecentRows(state.index + 1)
+        self._shared = _SharedBatches(SHARED_BYTES)
+        self._reading: dict[int, trio.Event] = {}
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._bytes_since_checkpoint = 0
+
+    @classmethod
+    def load(
+        cls, *, database: Database, log: PacketLog, runner: Runner, channel: int = 0
+    ) -> "Relay":
+        """The relay as of the stored applied index. Blocks, for as long as 64 MiB take to read.
+
+        The checkpoint says where the state stood; what was applied after it is applied again, in
+        memory only. Raises RelayLoadError, UnknownStateVersionError and the log's own errors.
+        """
+        record, applied = database.checkpoint(channel), database.applied()
+        if record is None:
+            state = RelayState(channel=channel)
+        else:
+            state = RelayState.from_record(record, database.file_rows(channel))
+        if state.index > applied or applied > log.last_index():
+            raise RelayLoadError(
+                f"the checkpoint is of index {state.index}, the database was applied up to "
+                f"{applied}, and the log ends at {log.last_index()}"
+            )
+        relay = cls(database=database, log=log, runner=runner, state=state)
+        relay._replay(applied)
+        return relay
+
+    def _replay(self, applied: int) -> None:
+        while self.state.index < applied:
+            first = self.state.index + 1
+            if first < self._packet_log.first_index():
+                raise RelayLoadError(
+                    f"entry {first} is needed to go on from the checkpoint, and the log begins at "
+                    f"{self._packet_log.first_index()}"
+                )
+            entries = self._packet_log.read(first, applied + 1, REPLAY_BYTES)
+            if not entries:
+                raise RelayLoadError(f"the log has no entry {first}")
+            for entry in entries:
+                run = _Run()
+                self._apply_entry(run, entry)
+                self._remember(run)
+
+    # -- applying ---------------------------------------------------------------------------
+
+    @property
+    def applied_index(self) -> int:
+        return self.state.index
+
+    def apply(self, batch: AppliedBatch) -> None:
+        """Applies committed entries; on the loop, without waiting for a disk.
+
+        The order is the promise: the database write that holds the rows comes before anything of
+        them is shown, so that no reader meets a row that is not there or not truncated yet.
+        """
+        if not batch.entries:
+            return
+        before, wants_checkpoint = self.state.visible, False
+        run = _Run()
+        for entry in batch.entries:
+            assert entry.index == self.state.index + 1, (entry.index, self.state.index)
+            next_run = _Run()
+            self._apply_entry(next_run, entry)
+            wants_checkpoint |= next_run.wants_checkpoint
+            if not run.takes(next_run):
+                # A crash between the two writes finds the first, with its applied index.
+                self._write(run)
+                run = _Run()
+            run.take(next_run)
+        checkpoint = None
+        self._bytes_since_checkpoint += sum(len(entry.data) for entry in batch.entries)
+        if wants_checkpoint or self._bytes_since_checkpoint >= CHECKPOINT_BYTES:
+            checkpoint = self.state.to_record()
+            self._bytes_since_checkpoint = 0
+        self._write(run, checkpoint=checkpoint, members=batch.last_members)
+        if self.state.visible != before:
+            self._waiting.unpark_all()
+
+    def _apply_entry(self, run: "_Run", entry: Entry) -> None:
+        run.applied, run.term = entry.index, entry.term
+        if entry.type is not EntryType.NORMAL or not entry.data:
+            self.state.skip(entry.index)
+            return
+        try:
+            command, packets = decode(entry.data)
+        except MalformedCommandError as error:
+            # The same bytes on every node, so every node passes over it.
+            _log.error("ignored an entry", index=entry.index, reason=str(error))
+            self.state.skip(entry.index)
+            return
+        changes = self.state.apply(entry.index, command, packet_bytes=len(packets))
+        if not changes.accepted:
+            kind = command.WhichOneof("kind")
+            _log.info("ignored a command", index=entry.index, kind=kind, reason=changes.reason)
+        run.note(changes)
+        if changes.batch_row is not None:
+            run.batches[entry.index] = ServedBatch.of(entry.data, command.event_batch, packets)
+
+    def _write(
+        self,
+        run: "_Run",
+        *,
+        checkpoint: StateRecord | None = None,
+        members: Members | None = None,
+    ) -> None:
+        self._database.write(
+            StateWrite(
+                applied=run.applied,
+                term=run.term,
+                channel=self.state.channel,
+                batches=sorted(run.rows.items()),
+                deleted_batches=run.deleted,
+                files=list(run.files.values()),
+                deleted_files=run.deleted_files,
+                checkpoint=checkpoint,
+                members=members,
+            )
+        )
+        self._remember(run)
+
+    def _remember(self, run: "_Run") -> None:
+        self._recent.delete(run.deleted)
+        for index, row in sorted(run.rows.items()):
+            self._recent.put(index, row)
+        for index, batch in run.batches.items():
+            self._shared.put(index, batch)
+
+    # -- waiting ----------------------------------------------------------------------------
+
+    async def wait_beyond(self, visible: VisibleEnd) -> None:
+        """Until something is visible that was not visible as of `visible`.
+
+        Between the look and the parking nothing else can run, so no wake-up is lost.
+        """
+        while self.state.visible == visible:
+            await self._waiting.park()
+        await trio.lowlevel.checkpoint()
+
+    # -- reading rows -----------------------------------------------------------------------
+
+    async def read_rows(self, after_index: int, limit: int) -> list[Row]:
+        """Up to `limit` rows behind `after_index`, none beyond the visible end.
+
+        The row in which the visible end lies is cut to its visible packets.
+        """
+        visible = self.state.visible
+        rows = self._recent.after(after_index, limit)
+        if rows is None:
+            async with self._threads:
+                stored = await self._runner(
+                    self._database.batch_rows, self.state.channel, after_index + 1, limit
+                )
+            rows = [Row(index, row) for index, row in stored]
+        else:
+            await trio.lowlevel.checkpoint()
+        return [_clipped(row, visible) for row in rows if row.index <= visible.index]
+
+    async def find_row(self, file: FileRow, position: int) -> Row | None:
+        """The row of a file in which the event at `position` begins or, between two, would.
+
+        None when the file has no visible row that begins at or before `position`.
+        """
+        visible = self.state.visible
+        last = min(file.last_index, visible.index)
+        async with self._threads:
+            found = await self._runner(self._search, file.ordinal, file.first_index, last, position)
+        return None if found is None else _clipped(found, visible)
+
+    def _search(self, ordinal: int, first: int, last: int, position: int) -> Row | None:
+        """In a worker thread: a binary search over indexes, of which not all have a row."""
+        database, channel = self._database, self.state.channel
+        best: Row | None = None
+        low, high = first, last
+        while low <= high:
+            middle = (low + high) // 2
+            found = database.last_batch_row(channel, middle)
+            if found is None or found[0] < low:
+                low = middle + 1
+                continue
+            row = Row(*found)
+            assert row.row.file == ordinal
+            if row.row.start_position <= position:
+                best, low = row, middle + 1
+            else:
+                high = row.index - 1
+        # The event that goes on in this row began in one before.
+        while best and best.row.begins_in_event and best.row.start_position == position:
+            before = database.last_batch_row(channel, best.index - 1)
+            assert before is not None and before[1].file == ordinal
+            best = Row(*before)
+        return best
+
+    # -- reading packets --------------------------------------------------------------------
+
+    async def read_batches(self, index: int, through: int) -> Mapping[int, ServedBatch]:
+        """The batch of entry `index`, and with it what came along up to entry `through`.
+
+        Batches that are read from the disk are shared with whoever reads the same next. Raises
+        PurgedWhileReadingError.
+        """
+        while (batch := self._shared.get(index)) is None:
+            if (reading := self._reading.get(index)) is not None:
+                await reading.wait()
+                continue
+            return await self._read(index, through)
+        await trio.lowlevel.checkpoint()
+        return {index: batch}
+
+    async def _read(self, index: int, through: int) -> Mapping[int, ServedBatch]:
+        done = self._reading[index] = trio.Event()
+        through = min(max(index, through), index + READ_ENTRIES - 1, self.state.index)
+        log = self._packet_log
+        try:
+            # A run is in memory whole or not at all; its first entry alone may be.
+            entries = log.cached(index, through + 1, READ_BYTES)
+            if entries is None and through > index:
+                entries = log.cached(index, index + 1, READ_BYTES)
+            if entries is None:
+                async with self._threads:
+                    entries = await self._runner(log.read, index, through + 1, READ_BYTES)
+            else:
+                await trio.lowlevel.checkpoint()
+        except CompactedError as error:
+            raise PurgedWhileReadingError(f"entry {index} is purged") from error
+        finally:
+            del self._reading[index]
+            done.set()
+        batches = {
+            entry.index: ServedBatch(entry.data)
+            for entry in entries
+            if entry.type is EntryType.NORMAL and entry.data
+        }
+        for at, batch in batches.items():
+            self._shared.put(at, batch)
+        return batches
+
+
+def _clipped(row: Row, visible: VisibleEnd) -> Row:
+    """The row without what lies behind the visible end."""
+    if row.index != visible.index or row.row.packets <= visible.packets:
+        return row
+    cut = BatchRow()
+    cut.CopyFrom(row.row)
+    cut.packets = visible.packets
+    cut.end_position = visible.position
+    return Row(row.index, cut)
+
+
+class _Run:
+    """What entries changed, gathered for one database write, which deletes before it puts."""
+
+    def __init__(self) -> None:
+        self.applied = 0
+        self.term = 0
+        self.rows: dict[int, BatchRow] = {}
+        self.deleted: Sequence[int] = ()
+        self.files: dict[int, FileRow] = {}
+        self.deleted_files: list[int] = []
+        self.batches: dict[int, ServedBatch] = {}
+        self.wants_checkpoint = False
+
+    def note(self, changes: Changes) -> None:
+        """The changes of one command."""
+        self.deleted = changes.deleted_batches
+        if changes.truncated_batch is not None:
+            index, row = changes.truncated_batch
+            self.rows[index] = row
+        if changes.batch_row is not None:
+            self.rows[changes.index] = changes.batch_row
+        self.deleted_files = changes.deleted_files
+        for file_row in changes.file_rows:
+            self.files[file_row.ordinal] = file_row
+        self.wants_checkpoint = changes.checkpoint
+
+    def takes(self, other: "_Run") -> bool:
+        """Whether one write can do both: it deletes one range only, and that one first."""
+        holds = self.rows or self.files or self.deleted or self.deleted_files
+        return not (holds and (other.deleted or other.deleted_files))
+
+    def take(self, other: "_Run") -> None:
+        """Adds what a later entry changed."""
+        self.applied, self.term = other.applied, other.term
+        self.rows.update(other.rows)
+        self.deleted = other.deleted or self.deleted
+        self.files.update(other.files)
+        self.deleted_files = other.deleted_files or self.deleted_files
+        self.batches.update(other.batches)
+
+
+class _RecentRows:
+    """The newest rows, whole from index `first` on; between one and two times RECENT_ROWS."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._indexes: list[int] = []
+        self._rows: list[BatchRow] = []
+
+    def put(self, index: int, row: BatchRow) -> None:
+        if index < self.first:
+            return
+        if not self._indexes or index > self._indexes[-1]:
+            self._indexes.append(index)
+            self._rows.append(row)
+        else:
+            at = bisect_left(self._indexes, index)
+            assert self._indexes[at] == index, "only the last row and a truncated one are written"
+            self._rows[at] = row
+        if len(self._indexes) >= 2 * RECENT_ROWS:
+            del self._indexes[:-RECENT_ROWS]
+            del self._rows[:-RECENT_ROWS]
+            self.first = self._indexes[0]
+
+    def delete(self, gone: Sequence[int]) -> None:
+        if not gone or not self._indexes:
+            return
+        at = bisect_left(self._indexes, min(gone[0], gone[-1]))
+        keep = [n for n in range(at, len(self._indexes)) if self._indexes[n] not in gone]
+        self._indexes[at:] = [self._indexes[n] for n in keep]
+        self._rows[at:] = [self._rows[n] for n in keep]
+
+    def after(self, index: int, limit: int) -> list[Row] | None:
+        """Rows behind `index`; None when not all of them may be here."""
+        if index + 1 < self.first:
+            return None
+        at = bisect_left(self._indexes, index + 1)
+        pairs = zip(self._indexes[at : at + limit], self._rows[at : at + limit], strict=True)
+        return [Row(found, row) for found, row in pairs]
+
+
+class _SharedBatches:
+    """Batches by index, the least recently used going first when there are too many bytes."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._batches: OrderedDict[int, ServedBatch] = OrderedDict()
+
+    def get(self, index: int) -> ServedBatch | None:
+        batch = self._batches.get(index)
+        if batch is not None:
+            self._batches.move_to_end(index)
+        return batch
+
+    def put(self, index: int, batch: ServedBatch) -> None:
+        # One large entry would push everything else out; it has few packets and decodes at once.
+        if index in self._batches or batch.size > self._bytes_max // 4:
+            return
+        self._batches[index] = batch
+        self._bytes += batch.size
+        while self._bytes > self._bytes_max:
+            _, oldest = self._batches.popitem(last=False)
+            self._bytes -= oldest.size
