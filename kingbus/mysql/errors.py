@@ -186,6 +186,11 @@ def unknown_thread(thread_id: int) -> MySQLError:
     return MySQLError(1094, "HY000", f"Unknown thread id: {thread_id}")
 
 
+def not_owner_of_thread(thread_id: int) -> MySQLError:
+    """1095: KILL of somebody else's connection."""
+    return MySQLError(1095, "HY000", f"You are not owner of thread {thread_id}")
+
+
 def unknown_log_file() -> MySQLError:
     """1373: PURGE to, or the events of, a file that is not held."""
     return MySQLError(1373, "HY000", "Target log not found in binlog index")

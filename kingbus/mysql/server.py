@@ -445,15 +445,10 @@ class ServerConnection:
         """The sequence number of the next packet sent; a batch of events is numbered from it."""
         return self._sequence
 
-    def packets_sent(self, count: int) -> None:
-        """So many packets were numbered from `next_sequence` on and sent, outside this object."""
+    def continue_at(self, sequence: int) -> None:
+        """Packets were numbered and sent outside this object; the next one has this number."""
         self._expect(Phase.DUMP)
-        self._sequence = (self._sequence + count) & 0xFF
-
-    def restart_sequence(self) -> None:
-        """After a packet that asks for a semi-sync acknowledgement the numbers start at 1 again."""
-        self._expect(Phase.DUMP)
-        self._sequence = 1
+        self._sequence = sequence & 0xFF
 
     def send_event(self, event: bytes, *, prefix: bytes = b"") -> bytes:
         """One event of a dump, split where it is 16 MiB and more; `prefix` is that of semi-sync."""

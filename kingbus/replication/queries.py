@@ -47,9 +47,7 @@ from kingbus.replication.statements import (
 )
 from kingbus.replication.system_variables import SystemVariables, VariableFacts
 from kingbus.replication.user_variables import TooManyVariablesError, UserVariables
-
-REPLICATION = "replication"
-ADMIN = "admin"
+from kingbus.replication.users import ADMIN, REPLICATION
 
 DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
 """Names that a client may connect to or USE; only the first is listed, and none holds a table."""

@@ -1,0 +1,553 @@
+"""The listener with real clients over loopback, and a small source in memory behind it."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pymysql
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest, DumpSink
+
+from kingbus.addresses import Address
+from kingbus.binlog.gtid import GtidSet
+from kingbus.mysql import auth
+from kingbus.mysql.commands import (
+    BinlogDump,
+    BinlogDumpGtid,
+    RegisterReplica,
+    encode_dump,
+    encode_dump_gtid,
+    encode_register,
+)
+from kingbus.mysql.constants import DumpFlag
+from kingbus.mysql.packet import encode_payload
+from kingbus.replication.binlog_server import AddressInUseError, BinlogServer, ListenError
+from kingbus.replication.users import new_user, stored_user
+from tests.unit.replication.raw_client import RawClient
+from tests.unit.replication.served_facts import UUID, MemorySource
+
+KEY = auth.PrivateKey.generate()
+PASSWORD = "hunter2"
+USERS = [
+    stored_user(new_user("repl", PASSWORD)),
+    stored_user(new_user("reader", PASSWORD, ())),
+    stored_user(new_user("root", PASSWORD, ("replication", "admin"))),
+]
+LOCAL = Address(host="127.0.0.1", port=0)
+REPLICA = "51e89af9-e4f4-11f1-8609-02fc00000001"
+OK = bytes.fromhex("00000002000000")
+
+
+@dataclass
+class MemoryDumper:
+    """Dumps a fixed list of events, then ends, waits for ever, or fails."""
+
+    events: list[bytes] = field(default_factory=lambda: [b"rotate", b"format", b"event"])
+    failure: Exception | None = None
+    requests: list[DumpRequest] = field(default_factory=list)
+
+    async def __call__(
+        self, request: DumpRequest, *, sink: DumpSink, progress: DumpProgress
+    ) -> None:
+        self.requests.append(request)
+        progress.file, progress.position = "binlog.000003", 700
+        progress.last_gtid = f"{UUID}:28"
+        for event in self.events:
+            data, progress.next_sequence = encode_payload(b"\0" + event, progress.next_sequence)
+            await sink.send(data)
+        if self.failure is not None:
+            raise self.failure
+        if not request.non_blocking:
+            await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def serving(**options: object) -> AsyncIterator[BinlogServer]:
+    """A listener on a free port of loopback."""
+    arguments = {"facts": MemorySource(), "dumper": MemoryDumper(), "rsa_key": KEY} | options
+    server = BinlogServer(**arguments)
+    server.set_users(USERS)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        await server.start(LOCAL)
+        with trio.fail_after(20):
+            yield server
+        nursery.cancel_scope.cancel()
+
+
+async def connect(server: BinlogServer) -> RawClient:
+    assert server.address is not None
+    return RawClient(await trio.open_tcp_stream("127.0.0.1", server.address.port))
+
+
+async def replica(server: BinlogServer, user: str = "repl", uuid: str = REPLICA) -> RawClient:
+    """A client that is logged in and has said what replicas say."""
+    client = await connect(server)
+    assert await client.login(user, PASSWORD) == OK
+    if uuid:
+        assert await client.execute(f"SET @slave_uuid = '{uuid}', @replica_uuid = '{uuid}'") == OK
+    return client
+
+
+async def until(condition) -> None:
+    """Wait for a condition; the deadline is `serving`'s."""
+    while not condition():
+        await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+def dump_gtid(gtid_set: bytes = bytes(8), *, flags: int = 2, server_id: int = 71) -> bytes:
+    return encode_dump_gtid(
+        BinlogDumpGtid(
+            file="", position=4, flags=DumpFlag(flags), server_id=server_id, gtid_set=gtid_set
+        )
+    )
+
+
+async def begin_dump(client: RawClient, payload: bytes | None = None) -> None:
+    await client.send(payload or dump_gtid())
+    for event in (b"rotate", b"format", b"event"):
+        assert await client.payload() == b"\0" + event
+
+
+def login(server: BinlogServer, **arguments: object) -> list:
+    """Log in with a real client and ask something; what it got."""
+    options = {"user": "repl", "password": PASSWORD, "read_timeout": 10} | arguments
+    with (
+        pymysql.connect(host="127.0.0.1", port=server.address.port, **options) as client,
+        client.cursor() as cursor,
+    ):
+        cursor.execute("SELECT @@server_id, @@server_uuid")
+        return list(cursor.fetchall())
+
+
+# Login -----------------------------------------------------------------------------------------
+
+
+async def test_a_second_login_takes_the_fast_path() -> None:
+    """The first one is checked against the verifier, and remembered until the password changes."""
+    async with serving() as server:
+        assert server.users.account("repl").fast_digest is None
+        for _ in range(2):
+            assert await trio.to_thread.run_sync(login, server) == [(11, UUID)]
+            assert server.users.account("repl").fast_digest is not None
+        server.set_users([stored_user(new_user("repl", "other"))])
+        assert server.users.account("repl").fast_digest is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"password": "wrong"}, 1045),
+        ({"password": ""}, 1045),
+        ({"user": "nobody"}, 1045),
+        ({"database": "shop"}, 1044),
+    ],
+)
+async def test_logins_that_are_refused(arguments: dict, code: int) -> None:
+    """A wrong password, none, an unknown user, a database that is not there."""
+    async with serving() as server:
+        with pytest.raises(pymysql.MySQLError) as caught:
+            await trio.to_thread.run_sync(lambda: login(server, **arguments))
+
+        assert caught.value.args[0] == code
+        assert PASSWORD not in str(caught.value)
+
+
+async def test_failed_logins_are_slowed(autojump_clock) -> None:
+    """The more failures in a row from one host, the later the answer; a right login ends it."""
+    async with serving() as server:
+        waits = []
+        for password in ["wrong"] * 9 + [PASSWORD, "wrong"]:
+            async with await connect(server) as client:
+                before = trio.current_time()
+                await client.login("repl", password)
+                waits.append(round(trio.current_time() - before, 3))
+
+        assert waits == [0, 0, 0, 0.25, 0.5, 1, 2, 4, 4, 0, 0]
+
+
+async def test_a_client_that_says_nothing_is_dropped(autojump_clock) -> None:
+    """After ten seconds without a login the connection is closed."""
+    async with serving() as server, await connect(server) as client:
+        await client.payload()
+        before = trio.current_time()
+        assert await client.packet() is None
+
+        assert trio.current_time() - before == pytest.approx(10, abs=0.1)
+        await until(lambda: not len(server.connections))
+
+
+async def test_strangers_cannot_take_every_place() -> None:
+    """Beyond a number of connections without a login, and beyond one of all, there is 1040."""
+    async with serving(logins_max=2, connections_max=3) as server:
+        strangers = [await connect(server) for _ in range(2)]
+        await until(lambda: server.connections.logging_in == 2)
+        async with await connect(server) as client:
+            assert (await client.payload())[:3] == b"\xff\x10\x04"
+            assert await client.packet() is None
+        for stranger in strangers:
+            assert await stranger.login("repl", PASSWORD) == OK
+        async with await replica(server), await connect(server) as client:
+            assert (await client.payload())[:3] == b"\xff\x10\x04"
+        for stranger in strangers:
+            await stranger.stream.aclose()
+
+
+async def test_garbage_gets_one_error_and_harms_nobody() -> None:
+    """A client that speaks something else is told once; the others go on."""
+    async with serving() as server, await replica(server) as other:
+        async with await connect(server) as client:
+            await client.payload()
+            await client.stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await client.stream.receive_some())[4:7] == b"\xff\x84\x04"
+            assert await client.stream.receive_some() == b""
+        assert await other.execute("SET @a = 1") == OK
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost: its file and its key's."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
+    certificate_file.write_bytes(signed.public_bytes(pem))
+    key_file.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate_file, key_file
+
+
+async def test_login_through_tls(tmp_path: Path) -> None:
+    """Where a certificate is configured TLS is offered, and the password travels inside."""
+    certificate_file, key_file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    async with serving(ssl_context=context) as server:
+        for _ in range(2):  # in full, then fast
+            got = await trio.to_thread.run_sync(
+                lambda: login(server, ssl_ca=str(certificate_file), ssl_verify_identity=False)
+            )
+            assert got == [(11, UUID)]
+        # Without TLS it goes on as before.
+        assert await trio.to_thread.run_sync(lambda: login(server, ssl_disabled=True))
+
+
+# Commands --------------------------------------------------------------------------------------
+
+
+async def test_an_error_leaves_the_connection_open() -> None:
+    """Unknown statements and commands are errors; then the next one is answered."""
+    async with serving() as server, await replica(server) as client:
+        for payload, code in (
+            (b"\x03SELECT 1 nonsense here", 1064),
+            (b"\x03INSERT INTO t VALUES (1)", 1235),
+            (b"\x03SELECT @@nosuch", 1193),
+            (b"\x16SELECT ?", 1047),
+            (b"\x02shop", 1044),
+        ):
+            await client.send(payload)
+            assert (await client.error()).code == code
+        await client.send(b"\x0e")
+        assert await client.payload() == OK
+        await client.send(b"\x09")
+        assert (await client.payload()).startswith(b"Uptime: ")
+        await client.send(b"\x01")
+        assert await client.packet() is None
+
+
+async def test_rights_for_replication() -> None:
+    """Without the right a dump is 1227 and registering is 1045, as a source answers."""
+    register = encode_register(RegisterReplica(server_id=7, host="h", port=3306, source_id=0))
+    async with serving() as server:
+        async with await replica(server, "reader") as client:
+            await client.send(register)
+            assert (await client.error()).code == 1045
+            await client.send(dump_gtid())
+            assert (await client.error()).code == 1227
+            assert await client.packet() is None
+        assert server.dumper.requests == []
+        async with await replica(server) as client:
+            await client.send(register)
+            assert await client.payload() == OK
+
+
+# Dumps -----------------------------------------------------------------------------------------
+
+
+async def test_a_dump_is_asked_for_as_the_client_said() -> None:
+    """Every fact of the command and of the variables before it arrives at the dumper."""
+    executed = GtidSet.parse(f"{UUID}:1-5")
+    async with serving() as server, await replica(server) as client:
+        await client.execute("SET @master_heartbeat_period= 500000000")
+        await client.execute("SET @master_binlog_checksum= @@global.binlog_checksum")
+        await begin_dump(client, dump_gtid(executed.encode(), flags=6))
+        [request] = server.dumper.requests
+
+    assert request.kind == "gtid"
+    assert request.gtid_set == executed
+    assert (request.file_name, request.position) == ("", 4)
+    assert not request.non_blocking
+    assert request.heartbeat_v2_accepted
+    assert request.skip_tagged
+    assert request.heartbeat_period_s == 0.5
+    assert request.checksum == "CRC32"
+    assert (request.server_id, request.replica_uuid) == (71, REPLICA)
+
+
+@pytest.mark.parametrize(("flags", "server_id"), [(1, 71), (0, 0)])
+async def test_a_non_blocking_dump_ends(flags: int, server_id: int) -> None:
+    """With the flag, or without a server id: EOF after the last event, then the close."""
+    payload = encode_dump(
+        BinlogDump(file="b", position=120, flags=DumpFlag(flags), server_id=server_id)
+    )
+    async with serving() as server, await replica(server) as client:
+        await begin_dump(client, payload)
+        assert await client.payload() == bytes.fromhex("fe00000200")
+        assert await client.packet() is None
+        [request] = server.dumper.requests
+
+    assert (request.kind, request.gtid_set, request.non_blocking) == ("position", None, True)
+
+
+async def test_mariadb_means_something_else_by_the_heartbeat_flag() -> None:
+    """Its clients do not know the second form of heartbeats, though they set the bit."""
+    async with serving() as server, await replica(server, uuid="") as client:
+        await client.execute("SET @mariadb_slave_capability=4")
+        await begin_dump(client)
+        assert not server.dumper.requests[0].heartbeat_v2_accepted
+
+
+@pytest.mark.parametrize(
+    ("gtid_mode", "payload", "code"),
+    [("ON", dump_gtid(b""), 1773), ("ON", dump_gtid(b"xyz"), 1773), ("OFF", dump_gtid(), 1236)],
+)
+async def test_dumps_refused_at_once(gtid_mode: str, payload: bytes, code: int) -> None:
+    """A broken GTID set, and any set where there are no GTIDs; then the close."""
+    async with serving(facts=MemorySource(gtid_mode=gtid_mode)) as server:
+        async with await replica(server) as client:
+            await client.send(payload)
+            assert (await client.error()).code == code
+            assert await client.packet() is None
+        assert server.dumper.requests == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(DumpRefusedError(1236, "HY000", "gone"), 1236), (RuntimeError("a defect"), 1105)],
+)
+async def test_a_dump_that_fails_tells_the_replica_alone(failure: Exception, code: int) -> None:
+    """The error carries on the packet numbers, the stream closes, others are not touched."""
+    async with (
+        serving(dumper=MemoryDumper(failure=failure)) as server,
+        await replica(server) as other,
+        await replica(server) as client,
+    ):
+        await begin_dump(client)
+        error = await client.error()
+        assert error.code == code
+        assert "defect" not in error.message
+        assert await client.packet() is None
+        assert await other.execute("SET @a = 1") == OK
+
+
+async def test_a_client_that_leaves_ends_its_dump() -> None:
+    """It is noticed at once, not at the next event."""
+    async with serving() as server:
+        async with await replica(server) as client:
+            await begin_dump(client)
+            assert len(server.replicas()) == 1
+        await until(lambda: not len(server.connections))
+
+        assert server.replicas() == []
+
+
+async def test_what_a_client_says_during_a_dump_is_not_heard() -> None:
+    """A ping is not answered and does no harm."""
+    async with serving() as server, await replica(server) as client, await replica(server) as other:
+        await begin_dump(client)
+        await client.stream.send_all(encode_payload(b"\x0e", 0)[0] + b"garbage")
+        assert await other.execute("SET @a = 1") == OK
+        assert len(server.replicas()) == 1
+        await client.stream.send_eof()
+        assert await client.packet() is None
+
+
+SAME_REPLICA = (
+    "A replica with the same server_uuid/server_id as this replica has connected to the source; "
+    "the first event '' at 4, the last event read from './binlog.000003' at 700, the last byte "
+    "read from './binlog.000003' at 700."
+)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "replaced"),
+    [
+        ((REPLICA, 71), (REPLICA.upper(), 72), True),
+        ((REPLICA, 71), (UUID, 71), False),
+        (("", 71), ("", 71), True),
+        (("", 71), ("", 72), False),
+        (("", 71), (REPLICA, 71), False),
+    ],
+)
+async def test_the_same_replica_replaces_its_older_dump(
+    older: tuple[str, int], newer: tuple[str, int], replaced: bool
+) -> None:
+    """The same UUID, or without any the same server id: at the dump command, with error 1236."""
+    async with (
+        serving() as server,
+        await replica(server, uuid=older[0]) as first,
+        await replica(server, uuid=newer[0]) as second,
+    ):
+        await begin_dump(first, dump_gtid(server_id=older[1]))
+        await begin_dump(second, dump_gtid(server_id=newer[1]))
+        if replaced:
+            error = await first.error()
+            assert (error.code, error.message) == (1236, SAME_REPLICA)
+            assert await first.packet() is None
+        assert len(server.replicas()) == (1 if replaced else 2)
+
+
+async def test_kill() -> None:
+    """A killed dump is closed without a word; strangers may not kill, administrators may."""
+    async with (
+        serving() as server,
+        await replica(server) as victim,
+        await replica(server, "reader", "") as stranger,
+        await replica(server, "root", "") as root,
+    ):
+        await begin_dump(victim)
+        kill = f"KILL {victim.thread_id}"
+        assert (await stranger.execute(kill))[:3] == b"\xff\x47\x04"
+        assert await root.execute(kill) == OK
+        assert await victim.packet() is None
+        assert (await root.execute(kill))[:3] == b"\xff\x46\x04"
+        assert (await root.execute(f"KILL {root.thread_id}"))[:3] == b"\xff\x25\x05"
+
+
+async def test_what_is_shown_of_a_replica() -> None:
+    """Everything the status route and SHOW PROCESSLIST need."""
+    register = encode_register(
+        RegisterReplica(server_id=71, host="rep-host", port=33071, source_id=0)
+    )
+    async with serving(clock=lambda: 1000.0) as server, await replica(server) as client:
+        await client.execute("SET @source_heartbeat_period = 2000000000")
+        await client.send(register)
+        await client.payload()
+        await begin_dump(client)
+        await until(lambda: server.replicas()[0].last_gtid)
+        [found] = server.replicas()
+        [process] = server.connections.processes()
+
+    assert (found.uuid, found.server_id, found.host, found.port) == (
+        REPLICA,
+        71,
+        "rep-host",
+        33071,
+    )
+    assert (found.last_gtid, found.lag_bytes) == (f"{UUID}:28", 74)
+    assert (found.connect_time, found.heartbeat_period) == (1000.0, 2.0)
+    assert (process.command, process.user) == ("Binlog Dump GTID", "repl")
+
+
+# The listener ----------------------------------------------------------------------------------
+
+
+async def test_a_slow_client_gets_whole_packets_before_the_error() -> None:
+    """A dump that is replaced in the middle of a large buffer ends between two packets."""
+    large = MemoryDumper(events=[b"x" * (8 << 20)])
+    async with (
+        serving(dumper=large) as server,
+        await replica(server) as first,
+        await replica(server) as second,
+    ):
+        await first.send(dump_gtid())
+        await until(lambda: len(server.replicas()) == 1)
+        await second.send(dump_gtid())
+        assert await first.payload() == b"\0" + large.events[0]
+        assert (await first.error()).code == 1236
+
+
+async def test_a_client_that_takes_nothing_cannot_hold_up_the_end(autojump_clock) -> None:
+    """It is given a second, then cut off."""
+    large = MemoryDumper(events=[b"x" * (8 << 20)] * 4)
+    async with serving(dumper=large) as server, await replica(server) as client:
+        await client.send(dump_gtid())
+        await until(lambda: len(server.replicas()) == 1)
+        before = trio.current_time()
+        await server.stop()
+
+        assert trio.current_time() - before <= 2
+        assert not len(server.connections)
+
+
+async def test_the_listener_stops_and_starts() -> None:
+    """Stopping tells idle clients and closes dumps; it can start again, at the same place."""
+    async with serving() as server, await replica(server) as idle, await replica(server) as dumping:
+        await begin_dump(dumping)
+        address = server.address
+        await server.stop()
+        assert not server.is_running
+        assert (await idle.payload())[:3] == b"\xff\x1d\x04"
+        assert await idle.packet() is None
+        assert await dumping.packet() is None
+        with pytest.raises(OSError, match=r"connect|refused"):
+            await trio.open_tcp_stream("127.0.0.1", address.port)
+        assert await server.start(address) == address
+        assert await trio.to_thread.run_sync(login, server)
+
+
+async def test_another_address_leaves_connections_open() -> None:
+    """Who is connected stays; new clients come to the new place; the old one is closed."""
+    async with serving() as server, await replica(server) as client:
+        old = server.address
+        new = await server.start(Address(host="127.0.0.1", port=0))
+        assert new != old
+        assert await client.execute("SET @a = 1") == OK
+        with pytest.raises(OSError, match=r"connect|refused"):
+            await trio.open_tcp_stream("127.0.0.1", old.port)
+        await (await connect(server)).stream.aclose()
+
+
+async def test_an_address_in_use_changes_nothing() -> None:
+    """The error names it, and the old place is still served."""
+    async with serving() as server:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        taken = Address(host="127.0.0.1", port=listener.socket.getsockname()[1])
+        with pytest.raises(AddressInUseError, match=f"listen on {taken}: address already in use"):
+            await server.start(taken)
+        await listener.aclose()
+        with pytest.raises(ListenError, match=r"listen on 192\.0\.2\.1:1"):
+            await server.start(Address(host="192.0.2.1", port=1))
+
+        assert server.is_running
+        await (await connect(server)).stream.aclose()
+
+
+async def test_new_users_leave_connections_open() -> None:
+    """Who is logged in stays, with the old password gone for new logins."""
+    async with serving() as server, await replica(server) as client:
+        server.set_users([stored_user(new_user("repl", "other"))])
+        assert await client.execute("SET @a = 1") == OK
+        async with await connect(server) as late:
+            assert (await late.login("repl", PASSWORD))[:3] == b"\xff\x15\x04"
+        async with await connect(server) as late:
+            assert await late.login("repl", "other") == OK
