@@ -52,7 +52,7 @@ def fake_rotate(file_name: str, position: int, *, server_id: int, crc: bool) -> 
     """
     return build_event(
         EventType.ROTATE,
-        _U64.pack(position) + file_name.encode("utf-8", "surrogateescape"),
+        _U64.pack(position) + file_name.encode("utf-8"),
         server_id=server_id,
         crc=crc,
         flags=FLAG_ARTIFICIAL,
@@ -89,7 +89,7 @@ def heartbeat_v1(file_name: str, position: int, *, server_id: int, crc: bool) ->
     """Type 27: the position is the header's, so only its lower 32 bits are sent."""
     return build_event(
         EventType.HEARTBEAT,
-        file_name.encode("utf-8", "surrogateescape"),
+        file_name.encode("utf-8"),
         server_id=server_id,
         crc=crc,
         log_pos=position,
@@ -98,7 +98,7 @@ def heartbeat_v1(file_name: str, position: int, *, server_id: int, crc: bool) ->
 
 def heartbeat_v2(file_name: str, position: int, *, server_id: int, crc: bool) -> bytes:
     """Type 41, for clients that said they know it: name and whole position are in the body."""
-    name = file_name.encode("utf-8", "surrogateescape")
+    name = file_name.encode("utf-8")
     number = _length_encoded(position)
     body = bytes((1, len(name))) + name + bytes((2, len(number))) + number + b"\0"
     return build_event(EventType.HEARTBEAT_V2, body, server_id=server_id, crc=crc, log_pos=position)

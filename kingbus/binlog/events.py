@@ -19,6 +19,7 @@ from kingbus.binlog.header import HEADER_BYTES, BytesLike
 
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
+_FILE_NAME_BYTES_MAX: Final = 512  # FN_REFLEN, the server's own limit of a path
 _NUMBER: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 # FORMAT_DESCRIPTION: binlog version u16, server version 50, created u32, header length u8, table.
@@ -29,9 +30,9 @@ _FIRST_WITH_CHECKSUMS: Final = (5, 6, 1)
 
 # GTID: flags u8, uuid 16, number u64 (all of it in 5.6); 02, two logical clocks u64 (5.7);
 # timestamps of 7 bytes, one or two; transaction length (from 8.0.2).
-_GTID_UUID: Final = HEADER_BYTES + 1
-_GTID_NUMBER: Final = HEADER_BYTES + 17
-_GTID_BYTES_MIN: Final = HEADER_BYTES + 25
+GTID_UUID: Final = HEADER_BYTES + 1
+GTID_NUMBER: Final = HEADER_BYTES + 17
+GTID_BYTES_MIN: Final = HEADER_BYTES + 25
 GTID_TIMESTAMP: Final = HEADER_BYTES + 42
 GTID_TIMESTAMP_BYTES: Final = 7
 
@@ -88,6 +89,16 @@ class FormatDescription:
         )
 
 
+def _file_name(name: bytes) -> str:
+    try:
+        text = name.decode("utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or "\0" in text or len(name) > _FILE_NAME_BYTES_MAX:
+        raise MalformedEventError(f"an event with the impossible file name {name[:80]!r}")
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotate:
     """Which file comes next, and where in it the stream goes on."""
@@ -102,12 +113,7 @@ class Rotate:
         if end <= HEADER_BYTES + 8:
             raise MalformedEventError("a ROTATE event without a file name")
         name = bytes(event[HEADER_BYTES + 8 : end])
-        if b"\0" in name or len(name) > 512:  # the server's own limit of a path
-            raise MalformedEventError(f"a ROTATE event to the impossible file {name[:80]!r}")
-        return cls(
-            position=_U64.unpack_from(event, HEADER_BYTES)[0],
-            file_name=name.decode("utf-8", "surrogateescape"),
-        )
+        return cls(position=_U64.unpack_from(event, HEADER_BYTES)[0], file_name=_file_name(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,15 +132,15 @@ class Gtid:
         type_, end = event[4], len(event) - crc_bytes
         if type_ == EventType.GTID_TAGGED:
             return _decode_tagged(event, end)
-        if end < _GTID_BYTES_MIN:
+        if end < GTID_BYTES_MIN:
             raise MalformedEventError(f"a {name_of(type_)} event of {len(event)} bytes")
         length = _transaction_length(event, end)
         if type_ == EventType.ANONYMOUS_GTID:
             return cls(uuid=b"", tag="", number=0, transaction_length=length)
         return cls(
-            uuid=bytes(event[_GTID_UUID : _GTID_UUID + 16]),
+            uuid=bytes(event[GTID_UUID : GTID_UUID + 16]),
             tag="",
-            number=_U64.unpack_from(event, _GTID_NUMBER)[0],
+            number=_U64.unpack_from(event, GTID_NUMBER)[0],
             transaction_length=length,
         )
 
@@ -270,7 +276,7 @@ class Heartbeat:
             raise MalformedEventError("a heartbeat without a body")
         if event[4] == EventType.HEARTBEAT:
             return cls(
-                file_name=bytes(event[HEADER_BYTES:end]).decode("utf-8", "surrogateescape"),
+                file_name=_file_name(bytes(event[HEADER_BYTES:end])),
                 position=_U32.unpack_from(event, 13)[0],
                 is_whole=False,
             )
@@ -286,7 +292,7 @@ def _decode_heartbeat_v2(event: BytesLike, end: int) -> Heartbeat:
         if len(field) != length or at > end:
             break
         if kind == 1:
-            name = field.decode("utf-8", "surrogateescape")
+            name = _file_name(field)
         elif kind == 2 and field:
             width = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(field[0], 0)
             position = int.from_bytes(field[1 : 1 + width], "little") if width else field[0]

@@ -1,0 +1,950 @@
+"""The stream behind a dump command, made into batches for the log: the pure heart of the receiver.
+
+Owns everything that decides what of a source's stream is stored: framing and sequence numbers,
+checksums, positions, file changes, what is dropped on a resume, gaps, transaction boundaries, and
+where batches are cut. Bytes go in by `receive` (or are read straight into `free`), complete
+batches come out of `take`. Must not know of sockets, clocks, Raft or how a batch is encoded.
+
+Speed: the packet walk and the CRC are one small step per event; everything else is numpy over the
+run of packets at hand. Events that need more than that (artificial ones, heartbeats, a file's
+first two, events of 16 MiB and more) are few, and taken one by one.
+
+Memory: at most one batch and one packet of 16 MiB are held (`ReceiveBuffer`).
+
+What makes it stop is an error of `binlog/errors.py`, raised by `take` once everything before it
+was handed out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kingbus.binlog import boundary
+from kingbus.binlog.batch import BatchBuilder, Run
+from kingbus.binlog.boundary import (
+    CLASS_OF_TYPE,
+    Codes,
+    EventClass,
+    Indexes,
+    OpenTransaction,
+    OutsideTransactionError,
+    Phase,
+    Split,
+)
+from kingbus.binlog.checksum import CRC_BYTES, RESIDUE, is_intact
+from kingbus.binlog.errors import (
+    AnonymousTransactionError,
+    ChecksumMismatchError,
+    DifferentFileError,
+    GapError,
+    InconsistentTransactionError,
+    MalformedEventError,
+    MalformedStreamError,
+    SourceError,
+    SourceLostTailError,
+    StreamEndedError,
+    error_packet,
+)
+from kingbus.binlog.event_reader import EventReader
+from kingbus.binlog.event_types import HEARTBEAT_TYPES, EventType, name_of
+from kingbus.binlog.events import (
+    FormatDescription,
+    Heartbeat,
+    Rotate,
+    decode_previous_gtids,
+    previous_gtids_body,
+    query_text,
+)
+from kingbus.binlog.gtid import GtidSet, format_gtid
+from kingbus.binlog.header import FIRST_POSITION, HEADER_BYTES, EventHeader
+from kingbus.binlog.receive_buffer import PACKET_HEADER, PACKET_LENGTH_MAX, ReceiveBuffer
+from kingbus.pb.command_pb2 import EventBatch, FileStart, LastTransaction
+
+BATCH_BYTES: Final = 1 << 20
+"""About what a batch holds under load: large enough that its fixed costs vanish (a proposal, an
+fdatasync, some forty numpy calls), small enough that a batch takes about 10 ms."""
+
+ENTRY_BYTES_MAX: Final = PACKET_LENGTH_MAX + PACKET_HEADER
+"""The longest packet must fit into an entry; nothing needs more."""
+
+_U32: Final = 0xFFFF_FFFF
+_EVENT: Final = PACKET_HEADER + 1  # where the event lies in a packet, behind the OK byte
+_TYPE: Final = _EVENT + 4
+_SIZE: Final = _EVENT + 9
+_LOG_POS: Final = _EVENT + 13
+
+_NO_EVENTS: Final = np.zeros(0, dtype=np.int64)
+_ONE_BY_ONE: Final = np.zeros(256, dtype=np.bool_)
+_ONE_BY_ONE[[EventType.FORMAT_DESCRIPTION, EventType.PREVIOUS_GTIDS, *sorted(HEARTBEAT_TYPES)]] = (
+    True
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """From where a session goes on, as the relay state says at the session's entry."""
+
+    channel: int
+    epoch: int
+    session: int
+    by_position: bool
+    """Whether the dump was asked for by file and position, so that nothing is skipped."""
+    file_name: str
+    """"" when the relay holds no file of this epoch."""
+    position: int
+    """The visible end in that file."""
+    executed: GtidSet
+    """Owned by the stream, which adds what it hands out."""
+    file_created: int
+    """The time in the header of that file's FORMAT_DESCRIPTION, 0 if there is no file."""
+    file_start: FileStart | None
+    last_transaction: LastTransaction | None
+    """Read again and compared when the dump begins at or before it."""
+    dump_position: int
+    """Where the dump was asked from, at most `position`."""
+    gtid_mode: bool = True
+    """Every transaction must have a GTID."""
+    held_files: Mapping[str, int] = field(default_factory=dict)
+    """Names of the epoch's files and the times in their FORMAT_DESCRIPTION headers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestedBatch:
+    """One entry's worth: the meta with session and sequence filled in, and its packets."""
+
+    meta: EventBatch
+    packets: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class _LargeEvent:
+    """An event of 16 MiB and more on its way; it is never put together."""
+
+    header: EventHeader
+    start: int
+    split: Split | None = None
+    """What it does to transactions; None: it is already held and only compared."""
+    received: int = 0
+    crc: int = 0
+    """Over what came of it, up to its checksum."""
+    checksum: int = 0
+
+    def take(self, part: memoryview, *, crc_bytes: int) -> None:
+        """Counts the next part of it in."""
+        body = max(0, min(len(part), self.header.size - crc_bytes - self.received))
+        self.crc = crc32(part[:body], self.crc)
+        for place, value in enumerate(part[body : body + CRC_BYTES]):
+            at = self.received + body + place - (self.header.size - crc_bytes)
+            self.checksum |= value << (8 * at) if at < CRC_BYTES else 0
+        self.received += len(part)
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenStart:
+    """Where the open transaction began: position, and the CRC of its first event."""
+
+    position: int
+    crc: int
+
+
+class IngestStream:
+    """See the module. After an error was raised the stream is of no further use."""
+
+    def __init__(
+        self,
+        resume: ResumePoint,
+        *,
+        verify_checksums: bool = True,
+        batch_bytes: int = BATCH_BYTES,
+        entry_bytes_max: int = ENTRY_BYTES_MAX,
+        first_rotate_has_crc: bool = True,
+        packet_length_max: int = PACKET_LENGTH_MAX,
+    ) -> None:
+        """`first_rotate_has_crc`: the checksum that the connection announced is not NONE.
+
+        `packet_length_max` is the protocol's number; tests set a smaller one, so that events of
+        several packets need not be of 16 MiB.
+        """
+        assert entry_bytes_max >= ENTRY_BYTES_MAX
+        assert 0 < batch_bytes <= entry_bytes_max
+        self._resume = resume
+        self._verify = verify_checksums
+        self._batch_bytes = batch_bytes
+        self._entry_bytes_max = entry_bytes_max
+        self._packet_length_max = packet_length_max
+        self._buffer = ReceiveBuffer(
+            bytes_usual=batch_bytes * 2, bytes_max=batch_bytes + ENTRY_BYTES_MAX
+        )
+        self._reader = EventReader(self._buffer, crc_bytes=CRC_BYTES if first_rotate_has_crc else 0)
+        self._executed = resume.executed
+        self._ready: list[IngestedBatch] = []
+        self._failure: SourceError | None = None
+        self._sequence = 1  # of the next packet; the dump command had 0
+        self._batch_sequence = 0
+
+        self._file = ""
+        self._wants_description = False
+        self._wants_previous_gtids = False
+        self._rotated_to = 0
+        self._is_held_file = False
+        self._created_expected: int | None = None
+        self._known = FIRST_POSITION  # up to here the present file is held
+        self._cursor = 0  # where in the present file the next event lies
+        self._stored = 0  # where in it the batches so far (or what was held) end
+        self._has_lengths: bool | None = None
+        self._compared_first = self._compared_last = False
+
+        self._open: OpenTransaction | None = None
+        self._open_start = _OpenStart(position=0, crc=0)
+        self._open_run: Run | None = (
+            None  # of the open transaction, when it began in a batch before
+        )
+        self._large: _LargeEvent | None = None
+        self._builder = BatchBuilder(0)
+
+        self.open_transaction_bytes = 0
+        """Bytes read of the transaction that is open at the end of what was looked at."""
+        self.events = 0
+        """Events in the batches made so far."""
+        self.bytes = 0
+        """Bytes of packets in the batches made so far."""
+        self.last_event_time = 0
+        """Time (s) in the last event of the batches made so far that has one."""
+
+    # -- bytes in, batches out --------------------------------------------------------------
+
+    def free(self) -> memoryview:
+        """Room to read the socket into (256 KiB or more); tell `wrote` how much came."""
+        try:
+            return self._buffer.free()
+        except BufferError:
+            self._advance(idle=False)
+            return self._buffer.free()
+
+    def wrote(self, count: int) -> None:
+        """`count` bytes were read into what `free` gave."""
+        self._buffer.wrote(count)
+
+    def receive(self, data: memoryview | bytearray | bytes) -> None:
+        """Takes raw bytes from the socket; copies them."""
+        view = memoryview(data)
+        while view and self._failure is None:
+            room = self.free()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self._buffer.wrote(count)
+            view = view[count:]
+
+    def take(self, *, idle: bool) -> list[IngestedBatch]:
+        """The batches that are complete.
+
+        `idle` says that the socket has nothing more now: everything up to the last transaction's
+        end is handed out; of an open transaction only what fills a batch.
+        Raises SourceError when the stream cannot go on and all before it was handed out.
+        """
+        self._advance(idle=idle)
+        ready, self._ready = self._ready, []
+        if not ready and self._failure is not None:
+            raise self._failure
+        return ready
+
+    def _advance(self, *, idle: bool) -> None:
+        if self._failure is not None:
+            return
+        try:
+            while self._step(idle=idle):
+                pass
+            if idle:
+                self._emit_visible()
+        except SourceError as error:
+            self._fail(error)
+        except MalformedEventError as error:
+            self._fail(MalformedStreamError(f"{error}, {self._place()}"))
+
+    def _fail(self, error: SourceError) -> None:
+        """Hands out what was whole before the error; what is behind it will be asked for again."""
+        self._failure = error
+        if self._wants_previous_gtids:
+            return  # the file's start is not complete without it
+        try:
+            self._emit_visible()
+        except SourceError as second:
+            self._failure = second
+
+    def _place(self) -> str:
+        return f"in {self._file or 'the first event'} at position {self._cursor}"
+
+    def _step(self, *, idle: bool) -> bool:
+        """Looks at the packets of about one batch; whether there may be more to do."""
+        buffer, builder = self._buffer, self._builder
+        if not idle and len(buffer) < self._batch_bytes:
+            return False
+        at = buffer.base + builder.bytes
+        offsets, stop = buffer.walk(at, buffer.base + self._batch_bytes)
+        is_full = False
+        if offsets and stop - buffer.base > self._entry_bytes_max:
+            stop = offsets.pop()  # it needs an entry for itself
+            is_full = True
+        if offsets:
+            self._look_at(np.array(offsets, dtype=np.int64), stop)
+        if is_full or self._builder.bytes >= self._batch_bytes:
+            self._emit_all()
+            return True
+        return bool(offsets)
+
+    # -- packets ----------------------------------------------------------------------------
+
+    def _look_at(self, offsets: Indexes, stop: int) -> None:
+        """Takes in the packets at `offsets` (in the buffer), of which the last ends at `stop`."""
+        buffer = self._buffer
+        bytes8, u32 = buffer.bytes8, buffer.unaligned("<u4")
+        stops = np.append(offsets[1:], stop)
+        lengths = stops - offsets - PACKET_HEADER
+        self._check_sequence(bytes8[offsets + 3])
+        full = lengths == self._packet_length_max
+        continues = np.empty_like(full)
+        continues[0] = self._large is not None
+        continues[1:] = full[:-1]
+        special = full | continues
+        special |= lengths <= HEADER_BYTES
+        special |= bytes8[offsets + PACKET_HEADER] != 0
+        special |= _ONE_BY_ONE[bytes8[offsets + _TYPE]]
+        special |= u32[offsets + _LOG_POS] == 0
+        # Taking out what is not stored moves `base`, never what lies in the buffer.
+        first = 0
+        for at in np.flatnonzero(special).tolist():
+            if first < at:
+                self._ordinary(offsets[first:at], stops[first:at])
+            self._one(int(offsets[at]), int(stops[at]))
+            first = at + 1
+        if first < len(offsets):
+            self._ordinary(offsets[first:], stops[first:])
+        self._note_open_bytes()
+
+    def _check_sequence(self, found: NDArray[np.uint8]) -> None:
+        expected = (np.arange(len(found)) + self._sequence).astype(np.uint8)
+        if not np.array_equal(found, expected):
+            at = int((found != expected).argmax())
+            raise MalformedStreamError(
+                f"packet sequence number {found[at]} instead of {expected[at]}, {self._place()}"
+            )
+        self._sequence = (self._sequence + len(found)) & 0xFF
+
+    def _note_open_bytes(self) -> None:
+        large = 0 if self._large is None else self._large.received
+        if self._open is None:
+            self.open_transaction_bytes = 0
+        else:
+            self.open_transaction_bytes = self._cursor - self._open_start.position + large
+
+    def _one(self, at: int, stop: int) -> None:
+        """A packet that is not simply stored, or whose event spans several."""
+        data, length = self._buffer.data, stop - at - PACKET_HEADER
+        if self._large is not None:
+            self._continue_large(self._large, at, stop)
+            return
+        if length == 0:
+            raise MalformedStreamError(f"an empty packet, {self._place()}")
+        mark = data[at + PACKET_HEADER]
+        payload = self._buffer.view[at + PACKET_HEADER : stop]
+        if mark == 0xFE and length < 9:
+            raise StreamEndedError("the source ended the stream")
+        if mark == 0xFF:
+            raise _error_packet(bytes(payload))
+        if mark != 0 or length <= HEADER_BYTES:
+            raise MalformedStreamError(
+                f"a packet of {length} bytes that begins with {mark:#04x}, {self._place()}"
+            )
+        event = payload[1:]
+        header = EventHeader.decode(event)
+        if length == self._packet_length_max:
+            self._begin_large(at, stop, header)
+            return
+        if header.size != len(event):
+            raise MalformedStreamError(
+                f"an event of {len(event)} bytes that says {header.size}, {self._place()}"
+            )
+        self._one_event(at, stop, header, event)
+
+    def _one_event(self, at: int, stop: int, header: EventHeader, event: memoryview) -> None:
+        is_rotate = header.type == EventType.ROTATE
+        if is_rotate and header.log_pos == 0 and header.is_artificial:
+            self._check_crc(event, header.type)
+            self._rotate(Rotate.decode(event, crc_bytes=self._reader.crc_bytes))
+            self._drop(stop)
+        elif not self._file:
+            raise MalformedStreamError(
+                f"the stream begins with {name_of(header.type)} and not with a rotate event"
+            )
+        elif header.type == EventType.FORMAT_DESCRIPTION:
+            self._format_description(at, stop, header, event)
+        elif header.type in HEARTBEAT_TYPES:
+            self._check_crc(event, header.type)
+            self._heartbeat(Heartbeat.decode(event, crc_bytes=self._reader.crc_bytes))
+            self._drop(stop)
+        elif header.log_pos == 0 and (self._cursor + header.size) & _U32:
+            raise MalformedStreamError(
+                f"an artificial {name_of(header.type)} event, {self._place()}"
+            )
+        else:
+            if header.type == EventType.PREVIOUS_GTIDS and self._cursor >= self._known:
+                self._previous_gtids(event)
+            self._ordinary(np.array([at]), np.array([stop]))
+
+    def _drop(self, stop: int) -> None:
+        """Leaves out a packet that ends at `stop`: what is before it becomes a batch."""
+        if self._builder.packets:
+            self._emit_all()
+        self._buffer.base = stop
+
+    def _check_crc(self, event: memoryview, type_: int) -> None:
+        if self._verify and self._reader.crc_bytes and not is_intact(event):
+            raise ChecksumMismatchError(
+                f"the checksum of a {name_of(type_)} event does not fit, {self._place()}"
+            )
+
+    # -- files ------------------------------------------------------------------------------
+
+    def _rotate(self, rotate: Rotate) -> None:
+        """The source says which file and position come now."""
+        if rotate.file_name == self._file and rotate.position == self._cursor:
+            return
+        resume, is_first = self._resume, not self._file
+        if is_first and resume.by_position:
+            asked = (resume.file_name, resume.dump_position)
+            if (rotate.file_name, rotate.position) != asked:
+                raise MalformedStreamError(
+                    f"the source begins with {rotate.file_name} at {rotate.position}, asked was "
+                    f"{resume.file_name} at {resume.dump_position}"
+                )
+        if not is_first:
+            self._leave_file(rotate)
+        self._is_held_file = (
+            is_first and bool(resume.file_name) and (rotate.file_name == resume.file_name)
+        )
+        if self._is_held_file:
+            self._known = resume.position
+            self._created_expected = resume.file_created
+        else:
+            self._known = FIRST_POSITION
+            self._created_expected = resume.held_files.get(rotate.file_name)
+            if rotate.position != FIRST_POSITION:
+                raise MalformedStreamError(
+                    f"the source begins {rotate.file_name} at position {rotate.position}"
+                )
+        self._file = rotate.file_name
+        self._cursor = self._rotated_to = rotate.position
+        self._stored = self._known
+        self._wants_description = True
+        self._wants_previous_gtids = False
+
+    def _leave_file(self, rotate: Rotate) -> None:
+        if rotate.file_name == self._file:
+            raise MalformedStreamError(
+                f"the source goes to {rotate.file_name} at {rotate.position}, {self._place()}"
+            )
+        if self._wants_description:
+            raise MalformedStreamError(f"{self._file} has no FORMAT_DESCRIPTION event")
+        if self._cursor < self._known:
+            raise SourceLostTailError(
+                f"{self._file} ends at position {self._cursor} at the source, "
+                f"and the relay holds it up to {self._known}"
+            )
+        if self._open is not None:
+            raise InconsistentTransactionError(
+                f"{self._file} ends at position {self._cursor} inside a transaction"
+            )
+        if self._builder.packets:
+            self._wants_previous_gtids = False
+            self._emit_all()
+
+    def _format_description(
+        self, at: int, stop: int, header: EventHeader, event: memoryview
+    ) -> None:
+        if not self._wants_description:
+            raise MalformedStreamError(f"a second FORMAT_DESCRIPTION, {self._place()}")
+        described = FormatDescription.decode(event)
+        self._reader.crc_bytes = described.crc_bytes
+        self._check_crc(event, header.type)
+        self._wants_description = False
+        self._has_lengths = None
+        if self._created_expected not in {None, header.timestamp}:
+            raise DifferentFileError(
+                f"the source's {self._file} was begun at {header.timestamp}, "
+                f"the relay's at {self._created_expected}"
+            )
+        if self._rotated_to != FIRST_POSITION:
+            self._drop(stop)  # a copy, sent before the position that was asked for
+            return
+        if header.log_pos != FIRST_POSITION + header.size:
+            raise MalformedStreamError(
+                f"the FORMAT_DESCRIPTION of {self._file} says that it ends at {header.log_pos}"
+            )
+        if self._is_held_file:
+            self._cursor += header.size
+            self._drop(stop)
+            return
+        if self._created_expected is not None:
+            raise MalformedStreamError(f"the source sends {self._file} again")
+        assert not self._builder.packets
+        self._begin_batch()
+        self._builder.file_start = FileStart(
+            created=header.timestamp,
+            server_version=described.server_version,
+            checksum_algorithm=described.checksum,
+            event_types=described.event_types,
+        )
+        self._wants_previous_gtids = True
+        self._cursor += header.size
+        self._builder.add_packets(np.array([at - self._buffer.base]), stop - at)
+        self._builder.add_times(header.timestamp, header.timestamp)
+        self._builder.events += 1
+        self._mark_visible()
+
+    def _previous_gtids(self, event: memoryview) -> None:
+        self._check_crc(event, EventType.PREVIOUS_GTIDS)
+        if not self._wants_previous_gtids:
+            raise MalformedStreamError(f"a PREVIOUS_GTIDS event, {self._place()}")
+        previous = decode_previous_gtids(event, crc_bytes=self._reader.crc_bytes)
+        # While it is wanted it must not be handed out without: so the check comes first.
+        if self._resume.gtid_mode and not self._executed.contains(previous):
+            raise GapError(previous.subtract(self._executed))
+        start = self._builder.file_start
+        assert start is not None
+        start.previous_gtids = previous_gtids_body(event, crc_bytes=self._reader.crc_bytes)
+        self._wants_previous_gtids = False
+
+    def _heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Tells where the source is: behind a skipped stretch that is a gap for us."""
+        if heartbeat.file_name != self._file or self._wants_description:
+            raise MalformedStreamError(f"a heartbeat for {heartbeat.file_name}, {self._place()}")
+        position = heartbeat.position
+        if not heartbeat.is_whole:
+            position = self._cursor + ((position - self._cursor) & _U32)
+        if self._resume.by_position and self._is_held_file and self._cursor < self._known:
+            raise SourceLostTailError(
+                f"{self._file} ends at position {self._cursor} at the source, "
+                f"and the relay holds it up to {self._known}"
+            )
+        if position == self._cursor:
+            return
+        if position < self._cursor or self._open is not None:
+            raise MalformedStreamError(f"a heartbeat at {position}, {self._place()}")
+        if self._resume.by_position and self._is_held_file:
+            raise MalformedStreamError(
+                f"the source skips to {position} in a dump by position, {self._place()}"
+            )
+        if self._builder.packets:
+            self._wants_previous_gtids = False
+            self._emit_all()
+        self._cursor = position
+
+    # -- events of 16 MiB and more ----------------------------------------------------------
+
+    def _begin_large(self, at: int, stop: int, header: EventHeader) -> None:
+        event = self._buffer.view[at + _EVENT : stop]
+        if not self._file or self._wants_description:
+            raise MalformedStreamError("an event before the FORMAT_DESCRIPTION of its file")
+        code = int(CLASS_OF_TYPE[header.type])
+        if header.type == EventType.QUERY:
+            text = query_text(event, crc_bytes=self._reader.crc_bytes, size=header.size)
+            code = boundary.classify_query(text)
+        is_small_kind = _ONE_BY_ONE[header.type] or code in {EventClass.GTID, EventClass.FILE}
+        if header.size < len(event) or is_small_kind:
+            raise MalformedStreamError(
+                f"a {name_of(header.type)} event of {header.size} bytes, {self._place()}"
+            )
+        large = _LargeEvent(header=header, start=self._cursor)
+        if self._cursor >= self._known:
+            self._begin_batch()
+            ends = np.array([self._cursor + header.size])
+            split = self._split(np.array([code], dtype=np.uint8), ends, _NO_EVENTS)
+            large.split = split
+            if len(split.starts):
+                # Only without GTID events: the event is a transaction, or begins one.
+                self._open = OpenTransaction(phase=Phase.BEFORE_STATEMENT)
+                self._open_start = _OpenStart(position=self._cursor, crc=0)
+                run = Run(uuid=b"", tag="", first=1, last=1)
+                self._builder.add_transactions(np.array([self._builder.packets]), [run])
+        large.take(event, crc_bytes=self._reader.crc_bytes)
+        self._keep_large(large, at, stop)
+        self._large = large
+
+    def _continue_large(self, large: _LargeEvent, at: int, stop: int) -> None:
+        if large.split is not None and not self._builder.packets:
+            self._begin_batch()
+        large.take(self._buffer.view[at + PACKET_HEADER : stop], crc_bytes=self._reader.crc_bytes)
+        is_last = stop - at - PACKET_HEADER < self._packet_length_max
+        if large.received > large.header.size or (is_last and large.received != large.header.size):
+            raise MalformedStreamError(
+                f"an event of {large.received} bytes says that it has {large.header.size}, "
+                f"{self._place()}"
+            )
+        if is_last:
+            self._end_large(large, at, stop)
+        else:
+            self._keep_large(large, at, stop)
+
+    def _keep_large(self, large: _LargeEvent, at: int, stop: int) -> None:
+        if large.split is None:
+            self._drop(stop)
+        else:
+            offset = np.array([at - self._buffer.base], dtype=np.int64)
+            self._builder.add_packets(offset, stop - at)
+
+    def _end_large(self, large: _LargeEvent, at: int, stop: int) -> None:
+        header, end = large.header, large.start + large.header.size
+        if end & _U32 != header.log_pos:
+            raise MalformedStreamError(
+                f"an event that ends at {end} says that it ends at {header.log_pos}, "
+                f"{self._place()}"
+            )
+        if self._verify and self._reader.crc_bytes and large.crc != large.checksum:
+            raise ChecksumMismatchError(
+                f"the checksum of a {name_of(header.type)} event of {header.size} bytes "
+                f"does not fit, {self._place()}"
+            )
+        crc = large.checksum if self._reader.crc_bytes else large.crc
+        self._large = None
+        self._cursor = end
+        if large.split is None:
+            self._compare(np.array([large.start]), np.array([end]), lambda _event: crc)
+            self._drop(stop)
+            return
+        self._keep_large(large, at, stop)
+        builder, split = self._builder, large.split
+        builder.events += 1
+        builder.add_times(header.timestamp, header.timestamp)
+        if len(split.starts):
+            self._open_start.crc = crc
+        self._open = split.open
+        if len(split.stops) or split.carried_stop >= 0:
+            builder.close_carried()
+            builder.last_transaction = LastTransaction(
+                start_position=self._open_start.position,
+                end_position=end,
+                first_event_crc=self._open_start.crc,
+                last_event_crc=crc,
+            )
+        if self._open is None:
+            self._mark_visible()
+
+    # -- runs of ordinary events ------------------------------------------------------------
+
+    def _ordinary(self, offsets: Indexes, stops: Indexes) -> None:
+        """Whole events that are stored as they are: one packet each, none of them artificial."""
+        if not self._file or self._wants_description:
+            raise MalformedStreamError("an event before the FORMAT_DESCRIPTION of its file")
+        sizes = stops - offsets - _EVENT
+        ends = self._cursor + np.cumsum(sizes)
+        self._check_positions(offsets, sizes, ends)
+        if self._verify and self._reader.crc_bytes:
+            self._check_checksums(offsets, stops, ends)
+        if self._cursor < self._known:
+            count = self._leave_out_known(offsets, stops, sizes, ends)
+            offsets, stops, ends = offsets[count:], stops[count:], ends[count:]
+        if len(offsets):
+            self._store(offsets, stops, ends)
+
+    def _check_positions(self, offsets: Indexes, sizes: Indexes, ends: Indexes) -> None:
+        u32 = self._buffer.unaligned("<u4")
+        said_sizes, said_ends = u32[offsets + _SIZE], u32[offsets + _LOG_POS]
+        wrong = (said_sizes != sizes) | (said_ends != (ends & _U32))
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise MalformedStreamError(
+                f"an event of {sizes[at]} bytes in {self._file} that ends at {ends[at]} says that "
+                f"it has {said_sizes[at]} bytes and ends at {said_ends[at]}"
+            )
+
+    def _check_checksums(self, offsets: Indexes, stops: Indexes, ends: Indexes) -> None:
+        view, crc = self._buffer.view, crc32
+        # With its own checksum behind it every event has the same CRC: no field to compare.
+        found = [
+            crc(view[at:stop])
+            for at, stop in zip((offsets + _EVENT).tolist(), stops.tolist(), strict=True)
+        ]
+        if found.count(RESIDUE) != len(found):
+            at = next(at for at, value in enumerate(found) if value != RESIDUE)
+            type_ = int(self._buffer.data[int(offsets[at]) + _TYPE])
+            raise ChecksumMismatchError(
+                f"the checksum of the {name_of(type_)} event that ends at position {ends[at]} of "
+                f"{self._file} does not fit"
+            )
+
+    def _leave_out_known(
+        self, offsets: Indexes, stops: Indexes, sizes: Indexes, ends: Indexes
+    ) -> int:
+        """Drops the events up to the known position, comparing the last stored transaction."""
+        count = int(np.searchsorted(ends, self._known, side="right"))
+        if count < len(ends) and int(ends[count] - sizes[count]) != self._known:
+            raise SourceLostTailError(
+                f"at the source position {self._known} of {self._file} lies inside an event, "
+                "and the relay's last event ends there"
+            )
+        self._compare(
+            (ends - sizes)[:count],
+            ends[:count],
+            lambda event: self._event_crc(int(offsets[event]), int(stops[event])),
+        )
+        self._cursor = int(ends[count - 1])
+        self._drop(int(stops[count - 1]))
+        return count
+
+    def _compare(self, starts: Indexes, ends: Indexes, crc_of: Callable[[int], int]) -> None:
+        """Whether the last stored transaction is still the source's."""
+        last, resume = self._resume.last_transaction, self._resume
+        if last is None or not resume.by_position or resume.dump_position > last.start_position:
+            return
+        is_same = True
+        for event in np.flatnonzero(starts == last.start_position).tolist():
+            is_same &= crc_of(event) == last.first_event_crc
+            self._compared_first = True
+        for event in np.flatnonzero(ends == last.end_position).tolist():
+            is_same &= crc_of(event) == last.last_event_crc
+            self._compared_last = True
+        is_behind = int(ends[-1]) >= self._known
+        if not is_same or (is_behind and not (self._compared_first and self._compared_last)):
+            raise SourceLostTailError(
+                f"the source's transaction at position {last.start_position} of {self._file} is "
+                "not the one that the relay received"
+            )
+
+    def _event_crc(self, at: int, stop: int) -> int:
+        """The CRC32 of an event without its checksum, which is its checksum if it has one."""
+        if self._reader.crc_bytes:
+            return int.from_bytes(self._buffer.view[stop - CRC_BYTES : stop], "little")
+        return crc32(self._buffer.view[at + _EVENT : stop])
+
+    def _store(self, offsets: Indexes, stops: Indexes, ends: Indexes) -> None:
+        """Adds a run of events to the batch."""
+        buffer = self._buffer
+        types = buffer.bytes8[offsets + _TYPE]
+        codes = CLASS_OF_TYPE[types]
+        gtids = np.flatnonzero(codes == EventClass.GTID)
+        lengths, runs = self._reader.gtids(
+            offsets[gtids] + _EVENT,
+            stops[gtids],
+            types[gtids],
+            allow_anonymous=not self._resume.gtid_mode,
+        )
+        self._note_lengths(lengths)
+        if not self._has_lengths:
+            queries = np.flatnonzero(types == EventType.QUERY)
+            codes[queries] = self._reader.query_classes(offsets[queries] + _EVENT, stops[queries])
+        split = self._split(codes, ends, lengths)
+        if len(split.starts) != len(gtids):
+            runs = [Run(uuid=b"", tag="", first=1, last=len(split.starts))]
+        # Nothing is refused from here on.
+        self._begin_batch()
+        builder, first_packet, first_event = (
+            self._builder,
+            self._builder.packets,
+            self._builder.events,
+        )
+        self._wants_previous_gtids = False
+        builder.add_packets(offsets - buffer.base, int(stops[-1] - offsets[0]))
+        builder.events += len(offsets)
+        self._add_transactions(split, runs, first_packet, offsets, stops, ends)
+        self._cursor = int(ends[-1])
+        self._open = split.open
+        self._add_times(offsets, split.visible)
+        if split.visible is None:
+            self._mark_visible()
+        elif split.visible:
+            builder.mark_visible(
+                packets=first_packet + split.visible,
+                byte_count=int(offsets[split.visible]) - buffer.base,
+                events=first_event + split.visible,
+                position=int(ends[split.visible - 1]),
+            )
+
+    def _add_times(self, offsets: Indexes, visible: int | None) -> None:
+        times = self._buffer.unaligned("<u4")[offsets + _EVENT]
+        timed = np.flatnonzero(times)
+        if not len(timed):
+            return
+        builder = self._builder
+        builder.add_times(int(times[timed[0]]), int(times[timed[-1]]))
+        if visible and timed[0] < visible:
+            seen = timed[np.searchsorted(timed, visible) - 1]
+            builder.visible.last_time = int(times[seen])
+
+    def _add_transactions(
+        self,
+        split: Split,
+        runs: list[Run],
+        first_packet: int,
+        offsets: Indexes,
+        stops: Indexes,
+        ends: Indexes,
+    ) -> None:
+        """Notes which transactions begin and end in a run, and where the last ones do."""
+        builder = self._builder
+        starts_here, final = self._open_start, -1
+        if split.carried_stop >= 0:
+            builder.close_carried()
+            final = split.carried_stop - 1
+        if len(split.starts):
+            builder.add_transactions(split.starts + first_packet, runs)
+        closed = len(split.stops)
+        builder.closed += closed
+
+        def start_of(transaction: int) -> _OpenStart:
+            event = int(split.starts[transaction])
+            return _OpenStart(
+                position=int(ends[event - 1]) if event else self._cursor,
+                crc=self._event_crc(int(offsets[event]), int(stops[event])),
+            )
+
+        if closed:
+            starts_here, final = start_of(closed - 1), int(split.stops[-1]) - 1
+        if final >= 0:
+            builder.last_transaction = LastTransaction(
+                start_position=starts_here.position,
+                end_position=int(ends[final]),
+                first_event_crc=starts_here.crc,
+                last_event_crc=self._event_crc(int(offsets[final]), int(stops[final])),
+            )
+        if len(split.starts) > closed:
+            self._open_start = start_of(closed)
+
+    # -- transactions -----------------------------------------------------------------------
+
+    def _split(self, codes: Codes, ends: Indexes, lengths: Indexes) -> Split:
+        carried = self._open
+        try:
+            if self._has_lengths:
+                return boundary.split_by_length(
+                    codes, ends, lengths, position=self._cursor, carried=carried
+                )
+            if self._resume.gtid_mode:
+                return boundary.split_by_rules(codes, carried=carried)
+            return boundary.split_event_by_event(codes, carried=carried)
+        except OutsideTransactionError as error:
+            begin = int(ends[error.event - 1]) if error.event else self._cursor
+            if error.behind_transaction and self._has_lengths:
+                raise InconsistentTransactionError(
+                    f"a transaction goes on at position {begin} of {self._file}, "
+                    "where it ends by its GTID event"
+                ) from error
+            raise AnonymousTransactionError(
+                f"a transaction without a GTID at position {begin} of {self._file}"
+            ) from error
+        except InconsistentTransactionError as error:
+            raise InconsistentTransactionError(
+                f"{error}, in {self._file} between positions {self._cursor} and {ends[-1]}"
+            ) from error
+
+    def _note_lengths(self, lengths: Indexes) -> None:
+        """Either all GTID events of a file say how long their transactions are, or none."""
+        if not len(lengths):
+            return
+        has_lengths = bool(lengths[0] > 0)
+        if self._has_lengths is None:
+            self._has_lengths = has_lengths
+        if self._has_lengths != has_lengths or not np.array_equal(
+            lengths > 0, np.full(len(lengths), has_lengths)
+        ):
+            raise InconsistentTransactionError(
+                f"only some GTID events say how long their transactions are, {self._place()}"
+            )
+
+    # -- batches ----------------------------------------------------------------------------
+
+    def _begin_batch(self) -> None:
+        """Starts a batch at the cursor, unless one is begun."""
+        if self._builder.packets:
+            return
+        assert self._cursor >= self._stored
+        self._builder = BatchBuilder(
+            self._cursor,
+            gap_before=self._cursor - self._stored,
+            begins_in_transaction=self._open is not None,
+            begins_in_event=self._large is not None,
+        )
+
+    def _mark_visible(self) -> None:
+        builder = self._builder
+        builder.mark_visible(
+            packets=builder.packets,
+            byte_count=builder.bytes,
+            events=builder.events,
+            position=self._cursor,
+        )
+        builder.visible.last_time = builder.last_time
+
+    def _emit_visible(self) -> None:
+        """Cuts a batch behind the last transaction's end; what lies behind is looked at again."""
+        builder, visible = self._builder, self._builder.visible
+        if not visible.packets or self._wants_previous_gtids:
+            return
+        if visible.packets == builder.packets:
+            self._emit_all()
+            return
+        meta = builder.describe(visible_only=True)
+        meta.end_position = visible.position
+        self._sequence = (self._sequence - builder.packets + visible.packets) & 0xFF
+        self._cursor = visible.position
+        self._open = None
+        self._large = None
+        self._emit(meta, byte_count=visible.bytes, events=visible.events)
+
+    def _emit_all(self) -> None:
+        """Makes a batch of all that was looked at."""
+        builder = self._builder
+        if self._wants_previous_gtids:
+            raise MalformedStreamError(f"{self._file} has an impossible PREVIOUS_GTIDS event")
+        meta = builder.describe(visible_only=False)
+        meta.end_position = self._cursor
+        meta.ends_in_transaction = self._open is not None
+        meta.ends_in_event = self._large is not None
+        self._emit(meta, byte_count=builder.bytes, events=builder.events)
+
+    def _emit(self, meta: EventBatch, *, byte_count: int, events: int) -> None:
+        builder, buffer = self._builder, self._buffer
+        self._note_executed(builder, goes_on=meta.ends_in_transaction)
+        meta.channel = self._resume.channel
+        meta.session = self._resume.session
+        meta.sequence = self._batch_sequence
+        meta.epoch = self._resume.epoch
+        meta.file_name = self._file
+        packets = bytes(buffer.view[buffer.base : buffer.base + byte_count])
+        self._batch_sequence += 1
+        self._stored = meta.end_position
+        self._builder = BatchBuilder(0)
+        buffer.base += byte_count
+        self.events += events
+        self.bytes += byte_count
+        self.last_event_time = meta.last_time or self.last_event_time
+        self._ready.append(IngestedBatch(meta=meta, packets=packets))
+
+    def _note_executed(self, builder: BatchBuilder, *, goes_on: bool) -> None:
+        """Adds the transactions that end in a batch; each may come only once."""
+        ended = builder.closed_runs()
+        if builder.closes_transaction and self._open_run is not None:
+            ended = [self._open_run, *ended]
+        if goes_on and builder.started > builder.closed:
+            self._open_run = builder.open_run()
+        for run in ended:
+            if not run.uuid:
+                continue
+            if self._executed.overlaps_run(run.uuid, run.tag, run.first, run.last):
+                raise InconsistentTransactionError(
+                    f"the source sends {format_gtid(run.uuid, run.tag, run.first)} or one up to "
+                    f"number {run.last} again, before position {self._cursor} of {self._file}"
+                )
+            self._executed.add(run.uuid, run.tag, run.first, run.last)
+
+
+def _error_packet(payload: bytes) -> SourceError:
+    """An ERR packet: ff, code u16, `#` and five letters of state, text."""
+    code = int.from_bytes(payload[1:3], "little")
+    state, text = "HY000", payload[3:]
+    if text[:1] == b"#":
+        state, text = text[1:6].decode("ascii", "replace"), text[6:]
+    return error_packet(code, state, text.decode("utf-8", "replace"))
