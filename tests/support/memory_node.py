@@ -7,7 +7,7 @@ transport is the real one over loopback sockets.
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import trio
@@ -140,12 +140,13 @@ class LoopbackCluster:
 
     def __init__(self, nursery: trio.Nursery, *, settings: NodeSettings | None = None) -> None:
         self._nursery = nursery
-        self.settings = settings or NodeSettings(heartbeat_seconds=0.03, election_seconds=0.3)
+        self.settings = settings or NodeSettings(heartbeat_seconds=0.05, election_seconds=1.0)
         self.timings = Timings(probe=0.3, read=2.0, back_off_max=0.2)
         self.disks: dict[str, Disk] = {}
         self.ports: dict[str, int] = {}
         self.members: dict[str, MemberProcess] = {}
         self.first: Cluster | None = None
+        self.ids: dict[str, int] = {}
         self._seed = 1
 
     def url(self, name: str) -> str:
@@ -179,12 +180,6 @@ class LoopbackCluster:
         self.disks[name] = Disk()
         return await self._run(name, foreseen.named(name).id, foreseen.emptied(), foreseen=foreseen)
 
-    @property
-    def ids(self) -> dict[str, int]:
-        return dict(self._ids)
-
-    _ids: dict[str, int]
-
     async def _run(
         self,
         name: str,
@@ -213,13 +208,11 @@ class LoopbackCluster:
             runner=run_in_thread,
             settings=self.settings,
             bootstrap=tuple(cluster) if bootstrap else (),
-            foreseen=foreseen or (cluster if bootstrap else None),
+            foreseen=foreseen or (replace(cluster, index=len(cluster)) if bootstrap else None),
         )
         transport.attach(node)
         process = MemberProcess(name, node, transport, log, machine, trio.CancelScope())
-        if not hasattr(self, "_ids"):
-            self._ids = {}
-        self._ids[name] = member_id
+        self.ids[name] = member_id
         self.members[name] = process
         listener = await open_listener("127.0.0.1", self.ports[name])
         self._nursery.start_soon(self._live, process, listener)
@@ -233,7 +226,7 @@ class LoopbackCluster:
                     await nursery.start(process.transport.serve, listener)
                     try:
                         process.result = await process.node.run()
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001  # the test looks at it
                         process.result = error
                     nursery.cancel_scope.cancel()
         finally:
@@ -255,6 +248,26 @@ class LoopbackCluster:
             return leader if leader is not None and leader.name != other_than else None
 
         return await eventually(found, "a leader")
+
+    async def elect(self, name: str) -> MemberProcess:
+        """Let this member lead a cluster that has no leader yet, without waiting for timeouts."""
+        process = self.members[name]
+        node = process.node
+
+        def leads() -> bool:
+            if not node.status().leader_id and node.status().role == "follower":
+                node._raw.campaign()
+                node._wake()
+            return node.leadership.is_ready
+
+        await eventually(leads, f"{name} leads")
+        return process
+
+    async def ticks(self, name: str, election_timeouts: float) -> None:
+        """Until a member has lived through that many election timeouts."""
+        node = self.members[name].node
+        until = node._ticks + election_timeouts * self.settings.election_ticks
+        await eventually(lambda: node._ticks >= until, "ticks")
 
     async def wait_equal(self, *names: str) -> None:
         """Until these members have applied the same, as far as the leader."""

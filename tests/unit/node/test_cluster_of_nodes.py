@@ -1,20 +1,415 @@
-"""Three members in one process over loopback TCP."""
+"""Members in one process over loopback TCP, with logs in memory."""
+
+import threading
 
 import pytest
 import trio
 
-from tests.support.memory_node import eventually, loopback_cluster
+from kingbus.membership.errors import (
+    DuplicateMemberError,
+    LastVoterError,
+    NotALearnerError,
+    RemovedMemberError,
+    UnhealthyClusterError,
+    UnknownMemberError,
+)
+from kingbus.node.errors import (
+    LeaderRemovalError,
+    NoLeaderError,
+    NotCaughtUpError,
+    NotLeaderError,
+    ProposalLostError,
+    RestartError,
+    TransferError,
+)
+from kingbus.node.node import NodeSettings, Removed
+from kingbus.raft.errors import ProposalDroppedError
+from kingbus.raft.types import HardState
+from tests.support.memory_node import Disk, eventually, loopback_cluster
 
 pytestmark = pytest.mark.slow
+
+
+async def propose(member, *data):
+    """Have these applied on the member that leads."""
+    for each in data:
+        proposal = await member.node.propose(each)
+    await proposal.applied()
+
+
+async def ended(member):
+    with trio.fail_after(20):
+        await member.ended.wait()
+    return member.result
 
 
 async def test_a_proposal_reaches_every_member_in_order():
     """What the leader proposes is applied on all members, once, in the same order."""
     async with loopback_cluster("a", "b", "c") as cluster:
-        leader = await cluster.wait_leader()
-        for number in range(100):
-            proposal = await leader.node.propose(b"entry %d" % number)
-        await proposal.applied()
+        leader = await cluster.elect("a")
+        wanted = [b"entry %d" % number for number in range(100)]
+        await propose(leader, *wanted)
         await cluster.wait_equal("a", "b", "c")
 
-        assert leader.machine.data == [b"entry %d" % number for number in range(100)]
+        assert leader.machine.data == wanted
+
+
+async def test_large_entries_travel_whole():
+    """Entries of many sizes, up to several messages' worth, arrive byte for byte."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        wanted = [bytes([size % 251]) * size for size in (1, 4095, 1 << 20, 5 << 20, 3, 17 << 20)]
+        await propose(leader, *wanted)
+        await cluster.wait_equal("a", "b", "c")
+
+        assert cluster.members["b"].machine.data == wanted
+
+
+async def test_a_stopped_leader_is_replaced_and_catches_up():
+    """Two of three go on without the leader; restarted, it has what it missed."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        await propose(await cluster.elect("a"), b"one")
+        await cluster.members["a"].stop()
+        second = await cluster.wait_leader(other_than="a")
+        await propose(second, b"two")
+        await cluster.restart("a")
+        await cluster.wait_equal("a", "b", "c")
+
+        assert cluster.members["a"].machine.data == [b"one", b"two"]
+
+
+async def test_a_cluster_restarts_from_its_disks():
+    """All members stopped and started: members, term and data are those on the disks."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await propose(leader, b"one", b"two")
+        term = leader.node.status().term
+        for member in list(cluster.running()):
+            await member.stop()
+        for name in "abc":
+            await cluster.restart(name)
+        await propose(await cluster.wait_leader(), b"three")
+        await cluster.wait_equal("a", "b", "c")
+
+        assert cluster.members["c"].machine.data == [b"one", b"two", b"three"]
+        assert cluster.members["c"].node.status().term > term
+        assert len(cluster.members["c"].node.cluster) == 3
+
+
+async def test_only_the_leader_proposes():
+    """A follower refuses and names the leader; nothing is forwarded."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        follower = cluster.members["b"].node
+        await eventually(lambda: follower.status().leader_id)
+
+        with pytest.raises(NotLeaderError) as caught:
+            await follower.propose(b"x")
+        assert caught.value.leader_id == leader.node.member_id
+
+
+async def test_a_proposal_is_lost_with_the_majority():
+    """A leader that loses its majority steps down, then tells the waiting proposal so."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await cluster.members["b"].stop()
+        await cluster.members["c"].stop()
+        proposal = await leader.node.propose(b"never acknowledged")
+
+        with pytest.raises(ProposalLostError) as caught, trio.fail_after(20):
+            await proposal.applied()
+        assert not caught.value.outcome_known
+        assert not leader.node.leadership.is_ready
+        with pytest.raises(NoLeaderError):
+            await leader.node.read_index()
+
+
+async def test_leadership_can_be_watched():
+    """wait_ready and wait_lost return at the edges, with the term."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        node = (await cluster.elect("a")).node
+        term = await node.leadership.wait_ready()
+        new_leader = await node.transfer_leader(None)
+        with trio.fail_after(20):
+            await node.leadership.wait_lost(term)
+
+        assert new_leader in (cluster.ids["b"], cluster.ids["c"])
+        assert node.leadership.term == 0
+
+
+async def test_leadership_moves_to_the_member_that_is_named():
+    """transfer_leader(member) makes that member the leader, and refuses a stranger."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        node = (await cluster.elect("a")).node
+        with pytest.raises(UnknownMemberError):
+            await node.transfer_leader(12345)
+
+        assert await node.transfer_leader(cluster.ids["c"]) == cluster.ids["c"]
+        await eventually(lambda: cluster.members["c"].node.leadership.is_ready)
+
+
+async def test_a_read_index_covers_what_was_acknowledged():
+    """On every member the read index is at or above what the leader has acknowledged."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await propose(leader, b"one")
+        acknowledged = leader.node.applied
+        for name in "abc":
+            node = cluster.members[name].node
+            index = await node.read_index()
+            await node.wait_applied(index)
+
+            assert index >= acknowledged
+            assert cluster.members[name].machine.data == [b"one"]
+
+
+async def test_a_starved_disk_does_not_stop_the_leader():
+    """While the leader's write hangs, heartbeats flow and followers commit without its disk."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        status = leader.node.status()
+        release = threading.Event()
+        leader.log.before_write = release.wait
+        try:
+            proposal = await leader.node.propose(b"one")
+            await cluster.ticks("b", 4)
+            followers = [cluster.members[name] for name in "bc"]
+
+            assert [f.node.status().term for f in followers] == [status.term] * 2
+            assert [f.node.status().leader_id for f in followers] == [leader.node.member_id] * 2
+            # Committed by the two others, but not applied where the own disk does not have it.
+            assert all(f.machine.data == [b"one"] for f in followers)
+            assert not proposal.is_settled
+        finally:
+            release.set()
+        await proposal.applied()
+
+
+async def test_writes_that_wait_become_one():
+    """What is proposed during a slow write goes to the disk in a single next one."""
+    async with loopback_cluster("a") as cluster:
+        leader = await cluster.wait_leader()
+        release = threading.Event()
+        leader.log.before_write = release.wait
+        before = leader.log.writes
+        try:
+            proposals = [await leader.node.propose(b"%d" % number) for number in range(50)]
+        finally:
+            release.set()
+        await proposals[-1].applied()
+
+        assert leader.log.writes - before <= 3
+
+
+async def test_a_failing_disk_ends_the_member():
+    """An error of the log ends run() as that very error."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+
+        def fail():
+            raise OSError("no such luck")
+
+        leader.log.before_write = fail
+        proposal = await leader.node.propose(b"x")
+
+        assert isinstance(await ended(leader), OSError)
+        with pytest.raises(ProposalLostError):
+            await proposal.applied()
+        await cluster.wait_leader(other_than="a")
+
+
+async def test_too_much_uncommitted_holds_proposals_back():
+    """propose waits while the limit is reached, propose_now refuses; both go on afterwards."""
+    settings = NodeSettings(
+        heartbeat_seconds=0.05, election_seconds=1.0, uncommitted_bytes_max=1000
+    )
+    async with loopback_cluster("a", settings=settings) as cluster:
+        leader = await cluster.wait_leader()
+        release = threading.Event()
+        leader.log.before_write = release.wait
+        passed = trio.Event()
+
+        async def second():
+            await (await leader.node.propose(b"y" * 600)).applied()
+            passed.set()
+
+        try:
+            await leader.node.propose(b"x" * 600)
+            with pytest.raises(ProposalDroppedError):
+                leader.node.propose_now(b"z" * 600)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(second)
+                await cluster.ticks("a", 0.5)
+                assert not passed.is_set()
+                assert leader.node.status().uncommitted_bytes == 600
+                release.set()
+        finally:
+            release.set()
+
+        assert [len(data) for data in leader.machine.data] == [600, 600]
+
+
+async def test_a_member_joins_a_running_cluster():
+    """An added voter starts with an empty log and gets everything, the membership included."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await propose(leader, *(b"%d" % number for number in range(50)))
+        await eventually(lambda: len(leader.node._active()) == 3)
+        await cluster.reserve("d")
+        member = await leader.node.add_member("d", [cluster.url("d")])
+        await cluster.join("d", leader.node.cluster)
+        await propose(leader, b"after")
+        await cluster.wait_equal("a", "b", "c", "d")
+
+        assert cluster.members["d"].node.cluster == leader.node.cluster
+        assert not member.learner
+        assert cluster.members["d"].node.role == "follower"
+
+
+async def test_the_second_member_begins_as_learner_and_is_promoted():
+    """A one-node cluster can decide while the second one comes up, then has two voters."""
+    async with loopback_cluster("a") as cluster:
+        leader = await cluster.wait_leader()
+        await cluster.reserve("b")
+        member = await leader.node.add_member("b", [cluster.url("b")])
+        assert member.learner
+        await propose(leader, b"alone")  # decided although b does not run yet
+        with pytest.raises(NotCaughtUpError):
+            await leader.node.promote_member(member.id)
+        await cluster.join("b", leader.node.cluster)
+        await eventually(lambda: len(leader.node.cluster.voters) == 2, "the promotion")
+        await propose(leader, b"together")
+        await cluster.wait_equal("a", "b")
+        with pytest.raises(NotALearnerError):
+            await leader.node.promote_member(member.id)
+
+
+async def test_a_learner_stays_one_until_it_is_promoted_by_hand():
+    """Added as a learner it is not promoted by itself, cannot lead, and becomes a voter."""
+    async with loopback_cluster("a") as cluster:
+        leader = await cluster.wait_leader()
+        await cluster.reserve("b")
+        member = await leader.node.add_member("b", [cluster.url("b")], learner=True)
+        await cluster.join("b", leader.node.cluster)
+        await eventually(lambda: leader.node.has_caught_up(member.id), "b catches up")
+        await cluster.ticks("a", 2)
+        assert cluster.members["b"].node.role == "learner"
+        with pytest.raises(TransferError):
+            await leader.node.transfer_leader(member.id)
+
+        await leader.node.promote_member(member.id)
+        await eventually(lambda: cluster.members["b"].node.role == "follower")
+
+
+async def test_a_removed_member_stops():
+    """run() returns Removed on the removed member; the others go on, its id never comes back."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        gone = cluster.members["c"]
+        await leader.node.remove_member(cluster.ids["c"])
+
+        assert isinstance(await ended(gone), Removed)
+        await propose(leader, b"without c")
+        assert cluster.ids["c"] in leader.node.cluster.removed
+        with pytest.raises(RemovedMemberError):
+            await leader.node.remove_member(cluster.ids["c"])
+        # The same name and address come back under another id.
+        again = await leader.node.add_member("c", [cluster.url("c")])
+        assert again.id != cluster.ids["c"]
+
+
+async def test_a_member_removed_while_it_was_down_is_told():
+    """Restarted without knowing of its removal, it learns it from a peer's refusal and stops."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        await cluster.members["c"].stop()
+        await leader.node.remove_member(cluster.ids["c"])
+        result = await ended(await cluster.restart("c"))
+
+        assert isinstance(result, Removed)
+        assert result.told_by in (cluster.ids["a"], cluster.ids["b"])
+
+
+async def test_the_leader_hands_over_before_it_is_removed():
+    """Asked to remove itself the leader transfers and names its successor, who removes it."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        with pytest.raises(NotLeaderError) as caught:
+            await leader.node.remove_member(cluster.ids["a"])
+        successor = next(m for m in cluster.running() if m.node.member_id == caught.value.leader_id)
+        await eventually(lambda: successor.node.leadership.is_ready)
+        await eventually(lambda: len(successor.node._active()) == 3)
+        await successor.node.remove_member(cluster.ids["a"])
+
+        assert isinstance(await ended(leader), Removed)
+        await propose(successor, b"without a")
+        assert len(successor.node.cluster.voters) == 2
+
+
+async def test_what_would_lose_the_majority_is_refused():
+    """Removing or adding a voter on an unhealthy cluster is refused; so is the last voter's end."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        await cluster.members["c"].stop()
+        await eventually(lambda: len(leader.node._active()) == 2)
+        with pytest.raises(UnhealthyClusterError):
+            await leader.node.remove_member(cluster.ids["b"])
+        with pytest.raises(UnhealthyClusterError):
+            await leader.node.add_member("d", ["http://127.0.0.1:1"])
+        with pytest.raises(DuplicateMemberError):
+            await leader.node.add_member("b", ["http://127.0.0.1:1"])
+
+        await leader.node.remove_member(cluster.ids["c"])  # the dead one may go
+        assert len(leader.node.cluster) == 2
+
+
+async def test_the_last_voter_stays():
+    """The only voter cannot be removed."""
+    async with loopback_cluster("a") as cluster:
+        leader = await cluster.wait_leader()
+        with pytest.raises(LastVoterError):
+            await leader.node.remove_member(cluster.ids["a"])
+
+
+async def test_a_member_moves_to_another_address():
+    """After an update the others dial the new URL, and the moved member is back in step."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await cluster.members["c"].stop()
+        await cluster.reserve("c")
+        await leader.node.update_member(cluster.ids["c"], [cluster.url("c")])
+        await cluster.restart("c")
+        await propose(leader, b"moved")
+        await cluster.wait_equal("a", "b", "c")
+
+        assert cluster.members["c"].node.cluster.named("c").peer_urls == (cluster.url("c"),)
+
+
+async def test_a_log_that_ends_too_early_is_refused():
+    """A restart whose log lacks what was committed or applied names both indexes."""
+    async with loopback_cluster("a") as cluster:
+        leader = await cluster.wait_leader()
+        await propose(leader, b"x")
+        await leader.stop()
+        disk: Disk = cluster.disks["a"]
+        last = disk.applied_index
+        del disk.entries[-1]
+        disk.hard_state = HardState(disk.hard_state.term, disk.hard_state.vote, 0)
+
+        with pytest.raises(RestartError, match=rf"index {last - 1}.*{last} applied"):
+            await cluster.restart("a")
+
+
+async def test_a_leader_without_followers_cannot_be_removed():
+    """With nobody to take over, the removal of the leader is refused and it goes on leading."""
+    async with loopback_cluster("a", "b") as cluster:
+        leader = await cluster.elect("a")
+        await eventually(lambda: len(leader.node._active()) == 2)
+        leader.node._heard.clear()
+        with pytest.raises((LeaderRemovalError, UnhealthyClusterError)):
+            await leader.node.remove_member(cluster.ids["a"])
+        assert leader.node.leadership.is_ready
