@@ -25,6 +25,7 @@ from pydantic import (
 from kingbus.addresses import Address, Url
 from kingbus.errors import ConfigError, Problem
 from kingbus.log import LEVELS
+from kingbus.membership.cluster import parse_initial_cluster
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import check_name
 from kingbus.units import format_duration, parse_duration, parse_size
@@ -39,6 +40,9 @@ _SHOWN_CHARACTERS_MAX = 200
 
 
 # --- values -----------------------------------------------------------------------------------
+
+
+Members = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def _plain(value: object) -> str:
@@ -108,24 +112,21 @@ def _addresses(value: object) -> tuple[Address, ...]:
     return tuple(_address_with_port(each) for each in found)
 
 
-def _initial_cluster(value: object) -> tuple[tuple[str, Url], ...]:
-    """`name=url,name=url` -> pairs in the order given."""
+def _initial_cluster(value: object) -> Members:
+    """`name=url,name=url` -> (name, URLs) in the order given."""
     if value is None or value == "":
         return ()
-    pairs = []
-    for part in _plain(value).split(","):
-        name, equals, url = part.strip().partition("=")
-        if not equals:
-            raise ValueError(f"{part.strip()!r} is not name=url")
-        pairs.append((_name(name), Url.parse(url)))
-    for what, seen in (
-        ("name", [name for name, _ in pairs]),
-        ("url", [str(url) for _, url in pairs]),
-    ):
-        twice = sorted({each for each in seen if seen.count(each) > 1})
-        if twice:
-            raise ValueError(f"the {what} {twice[0]} stands there twice")
-    return tuple(pairs)
+    try:
+        members = parse_initial_cluster(_plain(value))
+    except ConfigError as error:
+        problems = (
+            f"{problem.message} ({problem.got})" if problem.got else problem.message
+            for problem in error.problems
+        )
+        raise ValueError("; ".join(problems)) from None
+    for url in (url for _, urls in members for url in urls):
+        Url.parse(url)
+    return members
 
 
 def _log_level(value: object) -> str:
@@ -245,7 +246,7 @@ class Config(_Model):
     metrics_addr: Annotated[Address, BeforeValidator(_address)] = Address(
         host="127.0.0.1", port=2728
     )
-    initial_cluster: Annotated[tuple[tuple[str, Url], ...], BeforeValidator(_initial_cluster)] = ()
+    initial_cluster: Annotated[Members, BeforeValidator(_initial_cluster)] = ()
     initial_cluster_state: Literal["new", "existing"] = "new"
     heartbeat_interval: Duration = 0.1
     election_timeout: Duration = 1.0
@@ -263,9 +264,9 @@ class Config(_Model):
     auth: AuthSection = AuthSection()
 
     @property
-    def cluster(self) -> tuple[tuple[str, Url], ...]:
+    def cluster(self) -> Members:
         """The initial members; this node alone when none are given."""
-        return self.initial_cluster or ((self.name, self.peer_url),)
+        return self.initial_cluster or ((self.name, (str(self.peer_url),)),)
 
     @property
     def source_tls(self) -> TlsOptions:
@@ -351,13 +352,13 @@ def _cluster_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem
             keys,
             Problem(key="initial-cluster", message=f"does not name this node ({config.name})"),
         )
-    elif members[config.name] != config.peer_url:
+    elif str(config.peer_url) not in members[config.name]:
         yield (
             keys,
             Problem(
                 key="initial-cluster",
                 message=f"gives this node another URL than peer-url ({config.peer_url})",
-                got=str(members[config.name]),
+                got=", ".join(members[config.name]),
             ),
         )
 
