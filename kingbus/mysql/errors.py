@@ -196,6 +196,11 @@ def unknown_log_file() -> MySQLError:
     return MySQLError(1373, "HY000", "Target log not found in binlog index")
 
 
+def show_binlog_events_failed(reason: str) -> MySQLError:
+    """1220: SHOW BINLOG EVENTS of a file or position that is not there."""
+    return MySQLError(1220, "HY000", f"Error when executing command SHOW BINLOG EVENTS: {reason}")
+
+
 def malformed_gtid_set(text: str) -> MySQLError:
     """1772: text that is no GTID set."""
     return MySQLError(1772, "HY000", f"Malformed GTID set specification '{text[:200]}'.")

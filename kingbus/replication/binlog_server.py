@@ -75,7 +75,7 @@ from kingbus.replication.connections import (
     ReplicaFacts,
     RunningDump,
 )
-from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest, DumpSink
+from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.queries import ServerFacts, Session, answer
 from kingbus.replication.streams import SendingSink, Stream, accept_tls
 from kingbus.replication.users import REPLICATION, FailedLogins, ServerUser, Users
@@ -122,7 +122,7 @@ class Dumper(Protocol):
     """
 
     async def __call__(
-        self, request: DumpRequest, *, sink: DumpSink, progress: DumpProgress
+        self, request: DumpRequest, *, sink: SendingSink, progress: DumpProgress
     ) -> None: ...
 
 
@@ -560,7 +560,7 @@ class _Client:
                     await self._server.dumper(dump.request, sink=sink, progress=dump.progress)
                     finished = True
                 except DumpRefusedError as error:
-                    failure = MySQLError(error.code, error.sqlstate, error.message)
+                    failure = error
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     pass
                 except Exception:  # noqa: BLE001 - the replica is told, the others are not touched

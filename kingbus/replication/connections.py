@@ -14,7 +14,7 @@ import trio
 
 from kingbus.mysql.commands import RegisterReplica
 from kingbus.mysql.errors import MySQLError, not_owner_of_thread, unknown_thread
-from kingbus.replication.dump import DumpProgress, DumpRequest
+from kingbus.replication.dump_session import DumpProgress, DumpRequest
 from kingbus.replication.queries import ProcessFacts, RegisteredReplica, ServerFacts, Session
 from kingbus.replication.users import ADMIN
 
@@ -206,6 +206,12 @@ class ConnectionRegistry:
 
     def _replica(self, connection: Connection, dump: RunningDump) -> ReplicaFacts:
         registered, progress = connection.registered, dump.progress
+        lag_bytes = self._lag_bytes(progress.file, progress.position)
+        lag_seconds: float | None = None
+        if lag_bytes == 0:
+            lag_seconds = 0.0
+        elif progress.last_event_time:
+            lag_seconds = max(0.0, self._clock() - progress.last_event_time)
         return ReplicaFacts(
             uuid=dump.request.replica_uuid,
             server_id=dump.request.server_id,
@@ -214,9 +220,10 @@ class ConnectionRegistry:
             state=progress.state,
             connect_time=connection.connected_at,
             last_gtid=progress.last_gtid,
-            lag_bytes=self._lag_bytes(progress.file, progress.position),
-            lag_transactions=None,
-            lag_seconds=None,
+            lag_bytes=lag_bytes,
+            # Known only when there is none: counting the others would need the packets.
+            lag_transactions=0 if lag_bytes == 0 else None,
+            lag_seconds=lag_seconds,
             heartbeat_period=dump.request.heartbeat_period_s,
             file=progress.file,
             position=progress.position,

@@ -20,6 +20,7 @@ from kingbus.mysql.errors import (
     malformed_gtid_set,
     not_supported,
     privilege_required,
+    show_binlog_events_failed,
     syntax_error,
     unknown_function,
     wrong_parameter_count,
@@ -504,11 +505,7 @@ async def _binlog_events(show: Show, facts: ServerFacts) -> ResultSet:
     limit = BINLOG_EVENTS_MAX if show.limit is None else min(show.limit, BINLOG_EVENTS_MAX)
     events = await facts.binlog_events(show.file, show.position, show.offset, limit)
     if events is None:
-        raise MySQLError(
-            1220,
-            "HY000",
-            "Error when executing command SHOW BINLOG EVENTS: Could not find target log",
-        )
+        raise show_binlog_events_failed("Could not find target log")
     columns = [
         *_texts("Log_name"),
         _number("Pos"),

@@ -1,6 +1,7 @@
 """The listener with real clients over loopback, and a small source in memory behind it."""
 
 import ssl
+import uuid as uuids
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest, DumpSink
 
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
@@ -30,6 +30,8 @@ from kingbus.mysql.commands import (
 from kingbus.mysql.constants import DumpFlag
 from kingbus.mysql.packet import encode_payload
 from kingbus.replication.binlog_server import AddressInUseError, BinlogServer, ListenError
+from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
+from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
 from tests.unit.replication.raw_client import RawClient
 from tests.unit.replication.served_facts import UUID, MemorySource
@@ -55,11 +57,12 @@ class MemoryDumper:
     requests: list[DumpRequest] = field(default_factory=list)
 
     async def __call__(
-        self, request: DumpRequest, *, sink: DumpSink, progress: DumpProgress
+        self, request: DumpRequest, *, sink: SendingSink, progress: DumpProgress
     ) -> None:
         self.requests.append(request)
         progress.file, progress.position = "binlog.000003", 700
-        progress.last_gtid = f"{UUID}:28"
+        progress.last_transaction = (uuids.UUID(UUID).bytes, "", 28)
+        progress.last_event_time = 940
         for event in self.events:
             data, progress.next_sequence = encode_payload(b"\0" + event, progress.next_sequence)
             await sink.send(data)
@@ -464,6 +467,7 @@ async def test_what_is_shown_of_a_replica() -> None:
         33071,
     )
     assert (found.last_gtid, found.lag_bytes) == (f"{UUID}:28", 74)
+    assert (found.lag_seconds, found.lag_transactions) == (60.0, None)
     assert (found.connect_time, found.heartbeat_period) == (1000.0, 2.0)
     assert (process.command, process.user) == ("Binlog Dump GTID", "repl")
 

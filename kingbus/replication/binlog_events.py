@@ -1,0 +1,190 @@
+"""The events of a file as SHOW BINLOG EVENTS lists them, read from the applied log.
+
+Owns: finding the event at a position, walking on from it, and describing each event in the words
+of the server. Knows nothing of statements or connections. Follows the manual's "SHOW BINLOG EVENTS
+Statement"; of rows and of what it does not decode it says only the type, as the server does.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from kingbus.binlog.errors import MalformedEventError
+from kingbus.binlog.event_types import EventType, name_of
+from kingbus.binlog.events import (
+    FormatDescription,
+    Gtid,
+    Rotate,
+    decode_previous_gtids,
+    query_text,
+)
+from kingbus.binlog.gtid import format_gtid
+from kingbus.binlog.header import FIRST_POSITION, HEADER_BYTES, EventHeader
+from kingbus.binlog.relay_state import RelayState
+from kingbus.mysql.constants import PACKET_PAYLOAD_MAX
+from kingbus.mysql.errors import show_binlog_events_failed
+from kingbus.pb.record_pb2 import FileRow
+from kingbus.replication.queries import BinlogEventRow
+from kingbus.replication.relay import Row
+from kingbus.replication.served_batch import PACKET_HEADER, ServedBatch
+
+INFO_CHARS_MAX = 1024
+"""Of a statement as much is shown; ten thousand rows of it are ten megabytes at most."""
+
+ROWS_AT_ONCE = 64
+
+_CRC_BYTES = 4
+
+_NAMES = {
+    EventType.FORMAT_DESCRIPTION: "Format_desc",
+    EventType.PREVIOUS_GTIDS: "Previous_gtids",
+    EventType.GTID: "Gtid",
+    EventType.ANONYMOUS_GTID: "Anonymous_Gtid",
+    EventType.GTID_TAGGED: "Gtid_tagged",
+    EventType.WRITE_ROWS_V1: "Write_rows_v1",
+    EventType.UPDATE_ROWS_V1: "Update_rows_v1",
+    EventType.DELETE_ROWS_V1: "Delete_rows_v1",
+    EventType.USER_VAR: "User var",
+    EventType.RAND: "RAND",
+    EventType.XA_PREPARE: "XA_prepare",
+}
+"""Where the server's name is not the number's name with one capital."""
+
+
+class Log(Protocol):
+    """What is read: `relay.Relay`."""
+
+    @property
+    def state(self) -> RelayState: ...
+    async def read_rows(self, after_index: int, limit: int) -> list[Row]: ...
+    async def find_row(self, file: FileRow, position: int) -> Row | None: ...
+    async def read_batches(self, index: int, through: int) -> Mapping[int, ServedBatch]: ...
+
+
+async def read_binlog_events(
+    log: Log, file: str, position: int, offset: int, limit: int
+) -> Sequence[BinlogEventRow] | None:
+    """Up to `limit` visible events of a file, from the event at `position` on, after `offset` more.
+
+    `file` is the name as served, "" the oldest. None for a file that is not held. Raises MySQLError
+    1220 for a position where no event begins.
+    """
+    state = log.state
+    if file:
+        row = state.file_named(file)
+    else:
+        row = state.files[0] if state.files else None
+        if row is None:
+            return []
+    if row is None:
+        return None
+    walk = _Walk(row, offset=offset, limit=limit)
+    position = max(position, FIRST_POSITION)
+    first = await log.find_row(row, position)
+    if first is None:
+        if position > row.start_position:
+            raise show_binlog_events_failed("Wrong offset or I/O error")
+        # A file that is held only from its middle on is shown from where it begins.
+        position = row.start_position
+        first = await log.find_row(row, position)
+        if first is None:
+            return []
+    rows = [first]
+    while rows:
+        for found in rows:
+            if found.row.file != row.ordinal:
+                return walk.rows
+            batch = (await log.read_batches(found.index, found.index))[found.index]
+            if walk.take(batch, found.row.packets, position):
+                return walk.rows
+            if not walk.found:
+                # No event begins there, or the position is the end of the file.
+                if position < row.end_position:
+                    raise show_binlog_events_failed("Wrong offset or I/O error")
+                return []
+        rows = await log.read_rows(rows[-1].index, ROWS_AT_ONCE)
+    return walk.rows
+
+
+class _Walk:
+    """Collects the rows of one answer, batch by batch."""
+
+    def __init__(self, file: FileRow, *, offset: int, limit: int) -> None:
+        self.rows: list[BinlogEventRow] = []
+        self.found = False
+        self._file = file
+        self._crc_bytes = _CRC_BYTES if file.start.checksum_algorithm else 0
+        self._offset = offset
+        self._limit = limit
+
+    def take(self, batch: ServedBatch, packets: int, position: int) -> bool:
+        """Go through the first `packets` of a batch, from the event at `position` on.
+
+        Whether that was enough.
+        """
+        start = 0
+        if not self.found:
+            at = batch.packet_at(position)
+            if at is None or at >= packets:
+                return False
+            self.found, start = True, at
+        for packet in range(start, packets):
+            if len(self.rows) >= self._limit:
+                return True
+            if batch.event_type(packet) < 0:
+                continue
+            if self._offset:
+                self._offset -= 1
+            else:
+                self.rows.append(self._row(batch, packet))
+        return len(self.rows) >= self._limit
+
+    def _row(self, batch: ServedBatch, packet: int) -> BinlogEventRow:
+        begin = int(batch.offsets[packet]) + PACKET_HEADER + 1
+        event = batch.packets[begin : int(batch.offsets[packet + 1])]
+        header = EventHeader.decode(event[:HEADER_BYTES])
+        position = batch.position_of(packet)
+        info = ""
+        if len(event) + 1 < PACKET_PAYLOAD_MAX:
+            # What cannot be read is shown without a description.
+            with suppress(MalformedEventError, UnicodeDecodeError):
+                info = _info(event, header.type, self._crc_bytes)
+        return BinlogEventRow(
+            file=self._file.served_name,
+            position=position,
+            event_type=_type_name(header.type),
+            server_id=header.server_id,
+            end_position=position + header.size,
+            info=info[:INFO_CHARS_MAX],
+        )
+
+
+def _type_name(number: int) -> str:
+    for type_, name in _NAMES.items():
+        if number == type_:
+            return name
+    return name_of(number).capitalize()
+
+
+def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
+    match type_:
+        case EventType.FORMAT_DESCRIPTION:
+            return f"Server ver: {FormatDescription.decode(event).server_version}, Binlog ver: 4"
+        case EventType.PREVIOUS_GTIDS:
+            return str(decode_previous_gtids(event, crc_bytes=crc_bytes))
+        case EventType.ROTATE:
+            rotate = Rotate.decode(event, crc_bytes=crc_bytes)
+            return f"{rotate.file_name};pos={rotate.position}"
+        case EventType.ANONYMOUS_GTID:
+            return "SET @@SESSION.GTID_NEXT= 'ANONYMOUS'"
+        case EventType.GTID | EventType.GTID_TAGGED:
+            gtid = Gtid.decode(event, crc_bytes=crc_bytes)
+            text = format_gtid(gtid.uuid, gtid.tag, gtid.number)
+            return f"SET @@SESSION.GTID_NEXT= '{text}'"
+        case EventType.QUERY:
+            return query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
+        case EventType.XID:
+            xid = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
+            return f"COMMIT /* xid={xid} */"
+        case _:
+            return ""
