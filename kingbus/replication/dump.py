@@ -1,0 +1,386 @@
+"""Performs a binlog dump: reads rows and packets, numbers packets, sends, waits, keeps the period.
+
+What is sent is decided by `dump_session`; this module does it. A batch goes out as it is stored
+but for the sequence numbers of its packets, which numpy writes into a copy of bounded size; a
+packet larger than that is sent from where it lies. A slow replica slows only itself: a dump holds
+one run of batches (about 1 MiB, or one entry), one output buffer, and awaits the sink.
+
+Whatever the state machine does meanwhile, a dump reads only what was visible when it asked, and
+asks again for the row in which it stands: a row that was cut short behind it has nothing more.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import numpy as np
+import trio
+
+from kingbus import metrics
+from kingbus.binlog.header import FIRST_POSITION
+from kingbus.binlog.relay_state import VisibleEnd
+from kingbus.errors import KingbusError
+from kingbus.replication.dump_session import (
+    ALL_SENT,
+    CATCHING_UP,
+    FINISHED_FILE,
+    SENDING,
+    WAITING_FOR_FIRST_FILE,
+    Begin,
+    Behind,
+    DumpProgress,
+    DumpRefusedError,
+    DumpRequest,
+    DumpSession,
+    Hold,
+    Made,
+    Stored,
+    decode_gtid_set,
+    refused,
+)
+from kingbus.replication.relay import PurgedWhileReadingError, Relay, Row
+from kingbus.replication.served_batch import (
+    PACKET_HEADER,
+    PACKET_PAYLOAD_MAX,
+    ServedBatch,
+    renumbered,
+)
+
+__all__ = [
+    "CatchUp",
+    "DumpProgress",
+    "DumpRefusedError",
+    "DumpRequest",
+    "DumpSink",
+    "ServedIdentity",
+    "decode_gtid_set",
+    "refused",
+    "run_dump",
+]
+
+ROWS: Final = 256
+"""Rows looked at between two turns of the loop: a few milliseconds when all of them are skipped."""
+SLICE_BYTES: Final = 512 << 10
+"""Copied and sent at once: large enough that a send's fixed cost vanishes, small enough that a
+thousand stalled replicas hold half a gigabyte, not a hundred entries of 16 MiB."""
+GATHER_BYTES: Final = 64 << 10
+"""Small batches are sent together up to this size."""
+CATCH_UP_SECONDS_MAX: Final = 30.0
+"""`server.wait-for-catch-up`: how long a replica that is ahead of this node waits for it."""
+RETRY_SECONDS: Final = 0.5
+"""Between two questions to a cluster that has no leader at the moment."""
+
+
+class DumpSink(Protocol):
+    """Where the packets go: numbered from 1, whole ones in each call.
+
+    Only a packet that is larger than SLICE_BYTES comes in two calls, header and payload; no
+    cancellation gets between them.
+    """
+
+    async def send(self, buffers: bytes | bytearray | memoryview) -> None: ...
+
+
+class ServedIdentity(Protocol):
+    """Who this source says it is, in the events that it makes up."""
+
+    @property
+    def server_id(self) -> int: ...
+
+
+class CatchUp(Protocol):
+    """What the node says about the rest of the cluster."""
+
+    async def read_index(self) -> int:
+        """An index such that all that was committed before the call is at or below it.
+
+        Raises a KingbusError when there is no leader to ask.
+        """
+        ...
+
+    async def wait_applied(self, index: int) -> None:
+        """Until this node has applied that index."""
+        ...
+
+
+async def run_dump(
+    relay: Relay,
+    request: DumpRequest,
+    *,
+    sink: DumpSink,
+    identity: ServedIdentity,
+    progress: DumpProgress,
+    catch_up: CatchUp | None = None,
+    catch_up_seconds_max: float = CATCH_UP_SECONDS_MAX,
+) -> None:
+    """Sends what was asked for; returns at the end of a non-blocking dump, else goes on for ever.
+
+    The caller ends the stream: with an EOF packet when this returns, with an ERR packet when it
+    raises DumpRefusedError, both numbered `progress.next_sequence`. `catch_up` None: there is no
+    cluster to ask, so what this node has is all there is.
+    """
+    dump = _Dump(relay, request, sink=sink, identity=identity, progress=progress)
+    begin = await dump.wait_for_start(catch_up, catch_up_seconds_max)
+    if begin is not None:
+        try:
+            await dump.open(begin)
+            await dump.follow()
+        except PurgedWhileReadingError:
+            raise dump.session.purged() from None
+
+
+class _Dump:
+    """One dump on its way; see `run_dump`."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        request: DumpRequest,
+        *,
+        sink: DumpSink,
+        identity: ServedIdentity,
+        progress: DumpProgress,
+    ) -> None:
+        self.session = DumpSession(request, server_id=identity.server_id)
+        self._relay = relay
+        self._request = request
+        self._out = _Output(sink, progress)
+        self._progress = progress
+        self._index = 0  # the entry in which the dump stands,
+        self._packet = 0  # and how many of its packets it has passed
+        self._ahead: dict[int, ServedBatch] = {}
+
+    # -- start ------------------------------------------------------------------------------
+
+    async def wait_for_start(self, node: CatchUp | None, seconds_max: float) -> Begin | None:
+        """Where to begin; None for a non-blocking dump of an empty log.
+
+        Nothing was sent when this returns or raises DumpRefusedError: a replica that got an event
+        and then an error would come back at once, and again.
+        """
+        caught_up = node is None
+        give_up_at = math.inf
+        while True:
+            visible = self._relay.state.visible
+            out_of_time = trio.current_time() >= give_up_at
+            match self.session.start(self._relay.state, caught_up=caught_up or out_of_time):
+                case Begin() as begin:
+                    return begin
+                case Hold():
+                    if self._request.non_blocking:
+                        return None
+                    self._progress.state = WAITING_FOR_FIRST_FILE
+                    await self._relay.wait_beyond(visible)
+                case Behind():
+                    assert node is not None
+                    self._progress.state = CATCHING_UP
+                    if give_up_at == math.inf:
+                        give_up_at = trio.current_time() + seconds_max
+                    with trio.move_on_at(give_up_at):
+                        caught_up = await self._catch_up(node)
+
+    async def _catch_up(self, node: CatchUp) -> bool:
+        """Whether this node now has all that the cluster had committed when it was asked."""
+        visible = self._relay.state.visible
+        try:
+            await node.wait_applied(await node.read_index())
+        except KingbusError:
+            # Nobody to ask; what the replica needs may come nevertheless.
+            with trio.move_on_after(RETRY_SECONDS):
+                await self._relay.wait_beyond(visible)
+            return False
+        return True
+
+    async def open(self, begin: Begin) -> None:
+        """Sends the first events and finds the first packet."""
+        file = begin.file
+        first = await self._batch(file.first_index, file.first_index)
+        description = first.event(0)
+        events = self.session.open(begin, description)
+        refusal = self.session.checksum_refusal(file, len(description))
+        if refusal is not None:
+            await self._out.send(events[:1])
+            raise refusal
+        await self._out.send(events)
+        self._index, self._packet = file.first_index, 0
+        if begin.position > FIRST_POSITION:
+            await self._find(begin)
+        self._progress.file, self._progress.position = file.served_name, begin.position
+
+    async def _find(self, begin: Begin) -> None:
+        row = await self._relay.find_row(begin.file, begin.position)
+        if row is None:
+            raise self.session.purged()
+        self._index, self._packet = row.index, row.row.packets
+        if begin.position < row.row.end_position:
+            batch = await self._batch(row.index, row.index)
+            packet = batch.packet_at(begin.position)
+            if packet is None:
+                raise self.session.inside_event()
+            self._packet = packet
+
+    # -- the stream -------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Sends row after row, and at the end of the log waits for more."""
+        while True:
+            visible = self._relay.state.visible
+            rows = await self._relay.read_rows(self._index - 1, ROWS)
+            if self._relay.state.file(self.session.file) is None:
+                raise self.session.purged()
+            moved = False
+            for row in rows:
+                moved |= await self._pass(row, rows[-1].index)
+            await self._out.flush()
+            if moved:
+                await self._keep_alive()
+                continue
+            await self._out.send(self.session.at_end(visible))
+            self._progress.state = ALL_SENT
+            if self._request.non_blocking:
+                return
+            await self._wait_beyond(visible)
+            self._progress.state = SENDING
+
+    async def _pass(self, row: Row, last_index: int) -> bool:
+        """Sends what is to be sent of a row; False when it was passed before."""
+        first = self._packet if row.index == self._index else 0
+        if first >= row.row.packets:
+            return False
+        session, state = self.session, self._relay.state
+        file = state.file(row.row.file)
+        if file is None or not session.file <= file.ordinal <= session.file + 1:
+            raise session.purged()
+        if file.ordinal != session.file:
+            self._progress.state = FINISHED_FILE
+            self._out.add(session.enter(file))
+            description = (await self._batch(row.index, last_index)).event(0)
+            refusal = session.checksum_refusal(file, len(description))
+            if refusal is not None:
+                await self._out.flush()
+                raise refusal
+        self._progress.state = SENDING
+        if not session.skips(row, first, file):
+            batch = await self._batch(row.index, last_index)
+            for piece in session.pieces(row, batch, first, file, state):
+                await self._send(piece, batch)
+            self._note(batch, row.row.packets)
+        self._index, self._packet = row.index, row.row.packets
+        self._progress.file, self._progress.position = file.served_name, session.position
+        return True
+
+    async def _send(self, piece: Made | Stored, batch: ServedBatch) -> None:
+        if isinstance(piece, Made):
+            self._out.add([piece])
+        else:
+            await self._out.send_stored(batch, piece.first, piece.last)
+
+    def _note(self, batch: ServedBatch, packets: int) -> None:
+        self._progress.last_event_time = batch.meta.last_time or self._progress.last_event_time
+        transaction = batch.transaction_before(packets)
+        if transaction is not None:
+            self._progress.last_transaction = transaction
+
+    async def _batch(self, index: int, through: int) -> ServedBatch:
+        batch = self._ahead.pop(index, None)
+        if batch is None:
+            self._ahead = dict(await self._relay.read_batches(index, through))
+            batch = self._ahead.get(index)
+            assert batch is not None, f"entry {index} has a row and is no batch"
+        return batch
+
+    # -- waiting ----------------------------------------------------------------------------
+
+    @property
+    def _heartbeat_at(self) -> float:
+        """The period counts from the last packet; without one there is no heartbeat."""
+        period = self._request.heartbeat_period_s
+        return self._out.sent_at + period if period else math.inf
+
+    async def _keep_alive(self) -> None:
+        """A long stretch that is skipped must not look like a dead source."""
+        if self.session.is_skipping and trio.current_time() >= self._heartbeat_at:
+            await self._out.send([self.session.heartbeat()])
+
+    async def _wait_beyond(self, visible: VisibleEnd) -> None:
+        while True:
+            with trio.move_on_at(self._heartbeat_at) as until_heartbeat:
+                await self._relay.wait_beyond(visible)
+            if not until_heartbeat.cancelled_caught:
+                return
+            await self._out.send([self.session.heartbeat()])
+
+
+class _Output:
+    """Frames and numbers packets; small ones are gathered, so `flush` before any wait."""
+
+    def __init__(self, sink: DumpSink, progress: DumpProgress) -> None:
+        self.sent_at = trio.current_time()
+        self._sink = sink
+        self._progress = progress
+        self._sequence = progress.next_sequence
+        self._gathered = bytearray()
+
+    def add(self, events: Sequence[Made]) -> None:
+        """Takes events that were made up; they are far smaller than a packet may be."""
+        for made in events:
+            size = 1 + len(made.event)
+            assert size < PACKET_PAYLOAD_MAX
+            self._gathered += size.to_bytes(3, "little")
+            self._gathered.append(self._sequence & 0xFF)
+            self._gathered.append(0)
+            self._gathered += made.event
+            self._sequence += 1
+
+    async def send(self, events: Sequence[Made]) -> None:
+        """Sends them at once, with what was gathered before."""
+        self.add(events)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Sends what was gathered, if anything."""
+        if self._gathered:
+            gathered, self._gathered = self._gathered, bytearray()
+            await self._put(gathered)
+
+    async def send_stored(self, batch: ServedBatch, first: int, last: int) -> None:
+        """Sends packets `first` to `last` - 1 of a batch; small ones wait for the next `flush`."""
+        offsets = batch.offsets
+        while first < last:
+            start = int(offsets[first])
+            stop = int(np.searchsorted(offsets, start + SLICE_BYTES, side="right")) - 1
+            stop = min(stop, last)
+            if stop == first:
+                await self._send_large(batch, first)
+                first += 1
+                continue
+            size = int(offsets[stop]) - start
+            if len(self._gathered) + size > GATHER_BYTES:
+                await self.flush()
+            packets = renumbered(batch, first, stop, self._sequence)
+            self._sequence += stop - first
+            if size > GATHER_BYTES:
+                await self._put(packets.data)
+            else:
+                self._gathered += packets.data
+            first = stop
+
+    async def _send_large(self, batch: ServedBatch, packet: int) -> None:
+        """One packet of up to 16 MiB, from where it lies."""
+        await self.flush()
+        start, end = int(batch.offsets[packet]), int(batch.offsets[packet + 1])
+        header = bytearray(batch.packets[start : start + PACKET_HEADER])
+        header[3] = self._sequence & 0xFF
+        self._sequence += 1
+        with trio.CancelScope(shield=True):
+            await self._put(header)
+            await self._put(batch.packets[start + PACKET_HEADER : end])
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _put(self, data: bytearray | memoryview) -> None:
+        # Before it is sent: a cancelled sink has sent the whole buffer or is of no further use.
+        self._progress.next_sequence = self._sequence & 0xFF
+        await self._sink.send(data)
+        self.sent_at = self._progress.last_send_time = trio.current_time()
+        self._progress.bytes_sent += len(data)
+        metrics.DUMP_BYTES.inc(len(data))

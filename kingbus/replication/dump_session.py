@@ -1,0 +1,481 @@
+"""What a replica gets next: the decisions of a binlog dump, as values.
+
+Owns where a dump starts, which of a file's events it sends and skips, the events that a source
+makes up (ROTATE, heartbeats, a changed FORMAT_DESCRIPTION), and every refusal. Pure: rows, state
+and events go in, events and packet ranges come out; `dump.py` performs them. Follows Binlog_sender
+of the MySQL server, as observed on the wire.
+
+Three things need care:
+
+* A **skipped stretch**, of transactions that the replica has or of a gap that the relay does not
+  hold, is told by one heartbeat with its end position, right before the next event that is sent,
+  and at the end of the log.
+* After a known transaction everything up to the next GTID is skipped with it, except a ROTATE:
+  that is what a source does.
+* **Names**: a stored ROTATE names the next file as the source does. Where clients see that file
+  under another name the event is sent with that name. Its length changes with it; its log_pos,
+  the end of the event in its own file, stays as stored: a replica moves to the position in the
+  event's body and never compares that field.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from kingbus.binlog.artificial import (
+    build_event,
+    fake_rotate,
+    format_description_for_dump,
+    heartbeat_v1,
+    heartbeat_v2,
+)
+from kingbus.binlog.checksum import CRC_BYTES
+from kingbus.binlog.event_types import EventType
+from kingbus.binlog.events import Rotate
+from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
+from kingbus.binlog.header import FIRST_POSITION, BytesLike, EventHeader
+from kingbus.binlog.relay_state import RelayState, VisibleEnd
+from kingbus.mysql import errors
+from kingbus.mysql.errors import MySQLError
+from kingbus.pb.command_pb2 import FileStart
+from kingbus.pb.record_pb2 import BatchRow, FileRow
+from kingbus.replication.relay import Row, gtids_of
+from kingbus.replication.served_batch import ServedBatch
+
+HEARTBEAT_V2_TYPES: Final = 41
+"""A FORMAT_DESCRIPTION that lists fewer event types does not know type 41, and neither does a
+replica that has it in force."""
+
+STARTING: Final = "Waiting to start"
+WAITING_FOR_FIRST_FILE: Final = "Waiting for the first file of the source"
+CATCHING_UP: Final = "Waiting for this node to catch up"
+SENDING: Final = "Sending binlog event to replica"
+FINISHED_FILE: Final = "Finished reading one binlog; switching to next binlog"
+ALL_SENT: Final = "Source has sent all binlog to replica; waiting for more updates"
+"""States as MySQL's SHOW PROCESSLIST words them, where it has such a state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpRequest:
+    """What the client asked for, and what it said about itself before.
+
+    `kind` is "position" or "gtid"; an empty `file_name` means the oldest file, or the one that the
+    set decides. `checksum` is what the client announced to understand: "CRC32", "NONE" or None.
+    `skip_tagged` is noted only: a source of today sends tagged transactions all the same.
+    """
+
+    kind: str
+    file_name: str = ""
+    position: int = FIRST_POSITION
+    gtid_set: GtidSet | None = None
+    non_blocking: bool = False
+    heartbeat_v2_accepted: bool = False
+    heartbeat_period_s: float | None = None
+    checksum: str | None = None
+    server_id: int = 0
+    replica_uuid: str = ""
+    skip_tagged: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.kind in {"position", "gtid"}
+        assert (self.gtid_set is not None) == (self.kind == "gtid")
+        assert self.checksum in {"CRC32", "NONE", None}
+
+
+@dataclass(slots=True, kw_only=True)
+class DumpProgress:
+    """How far a dump is, for status pages; written by the dump alone.
+
+    `next_sequence` is the sequence number of the next packet, so that whoever ends the stream can
+    go on with it. `last_send_time` is on trio's clock.
+    """
+
+    state: str = STARTING
+    file: str = ""
+    position: int = 0
+    bytes_sent: int = 0
+    last_send_time: float | None = None
+    last_event_time: int = 0
+    next_sequence: int = 1
+    last_transaction: tuple[bytes, str, int] | None = None
+
+    @property
+    def last_gtid(self) -> str:
+        """The last transaction of which something was sent, "" when it has no GTID."""
+        if self.last_transaction is None or not self.last_transaction[0]:
+            return ""
+        return format_gtid(*self.last_transaction)
+
+
+class DumpRefusedError(MySQLError):
+    """The dump ends with this error, before its first event or in the stream."""
+
+
+def refused(error: MySQLError) -> DumpRefusedError:
+    """The same error as the end of a dump."""
+    return DumpRefusedError(error.code, error.sqlstate, error.message)
+
+
+def decode_gtid_set(encoded: BytesLike) -> GtidSet:
+    """The set of a dump command; raises DumpRefusedError (1773) when it is none."""
+    try:
+        return GtidSet.decode(encoded)
+    except MalformedGtidSetError:
+        raise refused(errors.malformed_gtid_encoding()) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """There is no file yet: nothing is sent until there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """The client knows more than this node, which may only lag: that is found out first."""
+
+    refusal: DumpRefusedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begin:
+    """Start in this file, at this position."""
+
+    file: FileRow
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An event that is in no file, or not in this form."""
+
+    event: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Packets `first` to `last` - 1 of the batch at hand, as they are stored."""
+
+    first: int
+    last: int
+
+
+Piece = Made | Stored
+
+
+class DumpSession:
+    """One dump. `start` until it gives `Begin`, then `open`, then rows in the log's order."""
+
+    def __init__(self, request: DumpRequest, *, server_id: int) -> None:
+        self._request = request
+        self._server_id = server_id
+        self._excluded = request.gtid_set
+        self._first_file = ""  # for error texts
+        self._first_position = 0
+        # In force for the client: what the last FORMAT_DESCRIPTION said.
+        self._crc = request.checksum == "CRC32"
+        self._event_types = 0
+        # Where the client believes to be: the last ROTATE's file and the last position told.
+        self.file_name = ""
+        self._has_rotated = False
+        # Where the dump is in the relay's log.
+        self.file = 0
+        self.position = 0
+        self._skipping = False
+        self._owes_heartbeat = False
+
+    # -- where to start ---------------------------------------------------------------------
+
+    def start(self, state: RelayState, *, caught_up: bool = False) -> Begin | Behind | Hold:
+        """Where to begin; `caught_up` says that this node has what the cluster has.
+
+        Raises DumpRefusedError.
+        """
+        if not state.files:
+            return Hold()
+        try:
+            return self._start(state)
+        except _PerhapsBehindError as behind:
+            if caught_up:
+                raise behind.refusal from None
+            return Behind(refusal=behind.refusal)
+
+    def _start(self, state: RelayState) -> Begin:
+        request = self._request
+        file: FileRow | None = state.files[0]
+        if request.file_name:
+            file = state.file_named(request.file_name)
+        elif request.gtid_set is not None:
+            self._check_set(state, request.gtid_set)
+            file = state.file_before(request.gtid_set)
+        if file is None:
+            raise _PerhapsBehindError(errors.unknown_dump_file())
+        if request.position < FIRST_POSITION:
+            raise refused(errors.position_before_first_event())
+        if request.position > file.end_position:
+            error = errors.position_past_end()
+            raise refused(error) if file.closed else _PerhapsBehindError(error)
+        for gap in file.gaps:
+            if gap.start < request.position < gap.end:
+                raise refused(position_in_gap(file, request.position, gap.start, gap.end))
+        return Begin(file=file, position=request.position)
+
+    def _check_set(self, state: RelayState, gtids: GtidSet) -> None:
+        """Whether the replica is ahead of, or too far behind, what is held.
+
+        It sends all uuids that it knows, its own included; only those that were a source of this
+        log say something about it.
+        """
+        config = state.source_config
+        if config is not None and config.mode == "position":
+            raise refused(errors.gtid_mode_not_on("OFF"))
+        if not state.executed.contains(gtids.only(source_uuids(state))):
+            raise _PerhapsBehindError(errors.replica_has_more())
+        missing = state.purged.subtract(gtids)
+        if missing:
+            raise refused(errors.purged_required(str(gtids), str(missing)))
+
+    # -- files ------------------------------------------------------------------------------
+
+    def open(self, begin: Begin, format_description: BytesLike) -> list[Made]:
+        """The first events; FORMAT_DESCRIPTION is among them only when the dump starts behind it.
+
+        `format_description` is the file's, as stored.
+        """
+        file, position = begin.file, begin.position
+        self._first_file, self._first_position = file.served_name, position
+        self.file, self.position = file.ordinal, position
+        events = [self._rotate_to(file, position)]
+        self._describe(file.start)
+        if position == FIRST_POSITION:
+            return events
+        stored_log_pos = EventHeader.decode(format_description).log_pos
+        described = format_description_for_dump(
+            format_description,
+            from_start=False,
+            # Only a dump by position must not move the replica's position with this event.
+            log_pos=0 if self._excluded is None else stored_log_pos,
+        )
+        return [*events, Made(event=described)]
+
+    def enter(self, file: FileRow) -> list[Made]:
+        """The dump goes on in the next file; what it told last about the old one."""
+        assert file.ordinal == self.file + 1
+        events = self.end_of_stretch()
+        self.file, self.position = file.ordinal, FIRST_POSITION
+        self._skipping = False
+        events.append(self._rotate_to(file, FIRST_POSITION))
+        self._describe(file.start)
+        return events
+
+    def checksum_refusal(self, file: FileRow, description_bytes: int) -> DumpRefusedError | None:
+        """What follows the ROTATE to this file instead of its FORMAT_DESCRIPTION, if anything.
+
+        A client that never spoke of checksums would take them for the ends of events.
+        """
+        if self._request.checksum is not None or not file.start.checksum_algorithm:
+            return None
+        end = FIRST_POSITION + description_bytes
+        return refused(errors.checksum_not_understood(file.served_name, self._first_position, end))
+
+    def inside_event(self) -> DumpRefusedError:
+        """The position asked for is not where an event begins."""
+        return refused(
+            errors.position_inside_event(
+                self._first_file, self._first_position, self._first_position
+            )
+        )
+
+    def purged(self) -> DumpRefusedError:
+        """The file that is being sent was purged under the dump."""
+        name, position = self.file_name, self.position
+        return refused(
+            errors.fatal_dump_error(
+                f"could not find next log; the first event '{self._first_file}' at "
+                f"{self._first_position}, the last event read from './{name}' at {position}, the "
+                f"last byte read from './{name}' at {position}."
+            )
+        )
+
+    def _rotate_to(self, file: FileRow, position: int) -> Made:
+        self.file_name = file.served_name
+        self._has_rotated = False
+        event = fake_rotate(file.served_name, position, server_id=self._server_id, crc=self._crc)
+        return Made(event=event)
+
+    def _describe(self, start: FileStart) -> None:
+        self._crc = bool(start.checksum_algorithm)
+        self._event_types = start.event_types
+
+    # -- rows -------------------------------------------------------------------------------
+
+    def skips(self, row: Row, first: int, file: FileRow) -> bool:
+        """Whether nothing of the row, from packet `first` on, is to be sent.
+
+        Then it is passed over without its packets being read. The last row of a file is always
+        looked at: a ROTATE may end it.
+        """
+        if self._excluded is None or row.index >= file.last_index:
+            return False
+        if not self._skipping and (first or row.row.first_transaction):
+            return False
+        if first == 0 and self._breaks(row.row):
+            return False
+        gtids = gtids_of(row.row.gtids)
+        if row.row.first_transaction < row.row.packets and not gtids:
+            return False  # anonymous transactions: in no set
+        if not self._excluded.contains(gtids):
+            return False
+        self._skipping = True
+        self._owes_heartbeat = True
+        self.position = row.row.end_position
+        return True
+
+    def pieces(
+        self, row: Row, batch: ServedBatch, first: int, file: FileRow, state: RelayState
+    ) -> list[Piece]:
+        """What of the row, from packet `first` on, is sent, in order."""
+        last = row.row.packets
+        assert 0 <= first < last <= batch.count
+        assert row.row.file == self.file
+        if first == 0 and self._breaks(row.row):
+            self._note_gap(row.row, file)
+        pieces: list[Piece] = []
+        for start, end, send in self._spans(row.row, batch, first, last):
+            if not send:
+                self._skipping = self._owes_heartbeat = True
+                continue
+            self._skipping = False
+            if self._owes_heartbeat:
+                self.position = batch.position_of(start)
+                pieces += self.end_of_stretch()
+            pieces.append(Stored(first=start, last=end))
+        self.position = row.row.end_position
+        if batch.event_type(last - 1) == EventType.ROTATE:
+            self._pass_rotate(pieces, batch, last - 1, file, state)
+        return pieces
+
+    def _spans(
+        self, row: BatchRow, batch: ServedBatch, first: int, last: int
+    ) -> list[tuple[int, int, bool]]:
+        excluded = self._excluded
+        if excluded is None:
+            return [(first, last, True)]
+        follows = self._skipping and (first or row.first_transaction)
+        if not follows and not gtids_of(row.gtids).overlaps(excluded):
+            return [(first, last, True)]
+        return batch.cut(first, last, excluded, skipping=self._skipping)
+
+    def _pass_rotate(
+        self,
+        pieces: list[Piece],
+        batch: ServedBatch,
+        packet: int,
+        file: FileRow,
+        state: RelayState,
+    ) -> None:
+        """A ROTATE is sent even behind what is skipped, and with the name that clients see."""
+        event = batch.event(packet)
+        crc_bytes = CRC_BYTES if self._crc else 0
+        rotate = Rotate.decode(event, crc_bytes=crc_bytes)
+        served_name = state.served_name_of(file.epoch, rotate.file_name)
+        is_sent = bool(pieces) and isinstance(pieces[-1], Stored) and pieces[-1].last > packet
+        if is_sent:
+            sent = pieces.pop()
+            assert isinstance(sent, Stored)
+            if sent.first < packet:
+                pieces.append(Stored(first=sent.first, last=packet))
+        elif self._owes_heartbeat:
+            behind, self.position = self.position, batch.position_of(packet)
+            pieces += self.end_of_stretch()
+            self.position = behind
+        if served_name == rotate.file_name:
+            if pieces and isinstance(pieces[-1], Stored) and pieces[-1].last == packet:
+                pieces[-1] = Stored(first=pieces[-1].first, last=packet + 1)
+            else:
+                pieces.append(Stored(first=packet, last=packet + 1))
+        else:
+            pieces.append(Made(event=renamed_rotate(event, served_name, crc=self._crc)))
+        self._owes_heartbeat = False
+        self.file_name = served_name
+        self._has_rotated = True
+
+    def _breaks(self, row: BatchRow) -> bool:
+        """Whether bytes of the file are missing before the row."""
+        return row.start_position != self.position
+
+    def _note_gap(self, row: BatchRow, file: FileRow) -> None:
+        """Only a gap that the relay state knows may be passed over."""
+        start, end = self.position, row.start_position
+        known = any(gap.start <= start and end <= gap.end for gap in file.gaps)
+        assert start < end and known, f"rows of {file.name} do not join: {start} to {end}"
+        self.position = end
+        self._owes_heartbeat = True
+
+    @property
+    def is_skipping(self) -> bool:
+        """Between two events, of which the one before was not sent: a heartbeat may be."""
+        return self._skipping
+
+    # -- heartbeats -------------------------------------------------------------------------
+
+    def at_end(self, visible: VisibleEnd) -> list[Made]:
+        """What is told when everything visible was passed: where a skipped stretch ended."""
+        if visible.file == self.file and visible.position > self.position and not self._has_rotated:
+            self.position = visible.position
+            self._owes_heartbeat = True
+        return self.end_of_stretch()
+
+    def end_of_stretch(self) -> list[Made]:
+        """A heartbeat if something was skipped since the last event, else nothing."""
+        if not self._owes_heartbeat:
+            return []
+        self._owes_heartbeat = False
+        return [self.heartbeat()]
+
+    def heartbeat(self) -> Made:
+        """Where the client is, in the words of the last ROTATE."""
+        position = FIRST_POSITION if self._has_rotated else self.position
+        knows_v2 = self._event_types >= HEARTBEAT_V2_TYPES
+        v2 = self._request.heartbeat_v2_accepted and knows_v2
+        make = heartbeat_v2 if v2 else heartbeat_v1
+        return Made(event=make(self.file_name, position, server_id=self._server_id, crc=self._crc))
+
+
+class _PerhapsBehindError(Exception):
+    """Refused, unless this node only lags behind the cluster."""
+
+    def __init__(self, error: MySQLError) -> None:
+        super().__init__(str(error))
+        self.refusal = refused(error)
+
+
+def source_uuids(state: RelayState) -> set[bytes]:
+    """The server uuids of all that are or were a source of this log."""
+    found: set[bytes] = set()
+    for text in state.source_uuids:
+        digits = text.replace("-", "")
+        if len(digits) == 32:
+            found.add(bytes.fromhex(digits))
+    return found
+
+
+def position_in_gap(file: FileRow, position: int, start: int, end: int) -> MySQLError:
+    """1236 for a position that lies in what the relay was never sent of a file."""
+    return errors.fatal_dump_error(
+        f"Client requested source to start replication from position {position} of "
+        f"{file.served_name}, and this relay does not hold the file from {start} to {end}"
+    )
+
+
+def renamed_rotate(event: BytesLike, file_name: str, *, crc: bool) -> bytes:
+    """A stored ROTATE with another file name; everything else of it stays."""
+    header = EventHeader.decode(event)
+    position = Rotate.decode(event, crc_bytes=CRC_BYTES if crc else 0).position
+    return build_event(
+        EventType.ROTATE,
+        position.to_bytes(8, "little") + file_name.encode("utf-8", "surrogateescape"),
+        server_id=header.server_id,
+        crc=crc,
+        timestamp=header.timestamp,
+        log_pos=header.log_pos,
+        flags=header.flags,
+    )
