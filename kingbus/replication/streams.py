@@ -73,12 +73,13 @@ class SendingSink:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._sending: trio.CancelScope | None = None
+        self._seconds_max = SEND_SECONDS_MAX
         self.is_broken = False
 
     async def send(self, buffers: bytes | bytearray | memoryview) -> None:
         """Send a buffer. Raises trio.BrokenResourceError when the client is gone or too slow."""
         self.is_broken = True
-        deadline = trio.current_time() + SEND_SECONDS_MAX
+        deadline = trio.current_time() + self._seconds_max
         with trio.CancelScope(shield=True, deadline=deadline) as self._sending:
             await self._stream.send_all(buffers)
             self.is_broken = False
@@ -88,7 +89,10 @@ class SendingSink:
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def hurry(self) -> None:
-        """The dump is being ended: what is under way has little time left."""
+        """The dump is being ended: what is under way has little time left, the rest of a packet
+        that is given in two parts included.
+        """
+        self._seconds_max = FINISH_SECONDS_MAX
         if self._sending is not None:
             deadline = trio.current_time() + FINISH_SECONDS_MAX
             self._sending.deadline = min(self._sending.deadline, deadline)
