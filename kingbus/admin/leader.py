@@ -21,7 +21,7 @@ from kingbus.admin.errors import (
     SourceRefusedError,
     UnavailableError,
 )
-from kingbus.admin.protocols import Identity, Node, Receiver, Relay
+from kingbus.admin.protocols import Identity, Keys, Node, Receiver, Relay
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.errors import KingbusError
@@ -80,7 +80,7 @@ def sentence(details: Any) -> str:
 
 
 class LeaderOperations:
-    """See the module. `secret` gives the cluster's key, or None while this node has none."""
+    """See the module. `keys` gives the cluster's key."""
 
     def __init__(
         self,
@@ -89,13 +89,13 @@ class LeaderOperations:
         relay: Relay,
         receiver: Receiver,
         identity: Identity,
-        secret: Callable[[], ClusterSecret | None],
+        keys: Keys,
     ) -> None:
         self._node = node
         self._relay = relay
         self._receiver = receiver
         self._identity = identity
-        self._secret = secret
+        self._keys = keys
         # Checks take seconds; two requests must not decide from the same state.
         self._source_lock = trio.Lock()
         self._routes: Mapping[tuple[str, str], Handler] = {
@@ -292,9 +292,7 @@ class LeaderOperations:
             raise SourceRefusedError(str(error), hint=error.hint) from error
 
     async def _propose_source(self, config: SourceConfig, password: str) -> None:
-        secret = self._secret()
-        if secret is None:
-            raise UnavailableError("this node does not have the cluster key yet")
+        secret = await self._keys.wait()
         config.password.CopyFrom(secret.seal(password, SOURCE_PASSWORD))
         await self._propose(Command(source_config=config))
         _log.info(
@@ -308,7 +306,7 @@ class LeaderOperations:
         stored = self._relay.state.source_config
         if stored is None or not stored.HasField("password"):
             return ""
-        secret = self._secret()
+        secret = self._keys.secret
         if secret is None:
             raise UnavailableError("this node does not have the cluster key yet")
         try:

@@ -117,6 +117,12 @@ class Operations:
         """Raises UnavailableError with the reason when replicas should go to another node."""
         return await self._checked(lag_seconds, needs_leader=True)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `/ready` answers 200."""
+        status = self._node.status()
+        return bool(status.leader_id) and self._node.cluster.get(status.member_id) is not None
+
     async def _checked(
         self, lag_seconds_max: float | None, *, needs_leader: bool
     ) -> schema.HealthData:
@@ -220,7 +226,7 @@ class Operations:
         request = json.dumps({"method": method, "path": path, "body": body}).encode()
         try:
             reply = await self._transport.call(
-                leader_id, CALL_METHOD, request, timeout_seconds=CALL_SECONDS_MAX
+                leader_id, CALL_METHOD, request, timeout=CALL_SECONDS_MAX
             )
         except KingbusError as error:
             # Whether it arrived is unknown. Repeating is safe, but a member added twice would be

@@ -10,6 +10,7 @@ from kingbus.binlog.relay_state import RelayState
 from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member
 from kingbus.pb import command_pb2
+from kingbus.secrets import ClusterSecret
 
 
 class Proposal(Protocol):
@@ -159,9 +160,24 @@ class Transport(Protocol):
     """Calls to other members."""
 
     async def call(
-        self, target: int | str, method: str, body: bytes = b"", *, timeout_seconds: float = 10.0
+        self,
+        target: int | str,
+        method: str,
+        body: bytes = b"",
+        timeout: float = 10.0,  # noqa: ASYNC109 - across processes, not within this one
     ) -> CallReply:
         """Raises a KingbusError when there is no answer; whether it arrived is then unknown."""
+        ...
+
+
+class Keys(Protocol):
+    """The cluster's key on this node."""
+
+    @property
+    def secret(self) -> ClusterSecret | None: ...
+
+    async def wait(self) -> ClusterSecret:
+        """UnavailableError when it does not come in time."""
         ...
 
 

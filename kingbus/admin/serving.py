@@ -30,6 +30,23 @@ class ListenError(KingbusError):
 
 def listen(address: Address, *, what: str) -> socket.socket:
     """A listening socket. Raises ListenError: `listen on A: address already in use`."""
+    opened = bind(address, what=what)
+    start_listening(opened, address, what=what)
+    return opened
+
+
+def start_listening(opened: socket.socket, address: Address, *, what: str) -> None:
+    """Let a bound socket accept; it is closed when that fails. Raises ListenError."""
+    try:
+        opened.listen(BACKLOG)
+    except OSError as error:
+        opened.close()
+        reason = (error.strerror or str(error)).lower()
+        raise ListenError(f"{what}: listen on {address}: {reason}") from error
+
+
+def bind(address: Address, *, what: str) -> socket.socket:
+    """A bound socket that does not accept yet: who connects is refused. Raises ListenError."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -41,7 +58,6 @@ def listen(address: Address, *, what: str) -> socket.socket:
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(place)
-        opened.listen(BACKLOG)
         opened.setblocking(False)
     except OSError as error:
         opened.close()

@@ -6,7 +6,7 @@ Two of them joined by `FakeTransport` stand for a leader and a follower.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from kingbus.admin.errors import ConflictError
+from kingbus.admin.errors import ConflictError, UnavailableError
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.operations import Operations
 from kingbus.binlog import command as codec
@@ -211,10 +211,7 @@ class FakeTransport:
         self.handlers: dict[int, Callable[[int, bytes], Awaitable[bytes]]] = {}
         self.calls = 0
 
-    async def call(
-        self, target: int, _method: str, body: bytes, *, timeout_seconds: float
-    ) -> FakeReply:
-        assert timeout_seconds > 10
+    async def call(self, target: int, _method: str, body: bytes, **_: float) -> FakeReply:
         self.calls += 1
         return FakeReply(await self.handlers[target](0, body))
 
@@ -223,6 +220,16 @@ class FakeTransport:
 class FakeIdentity:
     server_id: int = 77
     server_uuid: str = "11111111-2222-5333-8444-555555555555"
+
+
+@dataclass
+class FakeKeys:
+    secret: ClusterSecret | None
+
+    async def wait(self) -> ClusterSecret:
+        if self.secret is None:
+            raise UnavailableError("this node does not have the cluster key yet")
+        return self.secret
 
 
 @dataclass
@@ -257,7 +264,7 @@ class Pair:
             relay=node,
             receiver=receiver,
             identity=identity,
-            secret=lambda: self.secret,
+            keys=FakeKeys(self.secret),
         )
         operations = Operations(
             name=name,
