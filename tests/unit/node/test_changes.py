@@ -1,0 +1,147 @@
+"""Between Raft's configuration changes and membership changes; proposals; leadership."""
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
+from kingbus.membership.errors import MembershipError
+from kingbus.membership.member import Member
+from kingbus.node.changes import NOTHING, to_conf_change, to_member_change
+from kingbus.node.errors import ProposalLostError
+from kingbus.node.leadership import Leadership
+from kingbus.node.proposals import Proposals
+from kingbus.raft.types import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeType,
+    ConfChangeV2,
+    Entry,
+)
+
+VOTER = Member(id=1, name="a", peer_urls=("http://h:1",), admin_urls=("http://h:2",))
+LEARNER = Member(id=2, name="b", peer_urls=("http://h:3",), learner=True, promote=True)
+CLUSTER = Cluster(cluster_id=7, index=2, members=(VOTER, LEARNER))
+NEW = Member(id=3, name="c", peer_urls=("http://h:5",))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        MemberChange(kind=ChangeKind.ADD, member=NEW),
+        MemberChange(
+            kind=ChangeKind.ADD,
+            member=Member(id=3, name="c", peer_urls=("http://h:5",), learner=True),
+        ),
+        MemberChange(kind=ChangeKind.PROMOTE, member=LEARNER.promoted()),
+        MemberChange(kind=ChangeKind.REMOVE, member=LEARNER),
+        MemberChange(kind=ChangeKind.UPDATE, member=VOTER),
+    ],
+)
+def test_a_change_survives_the_log(change):
+    """Every change, encoded as an entry's data and read back, is the same change."""
+    encoded = to_conf_change(change).encode()
+
+    assert to_member_change(ConfChangeV2.decode(encoded), CLUSTER) == change
+
+
+def test_the_older_form_is_read_too():
+    """Bootstrap entries are of the older form."""
+    change = ConfChange(ConfChangeType.ADD_NODE, 3, NEW.to_context().SerializeToString())
+
+    assert to_member_change(change, CLUSTER) == MemberChange(kind=ChangeKind.ADD, member=NEW)
+
+
+def single(kind, number, context=b""):
+    return ConfChangeV2(changes=(ConfChangeSingle(kind, number),), context=context)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ConfChangeV2(
+            changes=(
+                ConfChangeSingle(ConfChangeType.REMOVE_NODE, 1),
+                ConfChangeSingle(ConfChangeType.REMOVE_NODE, 2),
+            )
+        ),
+        single(ConfChangeType.ADD_NODE, 3, b"\xff\xff"),
+        single(ConfChangeType.ADD_NODE, 4, NEW.to_context().SerializeToString()),
+        single(ConfChangeType.ADD_LEARNER_NODE, 3, NEW.to_context().SerializeToString()),
+    ],
+)
+def test_a_change_of_another_form_is_refused(change):
+    """Several members at once, unreadable or contradicting contexts: an error, not a guess."""
+    with pytest.raises(MembershipError):
+        to_member_change(change, CLUSTER)
+
+
+def test_a_change_about_nobody():
+    """The no-op that refused changes become, and the end of a joint configuration."""
+    assert to_member_change(NOTHING, CLUSTER) is None
+    assert to_member_change(ConfChangeV2(), CLUSTER) is None
+
+
+async def test_a_proposal_is_settled_by_its_term():
+    """The same index in another term is another entry: the proposal is known to be lost."""
+    proposals = Proposals()
+    mine = proposals.add(index=5, term=2, data_bytes=10)
+    other = proposals.add(index=6, term=2, data_bytes=10)
+    refused = proposals.add(index=7, term=2, data_bytes=0)
+    assert proposals.bytes == 20
+    proposals.settle([Entry(2, 5), Entry(3, 6), Entry(2, 7)], errors={7: MembershipError("no")})
+
+    await mine.applied()
+    with pytest.raises(ProposalLostError) as caught:
+        await other.applied()
+    assert caught.value.outcome_known
+    with pytest.raises(MembershipError):
+        await refused.applied()
+    assert (len(proposals), proposals.bytes) == (0, 0)
+
+
+async def test_waiting_proposals_are_woken_by_a_loss():
+    """All that wait get the error; what was settled before keeps its answer."""
+    proposals = Proposals()
+    done = proposals.add(index=1, term=1, data_bytes=1)
+    lost = proposals.add(index=2, term=1, data_bytes=1)
+    proposals.settle([Entry(1, 1)], errors={})
+    outcomes = []
+
+    async def wait():
+        try:
+            await lost.applied()
+        except ProposalLostError as error:
+            outcomes.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        proposals.fail_all(ProposalLostError("gone"))
+    await done.applied()
+
+    assert [str(error) for error in outcomes] == ["gone"]
+    assert proposals.bytes == 0
+
+
+async def test_leadership_edges_are_seen():
+    """Who waits for the other edge is woken by it, and by that term's only."""
+    leadership = Leadership()
+    seen = []
+
+    async def watch():
+        term = await leadership.wait_ready()
+        seen.append(term)
+        await leadership.wait_lost(term)
+        seen.append(-term)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await wait_all_tasks_blocked()
+        assert seen == []
+        leadership.set(3)
+        await wait_all_tasks_blocked()
+        assert (seen, leadership.is_ready) == ([3], True)
+        leadership.set(4)  # led again, but not without a break
+        await wait_all_tasks_blocked()
+    assert seen == [3, -3]
