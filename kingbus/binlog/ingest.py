@@ -284,17 +284,17 @@ class IngestStream:
         if not idle and len(buffer) < self._batch_bytes:
             return False
         at = buffer.base + builder.bytes
-        offsets, stop = buffer.walk(at, buffer.base + self._batch_bytes)
+        offsets, stop = buffer.walk(at, max(at + 1, buffer.base + self._batch_bytes))
         is_full = False
         if offsets and stop - buffer.base > self._entry_bytes_max:
             stop = offsets.pop()  # it needs an entry for itself
             is_full = True
         if offsets:
             self._look_at(np.array(offsets, dtype=np.int64), stop)
-        if is_full or self._builder.bytes >= self._batch_bytes:
+        is_full |= self._builder.bytes >= self._batch_bytes and not self._wants_previous_gtids
+        if is_full:
             self._emit_all()
-            return True
-        return bool(offsets)
+        return is_full or bool(offsets)
 
     # -- packets ----------------------------------------------------------------------------
 

@@ -60,17 +60,17 @@ class ReceiveBuffer:
         Positions in the buffer may change. Raises BufferError when it is full: its owner did not
         take out what it could.
         """
-        capacity = len(self.data)
-        if self.base == self.end:
+        held, capacity = len(self), len(self.data)
+        if not held:
             self.base = self.end = 0
-            if capacity > self._capacity_usual:
-                self._allocate(self._capacity_usual)
-        elif capacity - _SLACK - self.end < READ_BYTES_MIN:
-            if self.base:
-                held = self.end - self.base
-                self.view[:held] = self.view[self.base : self.end]
-                self.base, self.end = 0, held
-            if capacity - _SLACK - self.end < READ_BYTES_MIN:
+        is_at_end = capacity - _SLACK - self.end < READ_BYTES_MIN
+        fits_usual = held + READ_BYTES_MIN + _SLACK <= self._capacity_usual
+        if capacity > self._capacity_usual and fits_usual and (is_at_end or not held):
+            self._allocate(self._capacity_usual)
+        elif is_at_end:
+            self.view[:held] = self.view[self.base : self.end]
+            self.base, self.end = 0, held
+            if capacity - _SLACK - held < READ_BYTES_MIN:
                 if capacity >= self._capacity_max:
                     raise BufferError("the receive buffer is full")
                 self._allocate(min(capacity * 2, self._capacity_max))
