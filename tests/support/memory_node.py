@@ -5,20 +5,20 @@ transport is the real one over loopback sockets.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import trio
 
 from kingbus.membership.cluster import Cluster
-from kingbus.node.machine import AppliedBatch
+from kingbus.node.machine import AppliedBatch, Log
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb import record_pb2
 from kingbus.raft.storage import MemoryStorage
 from kingbus.raft.types import ConfState, Entry, HardState
-from kingbus.storage.log import LogWrite
+from kingbus.storage.log import LogStore, LogWrite
 from kingbus.transport.connection import open_listener
 from kingbus.transport.peer import Timings
 from kingbus.transport.transport import Transport
@@ -123,7 +123,7 @@ class MemberProcess:
     name: str
     node: Node
     transport: Transport
-    log: MemoryLog
+    log: Log
     machine: MemoryMachine
     scope: trio.CancelScope
     ended: trio.Event = field(default_factory=trio.Event)
@@ -138,8 +138,15 @@ class MemberProcess:
 class LoopbackCluster:
     """Members over loopback TCP, with short timeouts; each has a Disk that outlives it."""
 
-    def __init__(self, nursery: trio.Nursery, *, settings: NodeSettings | None = None) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        *,
+        settings: NodeSettings | None = None,
+        make_log: Callable[[str, Disk], Log] | None = None,
+    ) -> None:
         self._nursery = nursery
+        self._make_log = make_log or (lambda _name, disk: MemoryLog(disk))
         self.settings = settings or NodeSettings(heartbeat_seconds=0.05, election_seconds=1.0)
         self.timings = Timings(probe=0.3, read=2.0, back_off_max=0.2)
         self.disks: dict[str, Disk] = {}
@@ -191,7 +198,7 @@ class LoopbackCluster:
     ) -> MemberProcess:
         self._seed += 1
         disk = self.disks[name]
-        log, machine = MemoryLog(disk), MemoryMachine(disk)
+        log, machine = self._make_log(name, disk), MemoryMachine(disk)
         transport = Transport(
             member_id=member_id,
             cluster=foreseen or cluster,
@@ -230,8 +237,9 @@ class LoopbackCluster:
                         process.result = error
                     nursery.cancel_scope.cancel()
         finally:
-            with suppress(BaseException):
-                listener.socket.close()
+            listener.socket.close()
+            if isinstance(process.log, LogStore):
+                process.log.abandon()
             process.ended.set()
 
     def running(self) -> Iterator[MemberProcess]:
@@ -284,10 +292,12 @@ class LoopbackCluster:
 
 @asynccontextmanager
 async def loopback_cluster(
-    *names: str, settings: NodeSettings | None = None
-) -> "Callable[[], Awaitable[LoopbackCluster]]":
+    *names: str,
+    settings: NodeSettings | None = None,
+    make_log: Callable[[str, Disk], Log] | None = None,
+) -> AsyncIterator[LoopbackCluster]:
     async with trio.open_nursery() as nursery:
-        cluster = LoopbackCluster(nursery, settings=settings)
+        cluster = LoopbackCluster(nursery, settings=settings, make_log=make_log)
         await cluster.begin(*names)
         try:
             yield cluster
