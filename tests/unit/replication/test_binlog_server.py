@@ -503,32 +503,6 @@ async def test_a_client_that_takes_nothing_cannot_hold_up_the_end(autojump_clock
         assert not len(server.connections)
 
 
-@dataclass
-class InTwoParts(MemoryDumper):
-    """Gives one large packet in two buffers, whole even when it is cancelled in between."""
-
-    async def __call__(
-        self, request: DumpRequest, *, sink: SendingSink, progress: DumpProgress
-    ) -> None:
-        data, progress.next_sequence = encode_payload(bytes(16 << 20), 1)
-        with trio.CancelScope(shield=True):
-            await sink.send(data[: 15 << 20])
-            await sink.send(data[15 << 20 :])
-        await trio.sleep_forever()
-
-
-async def test_both_parts_of_a_packet_share_the_last_second(autojump_clock) -> None:
-    """A shielded second buffer cannot hold up the end either."""
-    async with serving(dumper=InTwoParts()) as server, await replica(server) as client:
-        await client.send(dump_gtid())
-        await until(lambda: len(server.replicas()) == 1)
-        before = trio.current_time()
-        await server.stop()
-
-        assert trio.current_time() - before <= 2
-        assert not len(server.connections)
-
-
 async def test_the_listener_stops_and_starts() -> None:
     """Stopping tells idle clients and closes dumps; it can start again, at the same place."""
     async with serving() as server, await replica(server) as idle, await replica(server) as dumping:
