@@ -36,7 +36,7 @@ async def test_a_send_that_is_not_taken_breaks_the_sink(autojump_clock) -> None:
 
 
 async def test_both_parts_of_a_packet_are_hurried(autojump_clock) -> None:
-    """A packet given in two parts, shielded, has no more time for its second part than the first."""
+    """A packet in two parts, shielded, has no more time for the second than for the first."""
     ours, theirs = trio.testing.lockstep_stream_pair()
     sink = SendingSink(ours)
 
