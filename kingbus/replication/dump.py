@@ -212,12 +212,13 @@ class _Dump:
         if row is None:
             raise self.session.purged()
         self._index, self._packet = row.index, row.row.packets
-        if begin.position < row.row.end_position:
-            batch = await self._batch(row.index, row.index)
-            packet = batch.packet_at(begin.position)
-            if packet is None:
-                raise self.session.inside_event()
+        if begin.position > row.row.end_position:
+            return  # behind a gap, and what follows it is not visible yet
+        packet = (await self._batch(row.index, row.index)).packet_at(begin.position)
+        if packet is not None:
             self._packet = packet
+        elif begin.position < row.row.end_position:
+            raise self.session.inside_event()
 
     # -- the stream -------------------------------------------------------------------------
 

@@ -1,0 +1,787 @@
+"""Binlog dumps as conversations: what a replica is sent, packet by packet."""
+
+import pytest
+import trio
+import trio.testing
+
+from kingbus.binlog.command import encode
+from kingbus.errors import KingbusError
+from kingbus.pb.command_pb2 import Command, Purge, SourceConfig
+from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest, run_dump
+from tests.support.relay_logs import (
+    FORMAT_DESCRIPTION,
+    UUID_A,
+    UUID_B,
+    BinlogFile,
+    batch_command,
+    gtids,
+    packets_of,
+)
+from tests.support.relay_node import RelayNode
+
+
+def by_position(file: str = "", position: int = 4, **more: object) -> DumpRequest:
+    more = {"checksum": "CRC32", "non_blocking": True, **more}
+    return DumpRequest(kind="position", file_name=file, position=position, **more)
+
+
+def by_gtid(known: str = "", **more: object) -> DumpRequest:
+    more = {"checksum": "CRC32", "non_blocking": True, **more}
+    return DumpRequest(kind="gtid", gtid_set=gtids(known), **more)
+
+
+def binlog(number: int, numbers: range, previous: str = "", **more: object) -> BinlogFile:
+    """binlog.00000N with these transactions of source a, each of four events."""
+    file = BinlogFile(f"binlog.{number:06}", UUID_A, gtids(previous), **more)
+    for transaction in numbers:
+        file.transaction(transaction)
+    return file
+
+
+def two_files() -> tuple[RelayNode, BinlogFile, BinlogFile]:
+    """Transactions 1-3 in the first file, which rotates, 4-5 in the second."""
+    node = RelayNode()
+    first, second = binlog(1, range(1, 4)), binlog(2, range(4, 6), "a:1-3")
+    first.rotate(second.name)
+    node.hold(first, second, size=5)
+    return node, first, second
+
+
+async def test_from_the_start_everything_is_sent_as_the_source_sends_it() -> None:
+    """ROTATE, FORMAT_DESCRIPTION and the rest of each file, byte for byte."""
+    node, first, second = two_files()
+
+    replica = await node.dump(by_position())
+
+    assert replica.finished
+    file = [str(event.type) for event in first.events]
+    assert replica.kinds == [
+        "rotate* binlog.000001:4",
+        *file,
+        "rotate* binlog.000002:4",
+        *[str(event.type) for event in second.events],
+    ]
+    assert b"".join(replica.stored) == first.bytes() + second.bytes()
+    assert replica.progress.file == second.name
+    assert replica.progress.position == second.end
+    assert replica.progress.last_gtid.endswith(":5")
+
+
+async def test_the_first_rotate_names_the_requested_position() -> None:
+    """Behind position 4 the FORMAT_DESCRIPTION is a copy with created and log_pos 0."""
+    node, first, _ = two_files()
+    start = first.events[6].start
+
+    replica = await node.dump(by_position(first.name, start))
+
+    assert replica.kinds[:2] == [f"rotate* {first.name}:{start}", str(FORMAT_DESCRIPTION)]
+    description = replica.events[1]
+    assert description[13:17] == bytes(4)
+    assert description[19 + 52 : 19 + 56] == bytes(4)
+    assert replica.events[2] == first.events[6].data
+    assert len(description) == len(first.events[0].data)
+
+
+async def test_a_gtid_dump_by_position_keeps_log_pos_in_the_description() -> None:
+    """As a source of today does it."""
+    node, first, _ = two_files()
+    start = first.events[6].start
+
+    replica = await node.dump(by_gtid("a:1", file_name=first.name, position=start))
+
+    assert replica.events[1][13:17] == first.events[0].data[13:17]
+    assert replica.events[2] == first.events[6].data
+
+
+@pytest.mark.parametrize("at", range(2, 14))
+async def test_every_event_is_a_place_to_start(at: int) -> None:
+    """Wherever the batches were cut."""
+    node, first, second = two_files()
+
+    replica = await node.dump(by_position(first.name, first.events[at].start))
+
+    rest = b"".join(event.data for event in first.events[at:])
+    assert b"".join(replica.stored[1:]) == rest + second.bytes()
+
+
+async def test_the_end_of_a_closed_file_is_a_place_to_start() -> None:
+    """ROTATE with that position, FORMAT_DESCRIPTION, then the next file."""
+    node, first, second = two_files()
+
+    replica = await node.dump(by_position(first.name, first.end))
+
+    assert replica.kinds[:3] == [
+        f"rotate* {first.name}:{first.end}",
+        str(FORMAT_DESCRIPTION),
+        f"rotate* {second.name}:4",
+    ]
+    assert b"".join(replica.stored[1:]) == second.bytes()
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (by_position("binlog.000009"), "Could not find first log file name in binary log index"),
+        (by_position("binlog.000001", 3), "from position < 4"),
+        (by_position("binlog.000001", 1 << 40), "from position > file size"),
+        (by_position("", 1 << 40), "from position > file size"),
+        (by_gtid("a:1-9"), "Replica has more GTIDs than the source has"),
+        (by_gtid("a:1-2", position=2), "from position < 4"),
+        (by_gtid("", file_name="nope"), "Could not find first log file name"),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_before_the_first_event(
+    request_: DumpRequest, text: str
+) -> None:
+    """Error 1236 with MySQL's words, numbered 1."""
+    node, _, _ = two_files()
+
+    replica = await node.dump(request_)
+
+    assert replica.refusal is not None
+    assert (replica.refusal.code, replica.refusal.sqlstate) == (1236, "HY000")
+    assert text in replica.refusal.message
+    assert not replica.raw
+    assert replica.progress.next_sequence == 1
+
+
+async def test_a_position_inside_an_event_is_refused_behind_the_description() -> None:
+    """As a source does, which finds out when it reads there."""
+    node, first, _ = two_files()
+
+    replica = await node.dump(by_position(first.name, first.events[4].start + 1))
+
+    assert len(replica.events) == 2
+    assert replica.refusal is not None and replica.refusal.code == 1236
+    assert "in the middle of event" in replica.refusal.message
+    assert replica.progress.next_sequence == 3
+
+
+async def test_a_replica_that_lacks_purged_transactions_is_told_which() -> None:
+    """Text A names the replica's set and the missing one."""
+    node, _, _ = two_files()
+    node.command(Command(purge=Purge(first_index=len(node.log.entries) - 1)))
+    assert node.relay.state.purged == gtids("a:1-3")
+
+    replica = await node.dump(by_gtid("a:1-2"))
+
+    assert replica.refusal is not None and replica.refusal.code == 1236
+    assert f"missing transactions are '{gtids('a:3')}'" in replica.refusal.message
+    assert f"sent by the replica is '{gtids('a:1-2')}'" in replica.refusal.message
+    assert (await node.dump(by_gtid("a:1-3"))).finished
+
+
+async def test_with_a_file_name_the_set_is_not_checked() -> None:
+    """The set only skips; what is purged or ahead is the client's own business."""
+    node, _, second = two_files()
+
+    replica = await node.dump(by_gtid("a:5-9", file_name=second.name))
+
+    assert replica.finished
+    assert b"".join(replica.stored) == b"".join(event.data for event in second.events[:6])
+
+
+async def test_a_gtid_dump_starts_in_the_newest_file_that_can_hold_what_is_missing() -> None:
+    """The file before is not even named."""
+    node, first, second = two_files()
+
+    assert (await node.dump(by_gtid("a:1-2"))).kinds[0] == f"rotate* {first.name}:4"
+    replica = await node.dump(by_gtid("a:1-3"))
+    assert replica.kinds[0] == f"rotate* {second.name}:4"
+    assert b"".join(replica.stored) == second.bytes()
+
+
+async def test_a_skipped_stretch_is_told_by_one_heartbeat() -> None:
+    """Before the next event, with the end position of the stretch, without any period asked."""
+    node, first, second = two_files()
+
+    replica = await node.dump(by_gtid("a:1,a:3,a:4"))
+
+    ends = {number: first.events[1 + 4 * number].end for number in (1, 2, 3)}
+    assert replica.kinds == [
+        f"rotate* {first.name}:4",
+        "15",
+        "35",
+        f"beat1 {first.name}:{ends[1]}",
+        *["33", "2", "30", "16"],
+        f"beat1 {first.name}:{ends[3]}",
+        "4",
+        f"rotate* {second.name}:4",
+        "15",
+        "35",
+        f"beat1 {second.name}:{second.events[5].end}",
+        *["33", "2", "30", "16"],
+    ]
+
+
+async def test_a_stretch_at_the_end_of_the_log_is_told_too() -> None:
+    """A replica that has everything is told where the source is."""
+    node, _, second = two_files()
+
+    replica = await node.dump(by_gtid("a:1-5"))
+
+    assert replica.kinds == [
+        f"rotate* {second.name}:4",
+        "15",
+        "35",
+        f"beat1 {second.name}:{second.end}",
+    ]
+
+
+async def test_what_follows_a_known_transaction_is_skipped_with_it() -> None:
+    """A Stop event too, as a source does; the heartbeat comes before the next file's ROTATE."""
+    node = RelayNode()
+    first, second = binlog(1, range(1, 3)), binlog(2, range(3, 4), "a:1-2")
+    first.stop()
+    node.hold(first, second, size=3)
+
+    replica = await node.dump(by_gtid("a:1-2", file_name=first.name))
+
+    assert replica.kinds == [
+        f"rotate* {first.name}:4",
+        "15",
+        "35",
+        f"beat1 {first.name}:{first.end}",
+        f"rotate* {second.name}:4",
+        *[str(event.type) for event in second.events],
+    ]
+
+
+async def test_whole_batches_are_skipped_without_being_read() -> None:
+    """The row's set decides; only the file's first and last batch are looked at."""
+    node = RelayNode()
+    node.hold(binlog(1, range(1, 101)), size=4)
+    node.restart()
+    node.relay._shared._batches.clear()
+    node.log.reads = 0
+
+    replica = await node.dump(by_gtid("a:1-100"))
+
+    assert replica.finished
+    assert node.log.reads == 2
+
+
+async def test_a_replica_ahead_for_a_foreign_uuid_is_served() -> None:
+    """Only uuids that are or were a source of this log say that a replica is ahead."""
+    node, _, second = two_files()
+
+    replica = await node.dump(by_gtid("a:1-3,b:1-100"))
+
+    assert b"".join(replica.stored) == second.bytes()
+
+
+async def test_sources_of_former_epochs_count_too() -> None:
+    """After a failover the old source's transactions are still judged."""
+    node, _, _ = two_files()
+    node.session(epoch=2, uuid=UUID_B)
+    node.hold(BinlogFile("binlog.000001", UUID_B, gtids("a:1-5")))
+
+    replica = await node.dump(by_gtid("a:1-6"))
+
+    assert replica.refusal is not None
+    assert "more GTIDs" in replica.refusal.message
+
+
+async def test_a_gtid_dump_of_a_log_without_gtids_is_refused() -> None:
+    """With MySQL's own words for gtid_mode."""
+    node, _, _ = two_files()
+    node.command(Command(source_config=SourceConfig(mode="position", started=True)))
+
+    replica = await node.dump(by_gtid(""))
+
+    assert replica.refusal is not None
+    assert "GTID_MODE = OFF" in replica.refusal.message
+
+
+# -- checksums ------------------------------------------------------------------------------
+
+
+async def test_a_client_that_announced_none_gets_all_but_the_first_rotate_with_checksums() -> None:
+    """Nothing is stripped."""
+    node, _, _ = two_files()
+
+    replica = await node.dump(by_position(checksum="NONE"))
+
+    with_crc = await node.dump(by_position())
+    assert len(replica.events[0]) == len(with_crc.events[0]) - 4
+    assert replica.events[1:] == with_crc.events[1:]
+
+
+async def test_a_client_that_announced_nothing_is_refused_behind_the_rotate() -> None:
+    """It would take the checksums for parts of events; the text names where."""
+    node, first, _ = two_files()
+
+    replica = await node.dump(by_position(checksum=None))
+
+    end = first.events[0].end
+    assert replica.kinds == [f"rotate* {first.name}:4"]
+    assert replica.refusal is not None and replica.refusal.code == 1236
+    assert f"the first event '{first.name}' at 4" in replica.refusal.message
+    assert f"'./{first.name}' at {end}" in replica.refusal.message
+
+
+async def test_a_log_without_checksums_is_sent_without() -> None:
+    """Only the first ROTATE goes by what the client announced; it may announce nothing."""
+    node = RelayNode()
+    first = binlog(1, range(1, 3), crc=False)
+    second = binlog(2, range(3, 4), "a:1-2")
+    node.hold(first, second)
+
+    replica = await node.dump(by_position())
+    assert b"".join(replica.stored) == first.bytes() + second.bytes()
+    rotates = [event for event in replica.events if event[4] == 4]
+    assert [len(event) for event in rotates] == [19 + 8 + 13 + 4, 19 + 8 + 13]
+
+    silent = await node.dump(by_position(checksum=None))
+    assert silent.refusal is not None, "the second file has checksums"
+    assert silent.kinds[-1] == f"rotate* {second.name}:4"
+
+
+# -- waiting, heartbeats ----------------------------------------------------------------------
+
+
+async def test_a_blocking_dump_follows_the_log(autojump_clock: trio.testing.MockClock) -> None:
+    """What becomes visible is sent at once, whole transactions only."""
+    node = RelayNode(in_memory=100)
+    file = binlog(1, range(1, 4))
+    packets = packets_of(file.events)
+    node.session()
+    node.batch(file, packets[:2])
+
+    async with node.dumping(by_gtid("", non_blocking=False)) as replica:
+        assert len(replica.events) == 3
+        node.batch(file, packets[2:5])
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(replica.events) == 3
+        node.batch(file, packets[5:8])
+        await trio.testing.wait_all_tasks_blocked()
+        assert replica.stored == [event.data for event in file.events[:6]]
+        node.batch(file, packets[8:])
+        await trio.testing.wait_all_tasks_blocked()
+        assert b"".join(replica.stored) == file.bytes()
+    assert node.log.reads == 0
+    assert node.database.reads == 0
+
+
+async def test_an_abandoned_transaction_is_never_seen() -> None:
+    """A dump that stands in the very batch goes on with what the next session brings."""
+    node = RelayNode()
+    file = binlog(1, range(1, 4))
+    packets = packets_of(file.events)
+    node.session()
+    node.batch(file, packets[:8])
+
+    async with node.dumping(by_gtid("", non_blocking=False)) as replica:
+        assert replica.stored == [event.data for event in file.events[:6]]
+        node.session()
+        node.batch(file, packets[6:9])
+        node.session()
+        node.batch(file, packets[6:])
+        await trio.testing.wait_all_tasks_blocked()
+        assert b"".join(replica.stored) == file.bytes()
+
+
+async def test_heartbeats_keep_the_period(autojump_clock: trio.testing.MockClock) -> None:
+    """Counted from the last packet sent, with the last ROTATE's name and the end position."""
+    node = RelayNode()
+    file = binlog(1, range(1, 3))
+    packets = packets_of(file.events)
+    node.session()
+    node.batch(file, packets[:6])
+
+    request = by_gtid("", non_blocking=False, heartbeat_period_s=2.5, heartbeat_v2_accepted=True)
+    async with node.dumping(request) as replica:
+        begun = trio.current_time()
+        await trio.sleep(6)
+        node.batch(file, packets[6:])
+        await trio.sleep(3)
+    position = file.events[5].end
+    assert replica.kinds[7:] == [
+        f"beat2 {file.name}:{position}",
+        f"beat2 {file.name}:{position}",
+        *["33", "2", "30", "16"],
+        f"beat2 {file.name}:{file.end}",
+    ]
+    assert [at - begun for at in replica.sent_at[-4:]] == [2.5, 5.0, 6.0, 8.5]
+
+
+async def test_without_a_period_there_is_no_heartbeat(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Silence was asked for."""
+    node, _, _ = two_files()
+    async with node.dumping(by_gtid("a:1-5", non_blocking=False)) as replica:
+        count = len(replica.events)
+        await trio.sleep(3600)
+        assert len(replica.events) == count
+
+
+@pytest.mark.parametrize(
+    ("types", "accepted", "kind"), [(42, False, 1), (35, True, 1), (42, True, 2)]
+)
+async def test_the_second_kind_of_heartbeat_needs_both_sides(
+    types: int, accepted: bool, kind: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The client's flag, and a FORMAT_DESCRIPTION that knows the type."""
+    node = RelayNode()
+    node.hold(binlog(1, range(1, 2), event_types=types))
+    request = by_position(
+        non_blocking=False, heartbeat_period_s=1.0, heartbeat_v2_accepted=accepted
+    )
+    async with node.dumping(request) as replica:
+        await trio.sleep(1.5)
+    assert replica.kinds[-1].startswith(f"beat{kind} ")
+
+
+async def test_behind_a_rotate_a_heartbeat_names_the_next_file(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A real source never stands there; a replica compares with the last ROTATE it got."""
+    node = RelayNode()
+    first = binlog(1, range(1, 2))
+    first.rotate("binlog.000002")
+    node.hold(first)
+    async with node.dumping(by_position(non_blocking=False, heartbeat_period_s=1.0)) as replica:
+        await trio.sleep(1.5)
+        assert replica.kinds[-1] == "beat1 binlog.000002:4"
+        second = binlog(2, range(2, 3), "a:1")
+        node.hold(second)
+        await trio.testing.wait_all_tasks_blocked()
+    assert b"".join(replica.stored) == first.bytes() + second.bytes()
+
+
+async def test_an_empty_log_is_held_until_the_first_file(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """No event, no heartbeat; a non-blocking dump just ends."""
+    node = RelayNode()
+    assert (await node.dump(by_gtid("a:1"))).finished
+    request = by_gtid("a:1", non_blocking=False, heartbeat_period_s=1.0)
+    async with node.dumping(request) as replica:
+        await trio.sleep(100)
+        assert not replica.raw
+        file = binlog(1, range(1, 3))
+        node.hold(file)
+        await trio.testing.wait_all_tasks_blocked()
+        assert replica.stored == [event.data for event in file.events[:2] + file.events[6:]]
+
+
+async def test_a_long_skipped_stretch_does_not_look_dead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """While nothing is sent heartbeats keep coming, also when there is much to pass over."""
+
+    class SlowNode(RelayNode):
+        def load(self):  # type: ignore[no-untyped-def]
+            relay = super().load()
+            read_rows = relay.read_rows
+
+            async def slow(after_index, limit):  # type: ignore[no-untyped-def]
+                await trio.sleep(0.4)
+                return await read_rows(after_index, min(limit, 4))
+
+            relay.read_rows = slow
+            return relay
+
+    node = SlowNode()
+    node.hold(binlog(1, range(1, 30)), size=4)
+    replica = await node.dump(by_gtid("a:1-29", heartbeat_period_s=1.0))
+    beats = [kind for kind in replica.kinds if kind.startswith("beat")]
+    assert len(beats) >= 3
+
+
+# -- catching up ------------------------------------------------------------------------------
+
+
+class Cluster:
+    """What a node knows of the rest: here, entries that it has not applied yet."""
+
+    def __init__(self, node: RelayNode, *, leader_after: int = 0) -> None:
+        self.node = node
+        self.waiting: list[bytes] = []
+        self.questions = 0
+        self.leader_after = leader_after
+
+    async def read_index(self) -> int:
+        await trio.lowlevel.checkpoint()
+        self.questions += 1
+        if self.questions <= self.leader_after:
+            raise KingbusError("no leader")
+        return len(self.node.log.entries) + len(self.waiting)
+
+    async def wait_applied(self, index: int) -> None:
+        await trio.sleep(1)
+        self.node.commit(*self.waiting)
+        self.waiting.clear()
+        assert index == len(self.node.log.entries)
+
+
+def behind() -> tuple[RelayNode, BinlogFile, bytes]:
+    """A node that lacks the last of three transactions, and the entry that brings it."""
+
+    node = RelayNode()
+    file = binlog(1, range(1, 4))
+    packets = packets_of(file.events)
+    cutter = node.session()
+    node.batch(file, packets[:10])
+    meta, raw = cutter.cut(file, packets[10:])
+    return node, file, encode(batch_command(meta), raw)
+
+
+@pytest.mark.parametrize("position", [False, True])
+@pytest.mark.parametrize("leader_after", [0, 3])
+async def test_a_replica_ahead_of_a_lagging_node_waits_for_it(
+    position: bool, leader_after: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Without an event before; it may take until there is a leader again."""
+    node, file, entry = behind()
+    cluster = Cluster(node, leader_after=leader_after)
+    cluster.waiting.append(entry)
+    request = by_position(file.name, file.end) if position else by_gtid("a:1-3")
+
+    replica = await node.dump(request, catch_up=cluster)
+
+    assert replica.finished
+    assert replica.progress.position == file.end
+
+
+async def test_a_replica_that_is_really_ahead_is_refused_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """When this node has all that the cluster has, waiting is of no use."""
+    node, _, entry = behind()
+    cluster = Cluster(node)
+    cluster.waiting.append(entry)
+    begun = trio.current_time()
+
+    replica = await node.dump(by_gtid("a:1-4"), catch_up=cluster)
+
+    assert replica.refusal is not None and "more GTIDs" in replica.refusal.message
+    assert cluster.questions == 1
+    assert trio.current_time() - begun < 2
+
+
+async def test_catching_up_has_a_limit(autojump_clock: trio.testing.MockClock) -> None:
+    """Without a leader it is refused after the configured time, and nothing was sent."""
+    node, _, _ = behind()
+    begun = trio.current_time()
+
+    replica = await node.dump(
+        by_gtid("a:1-3"), catch_up=Cluster(node, leader_after=10**9), catch_up_seconds_max=7.0
+    )
+
+    assert replica.refusal is not None and not replica.raw
+    assert 7 <= trio.current_time() - begun <= 8
+
+
+async def test_what_arrives_meanwhile_ends_the_wait(autojump_clock: trio.testing.MockClock) -> None:
+    """Also without a leader, when the missing entry comes by itself."""
+    node, file, entry = behind()
+    request = by_gtid("a:1-3", non_blocking=False)
+    async with node.dumping(request, catch_up=Cluster(node, leader_after=10**9)) as replica:
+        assert not replica.raw
+        node.commit(entry)
+        await trio.sleep(0.1)
+        assert replica.kinds[-1] == f"beat1 {file.name}:{file.end}"
+
+
+# -- names, gaps, purge -------------------------------------------------------------------------
+
+
+async def test_files_of_another_epoch_have_names_of_their_own() -> None:
+    """In artificial ROTATEs and in the stored ones, which is all that differs from the source."""
+    node, first, second = two_files()
+    node.session(epoch=2, uuid=UUID_B)
+    other = BinlogFile("binlog.000001", UUID_B, gtids("a:1-5"))
+    other.transaction(1)
+    other.rotate("binlog.000002")
+    after = BinlogFile("binlog.000002", UUID_B, gtids("a:1-5,b:1"))
+    after.transaction(2)
+    node.hold(other)
+
+    early = await node.dump(by_position())
+    node.hold(after)
+    late = await node.dump(by_position())
+
+    assert late.events[: len(early.events)] == early.events
+    rotates = [kind for kind in late.kinds if kind.startswith("rotate")]
+    assert rotates == [
+        "rotate* binlog.000001:4",
+        "rotate* binlog.000002:4",
+        "rotate* e2-binlog.000001:4",
+        "rotate* e2-binlog.000002:4",
+    ]
+    renamed = [event for event in late.stored if b"e2-binlog.000002" in event]
+    stored = other.events[-1].data
+    (event,) = renamed
+    assert event[:9] == stored[:9]
+    assert int.from_bytes(event[9:13], "little") == len(event) == len(stored) + 3
+    assert event[13:19] == stored[13:19], "log_pos is the end in its own file"
+    wanted = first.bytes() + second.bytes() + other.bytes() + after.bytes()
+    assert b"".join(late.stored).replace(event, stored) == wanted
+
+
+async def test_a_file_is_asked_for_by_its_served_name() -> None:
+    """The newest of that name, which is the only one."""
+    node, _, _ = two_files()
+    node.session(epoch=2, uuid=UUID_B)
+    other = BinlogFile("binlog.000001", UUID_B, gtids("a:1-5"))
+    node.hold(other)
+
+    replica = await node.dump(by_position("e2-binlog.000001"))
+
+    assert b"".join(replica.stored) == other.bytes()
+
+
+def with_gap() -> tuple[RelayNode, BinlogFile]:
+    """Of 1-4 the relay began with 1-2 known, so the source skipped them."""
+    node = RelayNode()
+    file = binlog(1, range(1, 5))
+    node.session(start_set=gtids("a:1-2"))
+    packets = packets_of(file.events)
+    node.batch(file, packets[:2])
+    node.batch(file, packets[10:], gap_before=file.events[9].end - file.events[1].end)
+    return node, file
+
+
+async def test_a_dump_across_a_gap_is_told_where_it_ends() -> None:
+    """One heartbeat, as behind a stretch that a source skips."""
+    node, file = with_gap()
+
+    replica = await node.dump(by_position())
+
+    assert replica.kinds[:4] == [
+        f"rotate* {file.name}:4",
+        "15",
+        "35",
+        f"beat1 {file.name}:{file.events[10].start}",
+    ]
+    assert b"".join(replica.stored) == b"".join(e.data for e in file.events[:2] + file.events[10:])
+
+
+async def test_a_position_inside_a_gap_is_refused() -> None:
+    """Its two ends are fine."""
+    node, file = with_gap()
+    begin, end = file.events[2].start, file.events[10].start
+
+    inside = await node.dump(by_position(file.name, file.events[6].start))
+    assert inside.refusal is not None and inside.refusal.code == 1236
+    assert str(begin) in inside.refusal.message and str(end) in inside.refusal.message
+    for position in (begin, end):
+        replica = await node.dump(by_position(file.name, position))
+        assert b"".join(replica.stored[1:]) == b"".join(e.data for e in file.events[10:])
+
+
+async def test_a_gap_at_the_end_is_told_before_anything_follows_it() -> None:
+    """The transaction behind it is still open, or was abandoned."""
+    node = RelayNode()
+    file = binlog(1, range(1, 5))
+    node.session(start_set=gtids("a:1-2"))
+    packets = packets_of(file.events)
+    node.batch(file, packets[:2])
+    node.batch(file, packets[10:12], gap_before=file.events[9].end - file.events[1].end)
+    behind_gap = file.events[10].start
+
+    replica = await node.dump(by_gtid("a:1-2"))
+    assert replica.kinds[-1] == f"beat1 {file.name}:{behind_gap}"
+    assert (await node.dump(by_position(file.name, behind_gap))).finished
+
+    node.session()
+    node.batch(file, packets[10:])
+    replica = await node.dump(by_position())
+    assert b"".join(replica.stored) == b"".join(e.data for e in file.events[:2] + file.events[10:])
+
+
+async def test_a_dump_inside_a_purged_file_ends() -> None:
+    """It never goes on silently in the next one."""
+    node, _, _ = two_files()
+    third = binlog(3, range(6, 7), "a:1-5")
+
+    class Stalled:
+        """A sink that takes the first packets only when it is told to."""
+
+        def __init__(self) -> None:
+            self.go = trio.Event()
+
+        async def send(self, buffers: bytes) -> None:
+            await self.go.wait()
+
+    sink, refused = Stalled(), []
+
+    async def dump() -> None:
+        try:
+            await run_dump(
+                node.relay, by_position(), sink=sink, identity=node, progress=DumpProgress()
+            )
+        except DumpRefusedError as error:
+            refused.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dump)
+        await trio.testing.wait_all_tasks_blocked()
+        node.hold(third)
+        node.command(Command(purge=Purge(first_index=len(node.log.entries))))
+        sink.go.set()
+    assert [error.code for error in refused] == [1236]
+    assert "could not find next log" in refused[0].message
+
+
+# -- large events, slow replicas ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(16 << 20) - 4 - 1 - 23, 0xFFFFFF - 1 - 23, 20 << 20])
+async def test_events_of_16_mib_go_out_in_the_packets_they_came_in(size: int) -> None:
+    """Sequence numbers are ours, everything else is as stored; over several entries."""
+    node = RelayNode()
+    file = binlog(1, range(1, 2))
+    file.transaction(2, sizes=[100, size, 50])
+    file.transaction(3)
+    packets = packets_of(file.events)
+    node.session()
+    node.batch(file, packets[:7])
+    for packet in packets[7:-6]:
+        node.batch(file, [packet])
+    node.batch(file, packets[-6:])
+
+    replica = await node.dump(by_position())
+
+    assert [payload for _, payload in replica.packets[1:]] == [p.data[4:] for p in packets]
+    skipping = await node.dump(by_gtid("a:1-2"))
+    assert b"".join(skipping.stored[2:]) == b"".join(event.data for event in file.events[-4:])
+    resumed = await node.dump(by_position(file.name, file.events[9].start))
+    assert b"".join(resumed.stored[1:]) == b"".join(event.data for event in file.events[9:])
+
+
+async def test_a_slow_replica_slows_only_itself() -> None:
+    """Another dump of the same log ends while it stands."""
+    node, first, second = two_files()
+    stalled = trio.Event()
+
+    class Stalled:
+        async def send(self, buffers: bytes) -> None:
+            stalled.set()
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+
+        async def slow() -> None:
+            await run_dump(
+                node.relay, by_position(), sink=Stalled(), identity=node, progress=DumpProgress()
+            )
+
+        nursery.start_soon(slow)
+        await stalled.wait()
+        assert b"".join((await node.dump(by_position())).stored) == first.bytes() + second.bytes()
+        nursery.cancel_scope.cancel()
+
+
+async def test_small_batches_go_out_together() -> None:
+    """A log of single transactions does not cost a send each."""
+    node = RelayNode()
+    file = binlog(1, range(1, 201))
+    node.hold(file, size=4)
+
+    replica = await node.dump(by_position())
+
+    assert b"".join(replica.stored) == file.bytes()
+    assert len(replica.sent_at) < 10
