@@ -35,7 +35,7 @@ B = bytes(range(100, 116))
 BEGIN = (EventType.QUERY, query(b"BEGIN"))
 XID = (EventType.XID, bytes(8))
 COMMIT = (EventType.QUERY, query(b"COMMIT"))
-SHORT_PACKETS = 200  # instead of 16 MiB: an event above it spans several packets
+SHORT_PACKETS = 400  # instead of 16 MiB: an event above it spans several packets
 
 
 def rows(size):
@@ -152,7 +152,7 @@ def check_against_relay_state(batches, *, epoch=3, session=77):
 
 # -- any stream, any cut ------------------------------------------------------------------------
 
-bodies = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(150, 900))
+bodies = st.one_of(st.integers(0, 60), st.integers(0, 60), st.integers(350, 1700))
 
 
 @st.composite
