@@ -121,11 +121,6 @@ class JointConfig:
         """True between the two halves of a change."""
         return bool(self.outgoing.voters)
 
-    @property
-    def is_singleton(self) -> bool:
-        """True when one voter decides alone."""
-        return len(self.incoming.voters) == 1 and not self.outgoing.voters
-
     def committed_index(self, acknowledged: Callable[[int], int | None]) -> int:
         """The highest index that both majorities acknowledged."""
         index = self.incoming.committed_index(acknowledged)

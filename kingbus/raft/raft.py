@@ -1105,10 +1105,8 @@ class Raft:
 
     def _start_read(self, message: Message) -> None:
         read = PendingRead(message.from_ or self.id, message.context, self.log.committed)
-        if (
-            self.config.read_only_option is ReadOnlyOption.LEASE_BASED
-            or self.configuration.voters.is_singleton
-        ):
+        alone = self.configuration.voters.ids == {self.id}  # not: the only voter is somebody else
+        if alone or self.config.read_only_option is ReadOnlyOption.LEASE_BASED:
             self._answer_read(read)
         elif self.read_only.is_full:
             self._drop_read()
