@@ -31,33 +31,30 @@ from kingbus.raft.storage import (
     SnapshotTemporarilyUnavailableError,
     UnavailableError,
 )
-from kingbus.raft.types import ConfState, Entry, HardState, Snapshot, entry_size
+from kingbus.raft.types import ConfState, Entry, HardState, Snapshot
 from kingbus.storage.appender import Appender, Change
+from kingbus.storage.cache import EntryCache
 from kingbus.storage.errors import (
     CorruptRecordError,
     FatalStorageError,
     NotEnoughSpaceError,
     StorageError,
-    WrongIdentityError,
 )
 from kingbus.storage.files import DescriptorPool, FileSystem, LocalFileSystem
 from kingbus.storage.record import LogStart
-from kingbus.storage.replay import EntryReader, Replay, examine_tail
+from kingbus.storage.recovery import FoundLog, Recovery, check_ids, check_tail, find_log
+from kingbus.storage.replay import EntryReader, Replay
 from kingbus.storage.segment import (
     NEXT_NAME,
     Segment,
-    SegmentHeader,
     SegmentIndex,
     read_footer,
-    read_header,
     sequence_of,
 )
 
-__all__ = ["LogStore", "LogWrite", "Recovery", "live_headers", "log_holds_anything"]
+__all__ = ["LogStore", "LogWrite", "Recovery"]
 
 CACHE_BYTES = 32 << 20
-CACHE_ENTRY_BYTES = 300
-"""What an entry in the cache costs beside its data, about."""
 INDEXES_MAX = 64
 """Indexes of closed segments kept in memory: about 64 KiB each for segments of 256 MiB."""
 MARGIN_BYTES_MAX = 64 << 20
@@ -79,16 +76,6 @@ class LogWrite:
     hard_state: HardState | None = None
     snapshot: Snapshot | None = None
     must_sync: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recovery:
-    """What opening found: how many bytes of an unsynced tail were cut off, and where."""
-
-    path: Path
-    offset: int
-    cut_bytes: int
-    reason: str
 
 
 class LogStore:
@@ -124,10 +111,7 @@ class LogStore:
 
         self._snapshot_source: Callable[[], Snapshot] | None = None
         self._conf = (0, ConfState())  # the newest; goes to the disk with the next write
-        self._cache: dict[int, Entry] = {}
-        self._cache_first = self._cache_last = 0
-        self._cache_size = 0
-        self._cache_bytes = cache_bytes
+        self._cache = EntryCache(cache_bytes)
 
         self._appender: Appender | None = None
         self._unpublished: tuple[LogWrite, Change] | None = None
@@ -186,26 +170,27 @@ class LogStore:
             # Perhaps with the head of a segment that never got its name.
             files.unlink(directory / NEXT_NAME)
         self._check_space()
-        headers, superseded, replay = live_headers(files, directory)
-        for header, path in headers:
-            _check_identity(header, path, cluster_id, member_id)
+        found = find_log(files, directory)
+        for segment in found.segments if found else ():
+            check_ids(segment, cluster_id=cluster_id, member_id=member_id)
+        newest = found.segments[-1].header if found else None
         self._appender = appender = Appender(
             files,
             directory,
             segment_bytes=self._segment_bytes,
-            cluster_id=cluster_id or (headers[-1][0].cluster_id if headers else 0),
-            member_id=member_id or (headers[-1][0].member_id if headers else 0),
+            cluster_id=cluster_id or (newest.cluster_id if newest else 0),
+            member_id=member_id or (newest.member_id if newest else 0),
             may_preallocate=self._may_preallocate,
             load_index=self._index_of,
         )
-        if replay is None:
+        if found is None:
             appender.create()
             appender.active.index = appender.index
-            appender.active.end = appender.active.file_bytes = appender.offset
         else:
-            self._resume(appender, headers, replay)
-        for path in superseded:
-            files.unlink(path)
+            self._resume(appender, found)
+            for path in found.replaced:
+                files.unlink(path)
+        appender.active.end = appender.active.file_bytes = appender.offset
         files.sync_directory(directory)
         self._log_start = appender.log_start
         self._conf = (appender.log_start.conf_index, appender.log_start.conf_state)
@@ -213,54 +198,29 @@ class LogStore:
         self._last_index = appender.last_index
         self._set_segments(tuple(appender.segments))
 
-    def _resume(
-        self, appender: Appender, headers: list[tuple[SegmentHeader, Path]], replay: Replay
-    ) -> None:
-        files = self._files
-        for header, path in headers:
-            size = files.file_bytes(path)
-            appender.segments.append(Segment(path=path, header=header, file_bytes=size))
-        active = appender.active
-        fd = files.open(active.path, write=True)
+    def _resume(self, appender: Appender, found: FoundLog) -> None:
+        files, replay = self._files, found.replay
+        appender.segments = found.segments
         appender.hard_state = replay.hard_state
         appender.log_start = replay.log_start
-        if not replay.closed:  # else a new segment was about to be begun: its head is not there
-            tail = examine_tail(files, fd, active.header, replay.end)
-            if tail.synced > replay.end:
-                files.close(fd)
-                raise CorruptRecordError(
-                    active.path,
-                    replay.end,
-                    f"{replay.fault or 'there are zeros'}, but the log had been durable up to "
-                    f"byte {tail.synced}",
-                )
-            if tail.bytes:
-                self.recovery = Recovery(
-                    path=active.path,
-                    offset=replay.end,
-                    cut_bytes=tail.bytes,
-                    reason=replay.fault or "zeros where a record should be",
-                )
-        # Nothing of an earlier life may stay behind the end. The sync also makes durable what was
-        # read: after a crash of the process alone it may never have reached the disk.
-        files.truncate(fd, replay.end)
-        files.allocate(fd, max(self._segment_bytes, replay.end))
-        files.fsync(fd)
+        active = appender.active
         active.index = replay.index
-        active.end = active.file_bytes = replay.end
-        last_index = replay.index.last_index
-        if replay.hard_state.commit > last_index or replay.log_start.index > last_index:
-            raise CorruptRecordError(
-                active.path,
-                replay.end,
-                f"the log ends at index {last_index}, but begins behind "
-                f"{replay.log_start.index} and is committed up to {replay.hard_state.commit}",
-            )
+        fd = files.open(active.path, write=True)
+        try:
+            self.recovery = check_tail(files, fd, active, replay)
+            # Nothing of an earlier life may stay behind the end. The sync also makes durable what
+            # was read: after a crash of the process alone it may never have reached the disk.
+            files.truncate(fd, replay.end)
+            files.allocate(fd, max(self._segment_bytes, replay.end))
+            files.fsync(fd)
+        except BaseException:
+            files.close(fd)
+            raise
         appender.resume(
             fd=fd,
             offset=replay.end,
             previous=replay.previous,
-            last_index=last_index,
+            last_index=replay.index.last_index,
             head_end=replay.head_end,
         )
 
@@ -412,10 +372,10 @@ class LogStore:
         assert self._unpublished is not None and self._unpublished[0] is write, "not written"
         change, self._unpublished = self._unpublished[1], None
         if write.snapshot is not None:
-            self._clear_cache()
+            self._cache.clear()
             self._conf = (change.log_start.conf_index, change.log_start.conf_state)
         self._show(change)
-        self._remember(write.entries)
+        self._cache.add(write.entries)
 
     def _show(self, change: Change) -> None:
         with self._lock:
@@ -539,17 +499,7 @@ class LogStore:
         self._check_range(lo, hi)
         if lo >= hi:
             return []
-        if not self._cache or not self._cache_first <= lo <= hi - 1 <= self._cache_last:
-            return None
-        cache, left = self._cache, max_size
-        found: list[Entry] = []
-        for index in range(lo, hi):
-            entry = cache[index]
-            left -= entry_size(entry)
-            if left < 0 and found:
-                break
-            found.append(entry)
-        return found
+        return self._cache.get(lo, hi, max_size)
 
     def read(self, lo: int, hi: int, max_bytes: int) -> list[Entry]:
         """Entries lo to hi-1, cut to `max_bytes` of `entry_size` but at least one. Any thread.
@@ -640,103 +590,6 @@ class LogStore:
                     old.index = None
                     del self._loaded[sequence]
                     break
-
-    # The cache of recent entries: on the loop only
-
-    def _remember(self, entries: Sequence[Entry]) -> None:
-        cache = self._cache
-        for entry in entries:
-            index = entry.index
-            if cache and index != self._cache_last + 1:
-                self._forget_from(index)
-            if not cache:
-                self._cache_first = index
-            cache[index] = entry
-            self._cache_last = index
-            self._cache_size += len(entry.data) + CACHE_ENTRY_BYTES
-        while cache and self._cache_size > self._cache_bytes:
-            oldest = cache.pop(self._cache_first)
-            self._cache_first += 1
-            self._cache_size -= len(oldest.data) + CACHE_ENTRY_BYTES
-
-    def _forget_from(self, index: int) -> None:
-        assert index <= self._cache_last, (index, self._cache_last)
-        if index <= self._cache_first:
-            self._clear_cache()
-            return
-        while self._cache_last >= index:
-            newest = self._cache.pop(self._cache_last)
-            self._cache_last -= 1
-            self._cache_size -= len(newest.data) + CACHE_ENTRY_BYTES
-
-    def _clear_cache(self) -> None:
-        self._cache.clear()
-        self._cache_size = 0
-
-
-def live_headers(
-    files: FileSystem, directory: Path
-) -> tuple[list[tuple[SegmentHeader, Path]], list[Path], Replay | None]:
-    """The segments of which a log consists, in order; files that a newer one has replaced; and the
-    scan of the last segment (None: there is no segment).
-
-    Each segment names the one before it; what is not on that chain was replaced and waits to be
-    removed. CorruptRecordError when one that is needed is missing.
-    """
-    paths = {
-        sequence: directory / name
-        for name in files.names(directory)
-        if (sequence := sequence_of(name)) is not None
-    }
-    if not paths:
-        return [], [], None
-    headers: list[tuple[SegmentHeader, Path]] = []
-    sequence = max(paths)
-    replay = None
-    while sequence:
-        path = paths.pop(sequence, None)
-        if path is None:
-            after = headers[-1][1]
-            raise CorruptRecordError(
-                after, 0, f"the segment before it, number {sequence}, is missing"
-            )
-        fd = files.open(path)
-        try:
-            header = read_header(files, fd, path)
-            replay = replay or Replay(files, fd, path, header).run()
-        finally:
-            files.close(fd)
-        headers.append((header, path))
-        if header.first_index <= replay.log_start.index + 1:
-            break
-        sequence = header.previous_sequence
-    if headers[-1][0].first_index > replay.log_start.index + 1:  # type: ignore[union-attr]
-        raise CorruptRecordError(headers[-1][1], 0, "the log does not reach back to its start")
-    return headers[::-1], list(paths.values()), replay
-
-
-def log_holds_anything(directory: Path, files: FileSystem | None = None) -> bool:
-    """Whether a log directory holds an entry or a hard state: whether a member ever lived here."""
-    files = files or LocalFileSystem()
-    try:
-        names = files.names(directory)
-    except FileNotFoundError:
-        return False
-    sequences = [sequence for name in names if (sequence := sequence_of(name)) is not None]
-    if len(sequences) != 1:
-        return bool(sequences)
-    _, _, replay = live_headers(files, directory)
-    assert replay is not None
-    return bool(replay.entries or replay.log_start.index or not replay.hard_state.is_empty)
-
-
-def _check_identity(header: SegmentHeader, path: Path, cluster_id: int, member_id: int) -> None:
-    for what, mine, found in (
-        ("cluster", cluster_id, header.cluster_id),
-        ("member", member_id, header.member_id),
-    ):
-        if mine and found and mine != found:
-            raise WrongIdentityError(f"{path} belongs to {what} {found:x}, not {mine:x}")
 
 
 def _start_of(snapshot: Snapshot) -> LogStart:

@@ -1,0 +1,195 @@
+"""What a node knows because it applied the log: rows, checkpoint, membership, applied index.
+
+Everything here follows from the log, so a write is not synced: after a crash of the machine the
+applied index is simply an older one, with the rows that belong to it, and the log is applied again
+from there. That holds because each write is one atomic batch. What must not be lost, before log
+entries are given up, is written with `sync`.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from kingbus.pb import raft_pb2
+from kingbus.pb.record_pb2 import BatchRow, FileRow, Members, RelayState
+from kingbus.raft.types import ConfState
+from kingbus.storage.database import Database
+from kingbus.storage.errors import CorruptRecordError, NewerFormatError
+from kingbus.storage.keys import (
+    APPLIED,
+    CONF_STATE,
+    FORMAT,
+    MEMBERS,
+    NUMBER_MAX,
+    batch_key,
+    checkpoint_key,
+    file_key,
+    number_of,
+)
+from kingbus.storage.record import conf_state_from_pb, conf_state_to_pb
+
+__all__ = ["FORMAT_VERSION", "StateStore", "StateWrite"]
+
+FORMAT_VERSION = 1
+FILES_MAX = 1_000_000
+"""More files than any reserve holds; bounds the one read that lists them all."""
+
+_APPLIED = struct.Struct("<QQ")
+_INDEX = struct.Struct("<Q")
+_M = TypeVar("_M", bound=Message)
+
+_FORMAT = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateWrite:
+    """What applying entries up to `applied` (of `term`) has changed.
+
+    Deletions happen before puts. `deleted_batches` may name rows that never were; a `range` is
+    deleted as one. `checkpoint` replaces the one of the same channel.
+    """
+
+    applied: int
+    term: int = 0
+    channel: int = 0
+    batches: Sequence[tuple[int, BatchRow]] = ()
+    deleted_batches: Sequence[int] = ()
+    files: Sequence[FileRow] = ()
+    deleted_files: Sequence[int] = ()
+    checkpoint: RelayState | None = None
+    members: Members | None = None
+    conf_state: tuple[int, ConfState] | None = None
+
+
+class StateStore:
+    """See the module. Made by `StateStore.open`. Reads from any thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open the database in a directory, or begin one. Blocks.
+
+        DirectoryInUseError, NewerFormatError, StorageError.
+        """
+        database = Database(directory)
+        try:
+            version = database.get(FORMAT)
+            if version is None:
+                batch = database.new_batch()
+                batch.put(FORMAT, _FORMAT.pack(FORMAT_VERSION))
+                database.write(batch, sync=True)
+            elif (found := _FORMAT.unpack(version)[0]) > FORMAT_VERSION:
+                raise NewerFormatError(
+                    f"{directory} has format {found}; this version knows up to {FORMAT_VERSION}"
+                )
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    def close(self) -> None:
+        """Let go of it; may be called twice."""
+        self._database.close()
+
+    def write(self, changes: StateWrite, *, sync: bool = False) -> None:
+        """One atomic batch. Unsynced it is quick enough for the event loop; with `sync` it blocks.
+
+        FatalStorageError when the disk refuses.
+        """
+        batch = self._database.new_batch()
+        channel = changes.channel
+        if isinstance(changes.deleted_batches, range) and changes.deleted_batches.step == 1:
+            gone = changes.deleted_batches
+            if gone:
+                batch.delete_range(batch_key(channel, gone.start), batch_key(channel, gone.stop))
+        else:
+            for index in changes.deleted_batches:
+                batch.delete(batch_key(channel, index))
+        for ordinal in changes.deleted_files:
+            batch.delete(file_key(channel, ordinal))
+        for index, row in changes.batches:
+            batch.put(batch_key(channel, index), row.SerializeToString())
+        for file in changes.files:
+            batch.put(file_key(channel, file.ordinal), file.SerializeToString())
+        if changes.checkpoint is not None:
+            assert changes.checkpoint.channel == channel, (changes.checkpoint.channel, channel)
+            batch.put(checkpoint_key(channel), changes.checkpoint.SerializeToString())
+        if changes.members is not None:
+            batch.put(MEMBERS, changes.members.SerializeToString())
+        if changes.conf_state is not None:
+            index, state = changes.conf_state
+            encoded = conf_state_to_pb(state).SerializeToString()
+            batch.put(CONF_STATE, _INDEX.pack(index) + encoded)
+        batch.put(APPLIED, _APPLIED.pack(changes.applied, changes.term))
+        self._database.write(batch, sync=sync)
+
+    def applied(self) -> int:
+        """The index up to which everything here is; 0 in a new one."""
+        return self.applied_with_term()[0]
+
+    def applied_with_term(self) -> tuple[int, int]:
+        """That index, and the term of its entry."""
+        value = self._database.get(APPLIED)
+        if value is None:
+            return 0, 0
+        index, term = _APPLIED.unpack(value)
+        return index, term
+
+    def checkpoint(self, channel: int = 0) -> RelayState | None:
+        """The newest checkpoint; its own `index` says as of when."""
+        return self._message(RelayState, checkpoint_key(channel))
+
+    def members(self) -> Members | None:
+        """The membership as last changed."""
+        return self._message(Members, MEMBERS)
+
+    def conf_state(self) -> tuple[int, ConfState] | None:
+        """The Raft configuration, and the index of the change that made it."""
+        value = self._database.get(CONF_STATE)
+        if value is None:
+            return None
+        state = self._parse(raft_pb2.ConfState, CONF_STATE, value[_INDEX.size :])
+        return _INDEX.unpack_from(value)[0], conf_state_from_pb(state)
+
+    def batch_row(self, channel: int, index: int) -> BatchRow | None:
+        """The row of the batch in the entry `index`, if there is one."""
+        return self._message(BatchRow, batch_key(channel, index))
+
+    def batch_rows(self, channel: int, first_index: int, limit: int) -> list[tuple[int, BatchRow]]:
+        """Up to `limit` rows from `first_index` on, in the order of the log."""
+        pairs = self._database.scan(
+            batch_key(channel, first_index), batch_key(channel, NUMBER_MAX), limit=limit
+        )
+        return [(number_of(key), self._parse(BatchRow, key, value)) for key, value in pairs]
+
+    def last_batch_row(self, channel: int, index: int) -> tuple[int, BatchRow] | None:
+        """The newest row at or before `index`."""
+        pair = self._database.last(batch_key(channel, 0), batch_key(channel, index))
+        if pair is None:
+            return None
+        return number_of(pair[0]), self._parse(BatchRow, *pair)
+
+    def file_rows(self, channel: int) -> list[FileRow]:
+        """Every file, in order."""
+        pairs = self._database.scan(
+            file_key(channel, 0), file_key(channel, NUMBER_MAX), limit=FILES_MAX
+        )
+        return [self._parse(FileRow, key, value) for key, value in pairs]
+
+    def _message(self, kind: type[_M], key: bytes) -> _M | None:
+        value = self._database.get(key)
+        return None if value is None else self._parse(kind, key, value)
+
+    def _parse(self, kind: type[_M], key: bytes, value: bytes) -> _M:
+        try:
+            return kind.FromString(value)
+        except DecodeError as error:
+            raise CorruptRecordError(
+                self._database.path, 0, f"key {key.hex()} holds no {kind.__name__}: {error}"
+            ) from None

@@ -1,0 +1,621 @@
+"""Properties of the log that the model test does not show."""
+
+import errno
+import threading
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from kingbus.raft.storage import (
+    CompactedError,
+    SnapshotTemporarilyUnavailableError,
+    UnavailableError,
+)
+from kingbus.raft.types import ConfState, Entry, EntryType, HardState, Snapshot, entry_size
+from kingbus.storage.errors import (
+    CorruptRecordError,
+    DirectoryInUseError,
+    FatalStorageError,
+    NotEnoughSpaceError,
+    StorageError,
+    WrongIdentityError,
+)
+from kingbus.storage.files import LocalFileSystem
+from kingbus.storage.log import LogStore, LogWrite
+from kingbus.storage.record import BODY_BYTES_MAX, pack_header
+from kingbus.storage.replay import Replay, stored_entry_size
+from kingbus.storage.segment import Segment
+from tests.unit.storage.conftest import append, commit, entry
+from tests.unit.storage.simulated_disk import SimulatedDisk
+
+NO_LIMIT = 1 << 60
+
+
+def test_a_new_log_is_empty(logs):
+    """A log that was just made holds nothing, and says so as the core asks."""
+    store = logs.open()
+
+    assert (store.first_index(), store.last_index(), store.term(0)) == (1, 0, 0)
+    assert store.initial_state() == (HardState(), ConfState())
+    assert store.is_empty
+    assert store.entries(1, 1, NO_LIMIT) == []
+    with pytest.raises(CompactedError):
+        store.entries(0, 1, NO_LIMIT)
+    with pytest.raises(UnavailableError):
+        store.entries(1, 2, NO_LIMIT)
+    with pytest.raises(UnavailableError):
+        store.term(1)
+
+
+def test_one_write_is_one_sync(logs):
+    """Entries and hard state of a gathered write are made durable together, by one fdatasync."""
+    store = logs.open()
+    logs.disk.counts.clear()
+
+    append(store, *[entry(i, b"x" * 50) for i in range(1, 20)], hard_state=commit(3))
+
+    assert logs.disk.counts["fdatasync"] == 1
+    assert logs.disk.counts["fsync"] == 0
+
+
+def test_a_known_checksum_is_not_computed_again(logs):
+    """The sum that an entry carries stands in its record: a wrong one is found by the reader."""
+    store = logs.open()
+    append(store, Entry(1, 1, EntryType.NORMAL, b"abc", checksum=0x12345678))
+
+    with pytest.raises(CorruptRecordError, match="body of entry 1"):
+        store.read(1, 2, NO_LIMIT)
+
+
+def test_entries_carry_their_checksum(logs):
+    """What is read comes with the sum that was verified, so that peers need not compute it."""
+    store = logs.open(cache_bytes=0)
+    append(store, Entry(1, 1, EntryType.NORMAL, b"123456789"))
+
+    assert [e.checksum for e in store.entries(1, 2, NO_LIMIT)] == [0xCBF43926]
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 20_000])
+@pytest.mark.parametrize("kind", list(EntryType))
+def test_sizes_from_headers_are_those_of_entries(kind, length):
+    """The limit of a read counts the same bytes whether the entry is in memory or not."""
+    made = Entry(300, 70_000, kind, bytes(length))
+
+    assert stored_entry_size(70_000, 300, kind, length) == entry_size(made)
+
+
+def test_the_cache_is_bounded_and_serves_without_the_disk(logs):
+    """Recent entries come from memory; older ones are not in it, whatever their number."""
+    store = logs.open(cache_bytes=10_000, segment_bytes=1 << 20)
+    for index in range(1, 101):
+        append(store, entry(index, b"x" * 700))
+
+    assert store.cached(100, 101, NO_LIMIT) is not None
+    assert store.cached(95, 101, NO_LIMIT) is not None
+    assert store.cached(90, 101, NO_LIMIT) is None
+    logs.disk.counts.clear()
+    store.entries(95, 101, NO_LIMIT)
+    assert logs.disk.counts["pread"] == 0
+
+
+def test_opening_reads_only_the_last_segment(logs):
+    """Of closed segments only the headers are read, however many there are."""
+    store = logs.open(segment_bytes=64 << 10)
+    for index in range(1, 600):
+        append(store, entry(index, b"x" * 5000))
+    store.close()
+    closed = len(logs.segment_paths()) - 1
+    assert closed > 40
+    logs.disk.counts.clear()
+
+    store = logs.open(segment_bytes=64 << 10)
+
+    assert logs.disk.counts["bytes read"] <= (64 << 10) * 2 + closed * 200
+    assert store.last_index() == 599
+    assert store.term(5) == 1  # from the headers alone
+    assert logs.disk.counts["bytes read"] <= (64 << 10) * 2 + closed * 200
+
+
+def test_one_entry_of_a_closed_segment_takes_few_reads(logs):
+    """The index at a segment's end leads to any entry, without a scan of the segment."""
+    store = logs.open(segment_bytes=1 << 20, cache_bytes=0)
+    for first in range(1, 20_001, 100):
+        append(store, *[entry(i, i.to_bytes(200, "big")) for i in range(first, first + 100)])
+    store.close()
+    store = logs.open(segment_bytes=1 << 20, cache_bytes=0)
+    logs.disk.counts.clear()
+
+    found = store.read(2345, 2346, NO_LIMIT)
+
+    assert found[0].data == (2345).to_bytes(200, "big")
+    assert logs.disk.counts["bytes read"] < 70 << 10
+
+
+def test_the_index_is_sparse(logs):
+    """Ten million small entries must not fill the memory: the index grows with bytes."""
+    store = logs.open(segment_bytes=8 << 20, cache_bytes=0)
+    for first in range(1, 30_001, 1000):
+        append(store, *[entry(i, b"tiny") for i in range(first, first + 1000)])
+
+    index = store._segments[-1].index
+    assert len(index.points) <= 30_000 // 100
+    assert len(index.terms) == 1
+
+
+def test_indexes_of_closed_segments_in_memory_are_bounded(logs):
+    """Reading through a long log does not collect the index of each segment."""
+    store = logs.open(segment_bytes=4096, cache_bytes=0)
+    for index in range(1, 201):
+        append(store, entry(index, b"x" * 3000))
+    store.read(1, 201, NO_LIMIT)
+
+    loaded = [segment for segment in store._segments if segment.index is not None]
+    assert len(store._segments) > 150
+    assert len(loaded) <= 65
+
+
+def test_an_entry_larger_than_a_segment_is_kept(logs):
+    """One entry always passes."""
+    store = logs.open(segment_bytes=4096)
+    data = Random(1).randbytes(20_000)
+    append(store, entry(1, b"small"), entry(2, data), entry(3, b"small"))
+    store.close()
+    store = logs.open(segment_bytes=4096)
+
+    assert [e.data for e in store.read(1, 4, NO_LIMIT)] == [b"small", data, b"small"]
+
+
+def test_an_entry_beyond_the_limit_is_refused(logs):
+    """A body that no reader would accept is not written."""
+    store = logs.open()
+
+    with pytest.raises(StorageError, match="a record holds at most"):
+        append(store, entry(1, bytes(BODY_BYTES_MAX + 1)))
+
+
+def test_votes_alone_do_not_grow_a_segment_for_ever(logs):
+    """Hard states without entries go on to a new segment too, and the old one leaves the disk."""
+    store = logs.open(segment_bytes=4096)
+    for term in range(1, 500):
+        append(store, hard_state=HardState(term, 1, 0))
+    store.note_idle()
+
+    assert len(logs.segment_paths()) == 1
+    assert store.bytes_used < 4096 * 2
+    store.close()
+    assert logs.open(segment_bytes=4096).initial_state()[0] == HardState(499, 1, 0)
+
+
+def test_the_same_hard_state_is_not_written_again(logs):
+    """A write that changes nothing costs nothing."""
+    store = logs.open()
+    append(store, hard_state=commit(0, term=3))
+    logs.disk.counts.clear()
+
+    append(store, hard_state=commit(0, term=3))
+
+    assert logs.disk.counts["pwritev"] == 0
+    assert logs.disk.counts["fdatasync"] == 0
+
+
+def test_without_must_sync_nothing_is_synced(logs):
+    """A new commit index alone may be lost, so it need not wait for the disk."""
+    store = logs.open()
+    append(store, entry(1), hard_state=commit(0))
+    logs.disk.counts.clear()
+
+    append(store, hard_state=commit(1), must_sync=False)
+
+    assert logs.disk.counts["fdatasync"] == 0
+    assert store.initial_state()[0] == commit(1)
+
+
+def test_files_of_replaced_segments_leave_the_disk(logs):
+    """A truncation across segments unlinks what it replaced, with the next write."""
+    store = logs.open(segment_bytes=4096)
+    for index in range(1, 21):
+        append(store, entry(index, b"x" * 1500), hard_state=commit(0))
+    assert len(logs.segment_paths()) > 8
+
+    append(store, entry(2, b"y", term=2), hard_state=HardState(2, 0, 0))
+    append(store, entry(3, b"z", term=2))
+
+    assert len(logs.segment_paths()) == 2
+    assert [e.data[:1] for e in store.read(1, 4, NO_LIMIT)] == [b"x", b"y", b"z"]
+    assert store.term(2) == 2
+
+
+def test_purged_segments_leave_the_disk(logs):
+    """What lies wholly below the new start is unlinked, and asking for it is CompactedError."""
+    store = logs.open(segment_bytes=4096)
+    for index in range(1, 21):
+        append(store, entry(index, b"x" * 1500), hard_state=commit(index - 1))
+    used = store.bytes_used
+
+    store.truncate_before(15)
+
+    assert store.first_index() == 15
+    assert store.term(14) == 1
+    assert store.bytes_used < used
+    assert len(logs.segment_paths()) < 6
+    with pytest.raises(CompactedError):
+        store.entries(14, 16, NO_LIMIT)
+    with pytest.raises(CompactedError):
+        store.term(13)
+    store.close()
+    store = logs.open(segment_bytes=4096)
+    assert (store.first_index(), store.last_index()) == (15, 20)
+
+
+def test_a_reader_of_a_removed_segment_is_told(logs):
+    """A read that was under way while its segment was purged ends with CompactedError."""
+    store = logs.open(segment_bytes=4096, cache_bytes=0)
+    for index in range(1, 21):
+        append(store, entry(index, b"x" * 1500), hard_state=commit(index - 1))
+    located = store._segment_at
+
+    def locate_and_purge(index):
+        found = located(index)
+        store.truncate_before(15)
+        return found
+
+    store._segment_at = locate_and_purge
+
+    with pytest.raises(CompactedError):
+        store.read(2, 4, NO_LIMIT)
+
+
+def test_a_snapshot_replaces_the_log(logs):
+    """After installing one the log begins behind it, with its configuration and a fit commit."""
+    store = logs.open()
+    append(store, entry(1, b"old"), entry(2, b"old"), hard_state=commit(1))
+    snapshot = Snapshot(50, 3, ConfState((1, 2)), b"", 77)
+
+    append(store, entry(51, b"new", term=3), snapshot=snapshot, hard_state=HardState(3, 0, 2))
+
+    for _ in range(2):
+        assert (store.first_index(), store.last_index()) == (51, 51)
+        assert store.term(50) == 3
+        assert store.initial_state() == (HardState(3, 0, 50), ConfState((1, 2)))
+        assert store.conf_index == 77
+        store.close()
+        store = logs.open()
+
+
+def test_an_older_configuration_is_ignored(logs):
+    """A late change must not undo the configuration that came with a snapshot."""
+    store = logs.open()
+    append(store, snapshot=Snapshot(50, 3, ConfState((1, 2)), b"", 77), hard_state=HardState(3, 0, 50))
+
+    store.set_conf_state(60, ConfState((9,)))
+
+    assert store.initial_state()[1] == ConfState((1, 2))
+
+
+def test_the_configuration_survives(logs):
+    """It goes to the disk with the next write."""
+    store = logs.open()
+    store.set_conf_state(7, ConfState((1, 2, 3), (4,)))
+    append(store, entry(1))
+    store.close()
+    store = logs.open()
+
+    assert store.initial_state()[1] == ConfState((1, 2, 3), (4,))
+    assert store.conf_index == 7
+
+
+def test_a_snapshot_comes_from_its_source(logs):
+    """Until somebody makes them there is none."""
+    store = logs.open()
+    with pytest.raises(SnapshotTemporarilyUnavailableError):
+        store.snapshot()
+
+    store.set_snapshot_source(lambda: Snapshot(5, 1))
+
+    assert store.snapshot() == Snapshot(5, 1)
+
+
+# Failures of the disk
+
+
+def test_a_failed_sync_is_final(logs):
+    """It is never tried again, and no later write is taken."""
+    store = logs.open()
+    logs.disk.errors["fdatasync"] = errno.EIO
+    write = LogWrite(entries=[entry(1)])
+    with pytest.raises(FatalStorageError, match="injected into fdatasync"):
+        store.write(write)
+    syncs = logs.disk.counts["fdatasync"]
+
+    with pytest.raises(FatalStorageError):
+        store.write(write)
+    with pytest.raises(FatalStorageError):
+        store.note_idle()
+    store.close()
+
+    assert logs.disk.counts["fdatasync"] == syncs
+
+
+def test_a_full_disk_is_final_for_a_write(logs):
+    """No room for a record: the node must stop, what was acknowledged stays."""
+    logs.disk.capacity = 3 * 4096
+    store = logs.open(reserve_bytes=8 * 4096)
+    append(store, entry(1, b"kept"))
+
+    with pytest.raises(FatalStorageError, match="No space left"):
+        append(store, entry(2, bytes(9000)))
+    store.close()
+    logs.disk.capacity = 1 << 20
+    assert [e.data for e in logs.open().read(1, 2, NO_LIMIT)] == [b"kept"]
+
+
+def test_no_room_for_the_segment_ahead_only_fills_the_log(logs):
+    """The log goes on in the room it has, says that it is full, and recovers when there is room."""
+    logs.disk.capacity = 11_000
+    store = logs.open(reserve_bytes=1 << 20)
+    append(store, entry(1, bytes(3000)), entry(2, bytes(3000)))
+    assert store.is_full
+
+    append(store, entry(3, b"the core's own"))
+    logs.disk.capacity = 1 << 20
+    store.note_idle()
+
+    assert not store.is_full
+
+
+def test_the_reserve_fills_up_and_empties(logs):
+    """The receiver must stop before the reserve is used up; a purge makes room."""
+    store = logs.open(segment_bytes=4096, reserve_bytes=5 * 4096)
+    index = 0
+    while not store.is_full:
+        index += 1
+        append(store, entry(index, bytes(500)), hard_state=commit(index - 1))
+    assert 3 * 4096 < store.bytes_used < 5 * 4096
+
+    append(store, entry(index + 1, b"the core's own"), hard_state=commit(index))
+    store.truncate_before(index - 5)
+
+    assert not store.is_full
+
+
+def test_too_little_space_is_refused(logs):
+    """Below two segments of free space a log does not open; below the reserve it warns."""
+    logs.disk.capacity = 7000
+    with pytest.raises(NotEnoughSpaceError, match="7000 bytes free"):
+        logs.open(segment_bytes=4096, reserve_bytes=1 << 20)
+    logs.disk.capacity = 20_000
+
+    store = logs.open(segment_bytes=4096, reserve_bytes=1 << 20)
+
+    assert "less than the reserve" in store.warnings[0]
+    with pytest.raises(StorageError, match="less than two segments"):
+        logs.open(segment_bytes=4096, reserve_bytes=5000)
+
+
+def test_what_is_held_counts_for_the_space_check(logs):
+    """A full disk that is full of this very log must not stop it from starting."""
+    store = logs.open(segment_bytes=4096)
+    for index in range(1, 21):
+        append(store, entry(index, bytes(1500)))
+    store.close()
+    logs.disk.capacity = logs.disk._used() + 100
+
+    logs.open(segment_bytes=4096)
+
+
+def test_another_cluster_or_member_is_refused(logs):
+    """A segment tells whose it is; unknown ids are not compared."""
+    logs.open(cluster_id=0xABC, member_id=1).close()
+
+    with pytest.raises(WrongIdentityError, match="belongs to cluster abc, not def"):
+        logs.open(cluster_id=0xDEF, member_id=1)
+    with pytest.raises(WrongIdentityError, match="belongs to member 1, not 2"):
+        logs.open(cluster_id=0xABC, member_id=2)
+    logs.open().close()
+
+
+def test_a_second_opener_is_refused(logs):
+    """One process at a time; and the lock is free again after a failed opening."""
+    store = logs.open()
+    with pytest.raises(DirectoryInUseError):
+        logs.open()
+    store.close()
+    logs.disk.flip_bit(logs.segment_paths()[0], 3, 0)
+    for _ in range(2):
+        with pytest.raises(CorruptRecordError, match="not a segment"):
+            logs.open()
+
+
+def test_a_closed_log_refuses_to_write(logs):
+    """And may be closed twice."""
+    store = logs.open()
+    store.close()
+    store.close()
+
+    with pytest.raises(StorageError, match="closed"):
+        store.write(LogWrite(entries=[entry(1)]))
+
+
+def test_a_gap_is_a_broken_invariant(logs):
+    """The core never asks for it, so it ends the process instead of becoming an error."""
+    store = logs.open()
+
+    with pytest.raises(AssertionError):
+        store.write(LogWrite(entries=[entry(2)]))
+    with pytest.raises(FatalStorageError):
+        store.write(LogWrite(entries=[entry(1)]))
+
+
+# Records of an earlier life
+
+
+def test_opening_clears_what_is_behind_the_end(logs):
+    """The bytes of a cut tail are gone before anything is appended."""
+    store = logs.open(segment_bytes=8192)
+    append(store, entry(1, b"one"))
+    end = store.bytes_used
+    append(store, entry(2, b"x" * 2000), entry(3, b"two"), must_sync=False)
+    path = logs.segment_paths()[0]
+    logs.disk.names_now[path].data[end : end + 512] = bytes(512)  # a lost sector
+    logs.disk.kill_process()
+
+    store = logs.open(segment_bytes=8192)
+
+    assert store.recovery is not None
+    assert store.recovery.cut_bytes > 1500
+    assert not any(logs.disk.names_now[path].data[end:])
+    assert store.last_index() == 1
+
+
+def test_an_old_record_behind_a_new_one_is_not_taken(logs):
+    """It verifies by itself and its index fits, but it does not follow the record before it."""
+    store = logs.open(segment_bytes=8192)
+    path = logs.segment_paths()[0]
+    start = store.bytes_used
+    append(store, entry(1, b"old old old"))
+    old_end = store.bytes_used
+    append(store, entry(2, b"to come back?"), must_sync=False)
+    data = logs.disk.names_now[path].data
+    old_tail = bytes(data[old_end:])
+    data[start:] = bytes(len(data) - start)
+    logs.disk.kill_process()
+    store = logs.open(segment_bytes=8192)
+    append(store, entry(1, b"new new new"))
+    assert store.bytes_used == old_end
+    data = logs.disk.names_now[path].data
+    data[old_end:] = old_tail
+    logs.disk.kill_process()
+
+    store = logs.open(segment_bytes=8192)
+
+    assert store.last_index() == 1
+    assert store.read(1, 2, NO_LIMIT)[0].data == b"new new new"
+    assert store.recovery is not None
+    assert "left from before" in store.recovery.reason
+
+
+def test_terms_never_fall_in_a_scan(logs):
+    """A record that is whole and chained, but of an older term than the one before it, ends it."""
+    store = logs.open()
+    append(store, entry(1, term=5))
+    appender = store._appender
+    header, _ = pack_header(
+        previous=appender._previous,
+        body_crc=0,
+        length=0,
+        kind=1,
+        entry_type=0,
+        index=2,
+        term=4,
+    )
+    path = logs.segment_paths()[0]
+    end = store.bytes_used
+    logs.disk.names_now[path].data[end : end + len(header)] = header
+    segment: Segment = store._segments[-1]
+    fd = logs.disk.open(path)
+
+    replay = Replay(logs.disk, fd, path, segment.header).run()
+
+    assert replay.end == end
+    assert "cannot follow" in replay.fault
+
+
+# Readers and the writer at the same time, on real files
+
+
+def test_readers_see_whole_entries_while_the_log_is_written(tmp_path):
+    """Threads that read committed entries get what was written, across rolls and truncations."""
+    store = LogStore.open(
+        tmp_path, segment_bytes=64 << 10, reserve_bytes=1 << 30, cache_bytes=0
+    )
+    committed = 0
+    done = threading.Event()
+    problems, reads = [], []
+
+    def data_of(index):
+        return Random(index).randbytes(index * 37 % 5000)
+
+    def read(seed):
+        random = Random(seed)
+        count = 0
+        while not done.is_set() or not count:
+            top = committed
+            if not top:
+                continue
+            lo = random.randint(1, top)
+            found = store.read(lo, min(lo + 30, top + 1), 50_000)
+            count += 1
+            if any(e.data != data_of(e.index) for e in found) or found[0].index != lo:
+                problems.append(lo)
+        reads.append(count)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for first in range(1, 1001, 5):
+            term = 1 + first // 100
+            wrong = [entry(i, b"wrong" * 50, term=term) for i in range(first, first + 9)]
+            append(store, *wrong, must_sync=False)
+            right = [entry(i, data_of(i), term=term + 1) for i in range(first, first + 5)]
+            append(store, *right, hard_state=commit(first + 4, term=term + 1))
+            committed = first + 4
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    store.close()
+
+    assert problems == []
+    assert len(reads) == 2
+
+
+def test_the_same_works_on_a_real_file_system(tmp_path):
+    """Rolls, truncation, purge and reopening, through the operating system."""
+    def open_log():
+        return LogStore.open(tmp_path / "log", segment_bytes=1 << 16, reserve_bytes=1 << 30)
+
+    store = open_log()
+    data = {i: Random(i).randbytes(i * 991 % 9000) for i in range(1, 201)}
+    for index, body in data.items():
+        append(store, entry(index, body), hard_state=commit(index - 1))
+    for index in range(200, 211):
+        data[index] = b"again" * index
+    append(store, *[entry(i, data[i], term=2) for i in range(200, 211)])
+    store.truncate_before(50)
+    store.close()
+    store = open_log()
+
+    assert {e.index: e.data for e in store.read(50, 211, NO_LIMIT)} == {
+        index: body for index, body in data.items() if index >= 50
+    }
+    assert store.recovery is None
+    store.close()
+    names = {path.name for path in (tmp_path / "log").iterdir()}
+    assert {"LOCK", "next.segment"} <= names
+
+
+def test_a_directory_that_cannot_be_used_is_one_clear_error(tmp_path):
+    """The operating system's own words, and where."""
+    (tmp_path / "file").write_text("not a directory")
+
+    with pytest.raises(StorageError, match="cannot open the log in"):
+        LogStore.open(
+            tmp_path / "file" / "log",
+            segment_bytes=4096,
+            reserve_bytes=8192,
+            files=LocalFileSystem(),
+        )
+
+
+def test_the_simulated_disk_loses_what_was_not_synced():
+    """The fake can fail: without a sync nothing survives the harshest power loss."""
+    disk = SimulatedDisk()
+    path = Path("/log/x")
+    fd = disk.open(path, create=True)
+    disk.pwritev(fd, [b"data"], 0)
+    disk.sync_directory(path.parent)
+    disk.lose_power(keep=0.0)
+
+    assert disk.file_bytes(path) == 0
