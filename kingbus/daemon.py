@@ -35,7 +35,7 @@ import trio
 
 from kingbus import __version__, log, metrics
 from kingbus.addresses import Address
-from kingbus.admin.access import Access
+from kingbus.admin.access import Access, App
 from kingbus.admin.app import create_app
 from kingbus.admin.cluster_key import CALL_METHOD as KEY_METHOD
 from kingbus.admin.cluster_key import ClusterKeyKeeper
@@ -69,7 +69,8 @@ from kingbus.replication.relay import Relay
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.secrets import ClusterSecret, Secret, SecretError, read_secret_file
 from kingbus.storage.directory import DataDirectory
-from kingbus.storage.log import LogStore, log_holds_anything
+from kingbus.storage.log import LogStore
+from kingbus.storage.recovery import log_holds_anything
 from kingbus.storage.state_store import StateStore
 from kingbus.transport.transport import Transport
 
@@ -377,6 +378,7 @@ class _Member:
         self._difference_logged = ""
         self._stop_requested = trio.Event()
         self._http_stop = trio.Event()
+        self._http_stopped = trio.Event()
 
         member_id = prepared.identity.member_id
         generator = random.SystemRandom()
@@ -506,6 +508,7 @@ class _Member:
         async def run_node() -> None:
             nonlocal removed
             removed = await self._node.run()
+            self._operations.node_ended.set()
             self._stop_requested.set()
 
         async with trio.open_nursery() as nursery:
@@ -550,9 +553,17 @@ class _Member:
     async def _serve_http(self, nursery: trio.Nursery) -> None:
         self._admin_url = self._real_admin_url()
         app = create_app(self._operations, version=__version__, access=self._access())
-        await nursery.start(serve_http, app, self._sockets.admin, self._http_stop)
         prometheus = metrics_app(self._refresh_metrics)
-        await nursery.start(serve_http, prometheus, self._sockets.metrics, self._http_stop)
+        await nursery.start(self._http_until_stopped, app, prometheus)
+
+    async def _http_until_stopped(
+        self, app: App, prometheus: App, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_http, app, self._sockets.admin, self._http_stop)
+            await nursery.start(serve_http, prometheus, self._sockets.metrics, self._http_stop)
+            task_status.started()
+        self._http_stopped.set()
 
     def _real_admin_url(self) -> str:
         """Where the admin API is reached: as configured, unless it had to listen elsewhere."""
@@ -594,6 +605,7 @@ class _Member:
                     _log.warning("leadership was not handed over", reason=str(error))
         await self._server.stop()
         self._http_stop.set()
+        await self._http_stopped.wait()
 
     def _refresh_metrics(self) -> None:
         metrics.STORAGE_BYTES.set(self._store.bytes_used)

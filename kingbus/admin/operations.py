@@ -68,6 +68,7 @@ class Operations:
         self._identity = identity
         self._election_timeout = election_timeout
         self._warnings = warnings
+        self.node_ended = trio.Event()
 
     # --- local ----------------------------------------------------------------------------------
 
@@ -250,9 +251,22 @@ class Operations:
         return True, answer["body"]["data"]
 
     async def _wait_applied(self, index: int) -> None:
-        with trio.move_on_after(APPLY_SECONDS_MAX) as scope:
-            await self._node.wait_applied(index)
-        if scope.cancelled_caught:
+        applied = False
+        with trio.move_on_after(APPLY_SECONDS_MAX):
+            async with trio.open_nursery() as nursery:
+
+                async def wait_for_node() -> None:
+                    nonlocal applied
+                    await self._node.wait_applied(index)
+                    applied = True
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(wait_for_node)
+                # A member that was just removed, at its own request, applies nothing any more.
+                await self.node_ended.wait()
+                applied = True
+                nursery.cancel_scope.cancel()
+        if not applied:
             raise UnavailableError(
                 f"it is done, but this node has not applied index {index} yet",
                 hint="repeating is safe",
