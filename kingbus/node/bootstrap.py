@@ -218,7 +218,9 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
                 clusters = {answer.cluster.cluster_id for answer in answers.values()}
                 if len(clusters) > 1:
                     problem = "the members of initial-cluster belong to different clusters: " + (
-                        ", ".join(f"{url} to {a.cluster.cluster_id:x}" for url, a in answers.items())
+                        ", ".join(
+                            f"{url} to {a.cluster.cluster_id:x}" for url, a in answers.items()
+                        )
                     )
                     break
                 newest = max(answers.values(), key=lambda answer: answer.cluster.index)

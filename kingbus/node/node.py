@@ -18,10 +18,12 @@ that hears no leader. What this module must not know: what the entries mean.
 import logging
 import random as random_module
 import struct
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+from zlib import crc32
 
 import trio
 
@@ -495,10 +497,15 @@ class Node:
         self._deliver(gathered.responses)
 
     async def _write(self, write: LogWrite) -> None:
-        await self._runner(self._log.write, write)
+        metrics.STORAGE_FSYNC_SECONDS.observe(await self._runner(self._timed_write, write))
         self._log.publish(write)
         if write.hard_state is not None:
             self._saved = write.hard_state
+
+    def _timed_write(self, write: LogWrite) -> float:
+        began = time.perf_counter()
+        self._log.write(write)
+        return time.perf_counter() - began
 
     async def _write_idle(self) -> None:
         if self._latest != self._saved:
@@ -627,6 +634,8 @@ class Node:
                 f"an entry of {len(data)} bytes; at most {ENTRY_BYTES_MAX} are possible"
             )
         self._check_leader()
+        if checksum is None:
+            checksum = crc32(data)  # once, here: for the log and for every peer
         try:
             index = self._raw.propose(data, checksum)
         except ProposalDroppedError:

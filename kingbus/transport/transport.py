@@ -44,6 +44,7 @@ from kingbus.transport.hello import Lane, Refusal, Verdict, judge
 from kingbus.transport.peer import Link, Peer, PeerFacts, Timings, TransportEvents, coalesce
 
 CONNECTIONS_MAX = 512  # two lanes and a few calls for each of at most 64 members
+REFUSALS_REMEMBERED_MAX = 256  # what was refused and logged; forgotten all at once beyond that
 CALL_SECONDS_MAX = 60.0  # the longest wait of an admin request, and some
 _log = get_logger("transport")
 
@@ -109,6 +110,7 @@ class Transport:
         self._methods: dict[str, _Method] = {}
         self._inbound: dict[tuple[int, Lane], trio.CancelScope] = {}
         self._connections = 0
+        self._refused: set[tuple[int, str]] = set()
         self.set_cluster(cluster)
 
     def attach(self, events: TransportEvents) -> None:
@@ -286,7 +288,7 @@ class Transport:
         hello = parse_body(peer_pb2.Hello(), frame.body)
         verdict = judge(hello, member_id=self.member_id, cluster=self._cluster)
         if not verdict.accepted:
-            _log.warning(
+            self._log_refusal(hello.sender, verdict.code)(
                 "peer refused",
                 remote=connection.peer_name,
                 sender=f"{hello.sender:x}",
@@ -298,6 +300,15 @@ class Transport:
             stall_seconds=self._timings.write,
         )
         return hello, verdict
+
+    def _log_refusal(self, sender: int, code: str) -> Callable[..., object]:
+        """A refused member tries again and again: only the first time is worth a warning."""
+        if (sender, code) in self._refused:
+            return _log.debug
+        if len(self._refused) >= REFUSALS_REMEMBERED_MAX:
+            self._refused.clear()
+        self._refused.add((sender, code))
+        return _log.warning
 
     async def _serve_lane(
         self, connection: Connection, hello: peer_pb2.Hello, verdict: Verdict
