@@ -6,8 +6,8 @@
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
-     |- keeper                          cluster key, seeding, attributes, listener as stored
-     '- signals                         SIGTERM and SIGINT begin the stop
+     '- keeper                          cluster key, seeding, attributes, listener as stored
+    signals                             beside it: SIGTERM and SIGINT begin the stop
 
 Start: directory lock, format and identity; the bootstrap decision; database, log, relay state; the
 cluster key; sockets; then the tasks, and one `ready` line on stderr. Addresses are bound before
@@ -96,6 +96,8 @@ class Options:
     standalone: bool = False
     source_password: Secret | None = None
     server_password: Secret | None = None
+    token: Secret | None = None
+    read_token: Secret | None = None
 
 
 class RefusedError(KingbusError):
@@ -112,8 +114,14 @@ def options_of(
     source_password: Secret | None = None,
     server_password: Secret | None = None,
 ) -> Options:
-    """Options with the passwords of files and environment. ConfigError for unreadable ones."""
+    """Options with the secrets of files and environment. ConfigError for unreadable ones."""
     problems: list[Problem] = []
+
+    def token(key: str, path: Path | None) -> Secret | None:
+        found_token = found(key, path, "") if path is not None else None
+        if found_token is not None and not found_token:
+            problems.append(Problem(key=key, message=f"{path} is empty"))
+        return found_token
 
     def found(key: str, path: Path | None, variable: str) -> Secret | None:
         if path is None:
@@ -134,14 +142,17 @@ def options_of(
         if server_password is None and not problems:
             message = "is needed with server.addr (or KINGBUS_SERVER_PASSWORD)"
             problems.append(Problem(key="server.password-file", message=message))
-    if problems:
-        raise ConfigError(problems)
-    return Options(
+    options = Options(
         config=config,
         standalone=standalone,
         source_password=source_password,
         server_password=server_password,
+        token=token("auth.token-file", config.auth.token_file),
+        read_token=token("auth.read-token-file", config.auth.read_token_file),
     )
+    if problems:
+        raise ConfigError(problems)
+    return options
 
 
 def has_log(config: Config) -> bool:
@@ -172,8 +183,13 @@ def main(options: Options) -> int:
         _log.warning(warning)
     try:
         return trio.run(_run, options)
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
+    except BaseException as error:
+        first = _first(error)
+        if not isinstance(first, KingbusError):
+            _log.critical("the node ended by an unexpected error", exc_info=error)
+        if first is error:
+            raise
+        raise first from None
 
 
 def _first(error: BaseException) -> BaseException:
@@ -294,39 +310,75 @@ def _bootstrap_config(options: Options, directory: DataDirectory) -> BootstrapCo
     return BootstrapConfig(name=name, peer_url=url, initial_cluster=((name, (url,)),))
 
 
+class _Stop:
+    """The wish to stop: `starting` is cancelled while nothing runs yet, then `requested` counts."""
+
+    def __init__(self) -> None:
+        self.requested = trio.Event()
+        self.starting = trio.CancelScope()
+
+    async def catch_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Until cancelled, SIGTERM and SIGINT are this wish."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                _log.info("stopping", signal=signal.Signals(number).name)
+                self.requested.set()
+                self.starting.cancel()
+
+
 async def _run(options: Options) -> int:
+    stop = _Stop()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stop.catch_signals)
+        await _start_and_run(options, stop)
+        nursery.cancel_scope.cancel()
+    return 0
+
+
+async def _start_and_run(options: Options, stop: _Stop) -> None:
     worker = _Worker(32)
     sockets = _open_sockets(options)
     with ExitStack() as stack:
         stack.callback(sockets.close)
-        directory = await worker(DataDirectory.open_or_create, options.config.data_dir)
-        stack.callback(directory.close)
-        database = await worker(StateStore.open, directory.state_path)
-        stack.callback(database.close)
-        bootstrap = await worker(_bootstrap_config, options, directory)
-        prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
-        for note in prepared.notes:
-            _log.info(note)
-        store = await worker(_open_log, options.config, directory, prepared)
-        stack.callback(store.close)
-        relay = await worker(partial(Relay.load, database=database, log=store, runner=worker))
-        member = _Member(
-            options=options,
-            prepared=prepared,
-            directory=directory,
-            store=store,
-            relay=relay,
-            sockets=sockets,
-            worker=worker,
-        )
-        await member.load_key()
-        removed = await member.run()
+        with stop.starting:
+            member = await _build(options, sockets, worker, stack)
+        if stop.starting.cancelled_caught:
+            return
+        removed = await member.run(stop)
         if removed is not None:
-            await worker(partial(mark_removed, directory, told_by=removed.told_by))
+            await worker(partial(mark_removed, member.directory, told_by=removed.told_by))
             sys.stderr.write("removed from the cluster\n")
         # Closing joins threads and syncs; the loop has nothing else to do any more.
         await worker(stack.close)
-    return 0
+
+
+async def _build(
+    options: Options, sockets: _Sockets, worker: _Worker, stack: ExitStack
+) -> "_Member":
+    """From the directory to the object graph; what is opened is closed by `stack`."""
+    directory = await worker(DataDirectory.open_or_create, options.config.data_dir)
+    stack.callback(directory.close)
+    database = await worker(StateStore.open, directory.state_path)
+    stack.callback(database.close)
+    bootstrap = await worker(_bootstrap_config, options, directory)
+    prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
+    for note in prepared.notes:
+        _log.info(note)
+    store = await worker(_open_log, options.config, directory, prepared)
+    stack.callback(store.close)
+    relay = await worker(partial(Relay.load, database=database, log=store, runner=worker))
+    member = _Member(
+        options=options,
+        prepared=prepared,
+        directory=directory,
+        store=store,
+        relay=relay,
+        sockets=sockets,
+        worker=worker,
+    )
+    await member.load_key()
+    return member
 
 
 def _open_log(config: Config, directory: DataDirectory, prepared: Prepared) -> LogStore:
@@ -372,11 +424,10 @@ class _Member:
         self._store = store
         self._relay = relay
         self._sockets = sockets
-        self._directory = directory
+        self.directory = directory
         self._identity = prepared.identity
         self._source_seeded = False
         self._difference_logged = ""
-        self._stop_requested = trio.Event()
         self._http_stop = trio.Event()
         self._http_stopped = trio.Event()
 
@@ -425,7 +476,7 @@ class _Member:
     def _build_admin(self) -> None:
         config, relay, node = self._config, self._relay, self._node
         self._keys = ClusterKeyKeeper(
-            path=self._directory.path / KEY_FILE,
+            path=self.directory.path / KEY_FILE,
             configured=config.cluster_key_file,
             node=node,
             transport=self._transport,
@@ -457,6 +508,7 @@ class _Member:
             leader=self._leader,
             identity=self._facts,
             election_timeout=config.election_timeout,
+            events=self._facts.binlog_events,
             warnings=self._warnings,
         )
         register_calls(self._transport, node, took_part=lambda each: each in relay.state.members)
@@ -501,7 +553,7 @@ class _Member:
 
     # --- running --------------------------------------------------------------------------------
 
-    async def run(self) -> Removed | None:
+    async def run(self, stop: _Stop) -> Removed | None:
         """Run until SIGTERM, SIGINT or removal. Raises what ended a task."""
         removed: Removed | None = None
 
@@ -509,10 +561,9 @@ class _Member:
             nonlocal removed
             removed = await self._node.run()
             self._operations.node_ended.set()
-            self._stop_requested.set()
+            stop.requested.set()
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._catch_signals)
             await nursery.start(self._transport.run)
             await self._serve_peers(nursery)
             nursery.start_soon(run_node)
@@ -524,22 +575,13 @@ class _Member:
             nursery.start_soon(self._keep)
             nursery.start_soon(self._watch_leadership)
             self._say_ready()
-            await self._stop_requested.wait()
+            await stop.requested.wait()
             with trio.move_on_after(STOP_SECONDS_MAX) as patience:
                 await self._wind_down(removed=removed is not None)
             if patience.cancelled_caught:
                 _log.warning("the stop took too long; what is left is cut off")
             nursery.cancel_scope.cancel()
         return removed
-
-    async def _catch_signals(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                _log.info("stopping", signal=signal.Signals(number).name)
-                self._stop_requested.set()
 
     async def _serve_peers(self, nursery: trio.Nursery) -> None:
         opened = self._sockets.peer
@@ -574,16 +616,10 @@ class _Member:
         return f"http://{bound}"
 
     def _access(self) -> Access:
-        auth_section = self._config.auth
-        token = read_token = None
-        if auth_section.token_file is not None:
-            token = read_secret_file(auth_section.token_file)
-        if auth_section.read_token_file is not None:
-            read_token = read_secret_file(auth_section.read_token_file)
-        hosts = None
-        if token is None and not auth_section.insecure:
+        options, hosts = self._options, None
+        if options.token is None and not self._config.auth.insecure:
             hosts = frozenset({"localhost", self._config.admin_url.address.host.lower()})
-        return Access(token=token, read_token=read_token, hosts=hosts)
+        return Access(token=options.token, read_token=options.read_token, hosts=hosts)
 
     def _say_ready(self) -> None:
         listening = self._server.address

@@ -25,6 +25,8 @@ from kingbus.log import get_logger
 
 _log = get_logger("admin")
 
+EVENTS_MAX = 10_000  # a few megabytes of reply; `from` goes on
+
 _FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": Failure, "description": "malformed"},
     404: {"model": Failure, "description": "what is named does not exist"},
@@ -113,6 +115,10 @@ def _lag(text: str | None) -> float | None:
 _LagSeconds = Annotated[
     str | None, Query(description="503 when further behind the source than this")
 ]
+
+
+_Position = Annotated[int, Query(alias="from", ge=0, description="where an event begins")]
+_Limit = Annotated[int, Query(ge=1, le=EVENTS_MAX)]
 
 
 def _node_routes(app: FastAPI, operations: Operations) -> None:
@@ -303,6 +309,16 @@ def _server_routes(app: FastAPI, operations: Operations) -> None:
     )
     async def files() -> Response:
         return _success(operations.files())
+
+    @app.get(
+        "/binlog/events",
+        tags=["binlog"],
+        summary="Events of a file of this node",
+        response_model=Reply[list[schema.EventData]],
+        responses={400: _FAILURES[400], 404: _FAILURES[404]},
+    )
+    async def events(file: str, position: _Position = 4, limit: _Limit = 100) -> Response:
+        return _success(await operations.events(file, position, limit))
 
     @app.post(
         "/binlog/purge",

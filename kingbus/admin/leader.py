@@ -34,6 +34,7 @@ from kingbus.pb.command_pb2 import (
     SourceConfig,
     TlsOptions,
 )
+from kingbus.replication.source_facts import unfit_config
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, SecretError
 
 _log = get_logger("admin")
@@ -259,10 +260,8 @@ class LeaderOperations:
     def _wanted_source(self, wanted: schema.StartSource) -> tuple[SourceConfig, str]:
         if not wanted.addresses:
             raise BadRequestError("mysql_addr is required")
-        if wanted.flavor == "mariadb":
-            raise BadRequestError("flavor mariadb is not available yet")
-        if wanted.flavor != "mysql":
-            raise BadRequestError("flavor must be mysql")
+        if wanted.flavor not in {"mysql", "mariadb"}:
+            raise BadRequestError("flavor must be mysql or mariadb")
         stored = self._relay.state.source_config
         start_from = wanted.start_from or (stored.start_from if stored is not None else "")
         config = SourceConfig(
@@ -273,10 +272,13 @@ class LeaderOperations:
             server_uuid=wanted.syncer_uuid.lower(),
             start_from=checked_start(start_from or "earliest"),
             mode="gtid",
-            flavor="mysql",
+            flavor=wanted.flavor,
         )
         if wanted.tls is not None:
             config.tls.CopyFrom(TlsOptions(**wanted.tls.model_dump()))
+        problem = unfit_config(config)
+        if problem:
+            raise BadRequestError(problem)
         password = wanted.mysql_password
         return config, self._stored_password() if password is None else password
 

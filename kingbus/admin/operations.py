@@ -16,16 +16,19 @@ import trio
 
 from kingbus.admin import schema, views
 from kingbus.admin.errors import (
+    BadRequestError,
     ForwardedError,
+    NotFoundError,
     UnavailableError,
     body_of,
     no_leader,
     status_of,
 )
 from kingbus.admin.leader import SET_ATTRIBUTES, SET_SERVER, LeaderOperations, packed
-from kingbus.admin.protocols import Identity, Listener, Node, Relay, Transport
+from kingbus.admin.protocols import Events, Identity, Listener, Node, Relay, Transport
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
+from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import NotLeaderError, ProposalLostError
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.raft.errors import ProposalDroppedError
@@ -56,6 +59,7 @@ class Operations:
         leader: LeaderOperations,
         identity: Identity,
         election_timeout: float,
+        events: Events,
         warnings: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._name = name
@@ -67,6 +71,7 @@ class Operations:
         self._leader = leader
         self._identity = identity
         self._election_timeout = election_timeout
+        self._events = events
         self._warnings = warnings
         self.node_ended = trio.Event()
 
@@ -105,6 +110,26 @@ class Operations:
             self._listener.replicas(),
             running=self._listener.is_running,
         )
+
+    async def events(self, file: str, position: int, limit: int) -> list[schema.EventData]:
+        """Events of a file held here. NotFoundError; BadRequestError for a wrong position."""
+        try:
+            found = await self._events(file, position, 0, limit)
+        except MySQLError as error:
+            raise BadRequestError(error.message) from error
+        if found is None:
+            raise NotFoundError(f"no such file: {file}")
+        return [
+            schema.EventData(
+                file=event.file,
+                position=event.position,
+                event_type=event.event_type,
+                server_id=event.server_id,
+                end_position=event.end_position,
+                info=event.info,
+            )
+            for event in found
+        ]
 
     async def health(self, *, lag_seconds: float | None = None) -> schema.HealthData:
         """Raises UnavailableError with the reason when this node does not do its work.

@@ -97,6 +97,31 @@ class ReceiverStatus(Protocol):
     def seconds_behind_source(self) -> int | None: ...
 
 
+class BinlogEvent(Protocol):
+    """One event of a file, in the words of SHOW BINLOG EVENTS."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def event_type(self) -> str: ...
+    @property
+    def server_id(self) -> int: ...
+    @property
+    def end_position(self) -> int: ...
+    @property
+    def info(self) -> str: ...
+
+
+class Events(Protocol):
+    """Reads events of the files held; None for a file that is not."""
+
+    def __call__(
+        self, file: str, position: int, offset: int, limit: int
+    ) -> Awaitable[Sequence[BinlogEvent] | None]: ...
+
+
 class Receiver(Protocol):
     """Pulls from the source while this node leads."""
 

@@ -236,6 +236,15 @@ class FileData(Data):
     last_time: str | None
 
 
+class EventData(Data):
+    file: str
+    position: int
+    event_type: str
+    server_id: int
+    end_position: int
+    info: str
+
+
 class NodeStatusData(Data):
     name: str
     id: str

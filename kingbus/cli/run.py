@@ -42,8 +42,6 @@ def run(
     ] = None,
 ) -> None:
     """Run one node in the foreground until SIGTERM or SIGINT."""
-    from kingbus import daemon
-
     if (config is None) == (source is None):
         raise UsageError("give --config FILE, or --source URL with --data-dir DIR")
     if config is not None:
@@ -51,10 +49,14 @@ def run(
             raise UsageError(
                 "--data-dir, --server-user and --source-password-file go with --source"
             )
-        options = daemon.options_of(load(config))
+        found = load(config)
+        from kingbus import daemon
+
+        options = daemon.options_of(found)
     else:
         assert source is not None
         options = _standalone(source, data_dir, listen, source_password_file, server_user)
+        from kingbus import daemon
     raise typer.Exit(daemon.main(options))
 
 
@@ -65,15 +67,16 @@ def _standalone(
     source_password_file: Path | None,
     server_user: str | None,
 ) -> Any:
-    from kingbus import config, daemon
-    from kingbus.secrets import Secret
-
     if data_dir is None:
         raise UsageError("--data-dir is needed with --source")
     server_password = os.environ.get("KINGBUS_SERVER_PASSWORD")
     if not server_user or not server_password:
         raise UsageError("--server-user and KINGBUS_SERVER_PASSWORD are both needed with --source")
     user, address = _source_url(source)
+
+    from kingbus import config, daemon
+    from kingbus.secrets import Secret
+
     found = config.parse(
         {
             "name": socket.gethostname()[:64] or "kingbus",

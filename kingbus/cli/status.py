@@ -1,6 +1,6 @@
 """`kingbus status` and `kingbus binlog list`: the cluster at a glance."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,13 @@ _FILE_COLUMNS = {
     "complete": "COMPLETE",
     "first_time": "FIRST",
     "last_time": "LAST",
+}
+_EVENT_COLUMNS = {
+    "position": "POS",
+    "event_type": "EVENT",
+    "server_id": "SERVER ID",
+    "end_position": "END",
+    "info": "INFO",
 }
 _SOURCE_FACTS = (
     "status",
@@ -78,3 +85,21 @@ def list_files(
     with client(admin, token_file) as api:
         files = api.ask("GET", "/binlog/files")
     show_json(files) if as_json else show_table(files, _FILE_COLUMNS)
+
+
+@binlog.command()
+def events(
+    file: Annotated[str, typer.Argument(help="Its name, as `kingbus binlog list` shows it.")],
+    position: Annotated[int, typer.Option("--from", help="Where an event begins.")] = 4,
+    limit: Annotated[int, typer.Option("--limit", help="At most so many events.")] = 100,
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+    as_json: Json = False,
+) -> None:
+    """List the events of a file, as SHOW BINLOG EVENTS does."""
+    from urllib.parse import urlencode
+
+    query = urlencode({"file": file, "from": position, "limit": limit})
+    with client(admin, token_file) as api:
+        found = api.ask("GET", f"/binlog/events?{query}")
+    show_json(found) if as_json else show_table(found, _EVENT_COLUMNS)

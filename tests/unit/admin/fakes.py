@@ -14,6 +14,7 @@ from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member, derive_member_id
+from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import NotLeaderError
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.secrets import ClusterSecret
@@ -223,6 +224,28 @@ class FakeIdentity:
 
 
 @dataclass
+class FakeEvent:
+    position: int
+    end_position: int
+    file: str = "binlog.000001"
+    event_type: str = "Xid"
+    server_id: int = 1
+    info: str = "COMMIT"
+
+
+async def fake_events(
+    file: str, position: int, _offset: int, limit: int
+) -> Sequence[FakeEvent] | None:
+    if file != "binlog.000001":
+        return None
+    if position % 10 != 4:
+        raise MySQLError(1220, "HY000", "Wrong offset or I/O error")
+    return [FakeEvent(position=at, end_position=at + 10) for at in (position, position + 10)][
+        :limit
+    ]
+
+
+@dataclass
 class FakeKeys:
     secret: ClusterSecret | None
 
@@ -276,6 +299,7 @@ class Pair:
             leader=leader,
             identity=identity,
             election_timeout=0.05,
+            events=fake_events,
         )
         listener.operations = operations
         self.transport.handlers[node.id] = operations.handle_call

@@ -15,7 +15,7 @@ SOURCE = {
     "mysql_addr": "10.0.0.9:3306",
     "mysql_user": "repl",
     "mysql_password": "hunter2",
-    "semi_sync": True,
+    "semi_sync": False,
     "syncer_id": 1001,
 }
 
@@ -117,7 +117,7 @@ async def test_a_source_is_checked_sealed_and_replicated(pair: Pair, asked: str)
     config = pair.shared.state.source_config
     assert config is not None
     assert config.started
-    assert config.semi_sync
+    assert not config.semi_sync
     assert config.server_id == 1001
     assert config.start_from == "earliest"
     assert b"hunter2" not in config.SerializeToString()
@@ -197,6 +197,7 @@ async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
         ("PUT", "/binlog/syncer/start", {**SOURCE, "syncer_id": -1}, "syncer_id"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "start_from": "yesterday"}, "GTID set"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "flavor": "mariadb"}, "not available yet"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "semi_sync": True}, "not available yet"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "tls": {"mode": "maybe"}}, "tls.mode"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "colour": 1}, "colour is not known"),
         ("PUT", "/binlog/server/start", {"addr": "x", "user": "u", "password": ""}, "host:port"),
@@ -324,6 +325,29 @@ async def test_purging_says_that_it_is_not_there(pair: Pair) -> None:
     found = await Browser(pair.n2).refused("POST", "/binlog/purge", {"to": "binlog.000002"})
 
     assert found == (409, "purging is not available yet")
+
+
+async def test_events_of_a_file(pair: Pair) -> None:
+    """From a position on and limited; an unknown file is 404, a position inside an event 400."""
+    browser = Browser(pair.n2)
+
+    data = await browser.data("GET", "/binlog/events?file=binlog.000001&from=14&limit=1")
+    assert data == [
+        {
+            "file": "binlog.000001",
+            "position": 14,
+            "event_type": "Xid",
+            "server_id": 1,
+            "end_position": 24,
+            "info": "COMMIT",
+        }
+    ]
+    assert len(await browser.data("GET", "/binlog/events?file=binlog.000001")) == 2
+    assert (await browser.refused("GET", "/binlog/events?file=other"))[0] == 404
+    found = await browser.refused("GET", "/binlog/events?file=binlog.000001&from=5")
+    assert found == (400, "Wrong offset or I/O error")
+    for query in ("", "?file=binlog.000001&limit=0", "?file=binlog.000001&from=x"):
+        assert (await browser.refused("GET", f"/binlog/events{query}"))[0] == 400
 
 
 async def test_without_a_cluster_key_no_password_is_stored() -> None:

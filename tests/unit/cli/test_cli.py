@@ -146,7 +146,7 @@ def test_source(
     assert "started" in failed(set_source, 1, capsys)
     assert invoke(["source", "stop"]) == 0
     monkeypatch.setenv("KINGBUS_SOURCE_PASSWORD", "hunter3")
-    assert invoke([*set_source, "--semi-sync", "--server-id", "9", "--start-from", "now"]) == 0
+    assert invoke([*set_source, "--server-id", "9", "--start-from", "now"]) == 0
     assert invoke(["source", "status"]) == 0
     text = capsys.readouterr().out
     assert "10.0.0.9:3306" in text
@@ -172,6 +172,9 @@ def test_server_and_files(
     assert invoke(["server", "stop"]) == 0
     assert invoke(["binlog", "list"]) == 0
     assert capsys.readouterr().out.startswith("FILE")
+    assert invoke(["binlog", "events", "binlog.000001", "--from", "14", "--limit", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["14", "Xid", "1", "24", "COMMIT"]
+    assert "no such file" in failed(["binlog", "events", "nothing"], 1, capsys)
 
 
 def test_the_token_of_a_file_is_sent(capsys: Captured, tmp_path: Path) -> None:

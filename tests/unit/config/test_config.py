@@ -130,6 +130,7 @@ def test_the_value_of_a_secret_is_never_shown(key: str) -> None:
         ({"source": {"addr": "h:1"}}, "source.user", "needed"),
         ({"source": {"addr": "h:1", "addrs": "h:1", "user": "u"}}, "source.addrs", "not both"),
         ({"source": {"addr": "h:1", "user": "u", "flavor": "mariadb"}}, "source.flavor", "not av"),
+        ({"source": {"addr": "h:1", "user": "u", "semi-sync": True}}, "source.semi-sync", "not av"),
         ({"source": {"addr": "h:1", "user": "u", "server-id": -1}}, "source.server-id", "-1"),
         ({"source": "h:1"}, "source", "section"),
         ({"server": {"addr": "h:1"}}, "server.user", "needed"),
