@@ -250,6 +250,17 @@ class Cluster:
         self.settle(*among)
         assert self[node].role is Role.LEADER
 
+    def wait_for_leader(self, *among: int) -> int:
+        """Let time pass for these nodes until one of them leads; its id."""
+        for _ in range(200):
+            for node in among:
+                self.tick(node)
+            self.settle(*among)
+            for node in among:
+                if self[node].role is Role.LEADER:
+                    return node
+        raise AssertionError(f"none of {among} became leader")
+
     def propose(self, node: int, data: bytes, *among: int) -> int:
         """Propose and settle; the index."""
         index = self[node].propose(data)

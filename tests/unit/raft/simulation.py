@@ -164,15 +164,21 @@ class Simulation(Cluster):
             return
         # Never the leader itself: a host transfers leadership first.
         others = [node for node in self.hosts if node != host.id]
-        kinds = [ConfChangeType.ADD_NODE]
-        if len(host.core.conf_state.voters) != 2:
-            # Of two voters none may go: should it become leader before the change is committed, the
-            # other can neither win without its vote nor get it once it has left.
-            kinds += [ConfChangeType.ADD_LEARNER_NODE, ConfChangeType.REMOVE_NODE]
+        kinds = (
+            ConfChangeType.ADD_NODE,
+            ConfChangeType.ADD_LEARNER_NODE,
+            ConfChangeType.REMOVE_NODE,
+        )
         changes = tuple(
             ConfChangeSingle(self.random.choice(kinds), node)
             for node in self.random.sample(others, self.random.choice((0, 1, 1, 1, 2)))
         )
+        # A quorum of the present voters must stay: one that goes may have become leader, commit the
+        # change, and leave before it told the others, who then need votes that nobody gives.
+        voters = set(host.core.conf_state.voters)
+        going = {c.node_id for c in changes if c.type is not ConfChangeType.ADD_NODE} & voters
+        if len(voters - going) <= len(voters) // 2:
+            return
         transition = ConfChangeTransition.AUTO
         if len(changes) > 1:
             transition = self.random.choice(list(ConfChangeTransition))
