@@ -85,16 +85,26 @@ async def dial(
     try:
         with trio.fail_after(timeout_seconds):
             stream = await trio.open_tcp_stream(address.host, address.port)
-            if address.scheme == "http":
-                return Connection(stream)
-            assert ssl_context is not None
-            secured = trio.SSLStream(stream, ssl_context, server_hostname=address.host)
-            await secured.do_handshake()
-            return Connection(secured)
+            try:
+                return await _dialled(stream, address, ssl_context)
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
     except trio.TooSlowError:
         raise PeerUnreachableError(f"{url}: no connection within {timeout_seconds:g} s") from None
     except (OSError, trio.BrokenResourceError) as error:
         raise PeerUnreachableError(f"{url}: {_reason(error)}") from None
+
+
+async def _dialled(
+    stream: trio.SocketStream, address: PeerAddress, ssl_context: ssl.SSLContext | None
+) -> Connection:
+    if address.scheme == "http":
+        return Connection(stream)
+    assert ssl_context is not None
+    secured = trio.SSLStream(stream, ssl_context, server_hostname=address.host)
+    await secured.do_handshake()
+    return Connection(secured)
 
 
 def _reason(error: BaseException) -> str:

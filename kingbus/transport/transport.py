@@ -329,6 +329,10 @@ class Transport:
             )
         peer = self._peers.get(hello.sender)
         if peer is not None:
+            if verdict.is_remote and hello.members_index > peer.members_index:
+                peer.members_index = hello.members_index
+                if set(peer.urls) != set(verdict.peer_urls):
+                    peer.move(verdict.peer_urls)
             peer.heard(trio.current_time(), connecting=True)
         key = (hello.sender, verdict.lane)
         old = self._inbound.get(key)

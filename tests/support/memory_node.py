@@ -271,6 +271,10 @@ class LoopbackCluster:
         await eventually(leads, f"{name} leads")
         return process
 
+    async def until(self, condition: Callable[[], object], what: str = "") -> object:
+        """Wait for a condition with a deadline."""
+        return await eventually(condition, what)
+
     async def ticks(self, name: str, election_timeouts: float) -> None:
         """Until a member has lived through that many election timeouts."""
         node = self.members[name].node

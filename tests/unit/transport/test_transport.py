@@ -1,11 +1,18 @@
 """Members that talk over real loopback sockets."""
 
+import ipaddress
 import random
+import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member
@@ -85,11 +92,11 @@ class Side:
 
 
 @asynccontextmanager
-async def members(*names, timings=TIMINGS, wall_ns=None):
+async def members(*names, timings=TIMINGS, wall_ns=None, scheme="http", client=None, server=None):
     """A running transport for each name, all of one cluster."""
     listeners = {name: await open_listener("127.0.0.1", 0) for name in names}
     ports = {name: listener.socket.getsockname()[1] for name, listener in listeners.items()}
-    cluster = Cluster.initial([(name, [f"http://127.0.0.1:{ports[name]}"]) for name in names])
+    cluster = Cluster.initial([(name, [f"{scheme}://127.0.0.1:{ports[name]}"]) for name in names])
     sides = {}
     async with trio.open_nursery() as nursery:
         for name in names:
@@ -99,6 +106,8 @@ async def members(*names, timings=TIMINGS, wall_ns=None):
                 cluster=cluster,
                 random=random.Random(name),
                 timings=timings,
+                client_ssl=client,
+                server_ssl=server,
                 **({"wall_ns": wall_ns[name]} if wall_ns else {}),
             )
             transport.attach(events)
@@ -508,3 +517,57 @@ def test_hello_buffers_take_hellos_only():
     """Before the greeting nothing large is ever buffered."""
     assert max(HELLO_LIMITS.values()) <= 16 << 10
     assert len(FrameBuffer(HELLO_LIMITS).space()) <= 256 << 10
+
+
+@pytest.fixture
+def tls_contexts(tmp_path):
+    """Contexts of both sides for a certificate of 127.0.0.1 made for this test."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
+    now = datetime.now(tz=UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    (tmp_path / "cert.pem").write_bytes(pem)
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    return ssl.create_default_context(cadata=pem.decode()), server
+
+
+async def test_peers_talk_through_tls(tls_contexts):
+    """With contexts passed in, lanes and calls work over https URLs, large messages included."""
+    client, server = tls_contexts
+    async with members("a", "b", scheme="https", client=client, server=server) as (cluster, a, b):
+        ida, idb = cluster.named("a").id, cluster.named("b").id
+        b.transport.register("echo", echo)
+        sent = append(ida, idb, 3 << 20)
+        a.transport.send([sent])
+        await eventually(lambda: b.events.messages)
+
+        assert b.events.messages == [sent]
+        assert (await a.transport.call(idb, "echo", b"x")).body == f"{ida:x} x".encode()
+
+
+async def test_an_https_url_without_tls_is_an_error():
+    """A member that has no TLS says so instead of speaking plainly."""
+    with pytest.raises(PeerUnreachableError, match="no TLS is configured"):
+        await call_url("https://127.0.0.1:1", "cluster", timeout_seconds=1)
