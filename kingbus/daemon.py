@@ -468,7 +468,15 @@ class _Member:
         self._build_admin()
 
     def _build_replication(self) -> None:
-        self._receiver = Receiver()
+        self._receiver = Receiver(
+            node=self._node,
+            relay=self._relay,
+            identity=self._facts,
+            secret=self._cluster_secret,
+            is_full=lambda: self._store.is_full,
+            changed=lambda: self._watched.changed,
+            random=random.SystemRandom(),
+        )
         self._server = BinlogServer(
             facts=self._facts, dumper=self._dump, rsa_key=auth.PrivateKey.generate()
         )
@@ -531,6 +539,9 @@ class _Member:
 
     def _receiver_status(self) -> ReceiverStatus:
         return self._receiver.status()
+
+    def _cluster_secret(self) -> ClusterSecret | None:
+        return self._keys.secret
 
     async def _announce_key(self, secret: ClusterSecret) -> None:
         await self._leader.announce_key(secret)
