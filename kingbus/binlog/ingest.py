@@ -118,6 +118,7 @@ class IngestedBatch:
 
     meta: EventBatch
     packets: bytes
+    events: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,6 +229,11 @@ class IngestStream:
     def wrote(self, count: int) -> None:
         """`count` bytes were read into what `free` gave."""
         self._buffer.wrote(count)
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether the stream has shown that it goes on where the relay ends: all compared."""
+        return bool(self._file) and not self._wants_description and self._cursor >= self._known
 
     def receive(self, data: memoryview | bytearray | bytes) -> None:
         """Takes raw bytes from the socket; copies them."""
@@ -921,7 +927,7 @@ class IngestStream:
         self.events += events
         self.bytes += byte_count
         self.last_event_time = meta.last_time or self.last_event_time
-        self._ready.append(IngestedBatch(meta=meta, packets=packets))
+        self._ready.append(IngestedBatch(meta=meta, packets=packets, events=events))
 
     def _note_executed(self, builder: BatchBuilder, *, goes_on: bool) -> None:
         """Adds the transactions that end in a batch; each may come only once."""

@@ -1,0 +1,620 @@
+"""Pulls from the source while this node leads: connect, check, open a session, dump, propose.
+
+Owns the receiver's state for people (`status`), when and where it connects again, and the order of
+a session's steps. What of the stream is stored is decided in `binlog/ingest.py`, whether a source
+fits in `source_facts.py`; the connection is `source_connection.py`'s.
+
+A session: (1) connect, log in, ask; (2) compare GTID sets; (3) propose a ReceiverSession and wait
+until *this node applied it*: that fixes the resume point; (4) only then send the dump command;
+(5) propose what comes, with many proposals under way, never forwarded. The session ends with the
+first proposal that is refused or lost, with the connection, with leadership, with a change of the
+configuration, or with a stop.
+
+What happens after a session ended:
+* trouble that passes (network, shutdown, checksum): connect again after 1 s, growing to 10 s; the
+  next candidate address has its turn after three failures in a row;
+* what an operator must deal with (refused login, gtid_mode, sets that do not fit, 1236, a lost
+  tail, an anonymous transaction): state `error`. It is looked at again every 30 s, since the cause
+  may have gone away at the source; what only a session can find out (`fatal` errors of the stream)
+  with twice that each time, up to 10 min, because each try leaves an entry in the log. A start by
+  the operator tries at once;
+* the reserve is full: state `error`, looked at every second.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final, Protocol
+
+import trio
+
+from kingbus import log, metrics
+from kingbus.binlog.command import encode
+from kingbus.binlog.errors import (
+    ChecksumMismatchError,
+    DifferentFileError,
+    ReplacedAtSourceError,
+    SourceError,
+    StreamEndedError,
+    UnknownFileError,
+)
+from kingbus.binlog.ingest import IngestedBatch, IngestStream
+from kingbus.binlog.relay_state import RelayState
+from kingbus.errors import KingbusError
+from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
+from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
+from kingbus.replication.source_facts import (
+    SourceFacts,
+    SourceRefusedError,
+    SourceUnfitError,
+    SourceUnreachableError,
+    by_gtid,
+    dump_command,
+    misfit,
+    order_of,
+    plan_session,
+    start_set,
+    unfit_config,
+    unfit_source,
+)
+from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret, SecretError
+
+_log = log.get_logger("receiver")
+
+CHECK_SECONDS_MAX: Final = 10.0
+RETRY_SECONDS_MIN: Final = 1.0
+RETRY_SECONDS_MAX: Final = 10.0
+TURN_FAILURES_MAX: Final = 3
+"""Failures in a row before the next candidate address has its turn."""
+
+OPERATOR_RETRY_SECONDS: Final = 30.0
+FATAL_RETRY_SECONDS_MAX: Final = 600.0
+FULL_RETRY_SECONDS: Final = 1.0
+STABLE_SECONDS: Final = 10.0
+"""A session that lasted this long, or stored something, makes the next delay short again."""
+
+UNDER_WAY_MAX: Final = 8
+"""While this many proposals wait, what has come is gathered into a larger batch instead."""
+
+MISFIT_TRIES: Final = 3
+MISFIT_PAUSE_SECONDS: Final = 0.3
+"""A source sends a transaction a moment before its gtid_executed shows it: ask again."""
+
+READ_BYTES: Final = 512 << 10
+"""Read in one go before other tasks have their turn: a millisecond or two."""
+
+POLL_SECONDS: Final = 0.5  # for changes that nobody announced
+RESERVE_FULL: Final = "reserve full"
+
+
+class ReserveFullError(KingbusError):
+    """No more may be stored."""
+
+
+class SessionOverError(KingbusError):
+    """The log took another course: the session is not the valid one any more."""
+
+
+class SourceCheckError(KingbusError):
+    """A source cannot be pulled from, as found before anything was changed."""
+
+
+class Proposal(Protocol):
+    """An entry on its way into the log."""
+
+    @property
+    def index(self) -> int: ...
+
+    async def applied(self) -> object:
+        """Returns when it is applied here; raises when that cannot be known."""
+
+
+class Leadership(Protocol):
+    """Whether this node leads and has applied an entry of its own term."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def term(self) -> int: ...
+    async def wait_ready(self) -> int: ...
+    async def wait_lost(self, term: int) -> None: ...
+
+
+class Node(Protocol):
+    """The Raft node."""
+
+    @property
+    def member_id(self) -> int: ...
+    @property
+    def leadership(self) -> Leadership: ...
+    async def propose(self, data: bytes) -> Proposal:
+        """Waits while too much is uncommitted; raises KingbusErrors."""
+        ...
+
+    async def read_index(self) -> int: ...
+
+
+class Relay(Protocol):
+    """The applied log."""
+
+    @property
+    def state(self) -> RelayState: ...
+
+
+class Identity(Protocol):
+    """The one server id and uuid of the cluster, under a configuration."""
+
+    def server_id_of(self, config: SourceConfig | None) -> int: ...
+    def server_uuid_of(self, config: SourceConfig | None) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverStatus:
+    """The words of `/binlog/syncer/status`; `address` is the candidate in use or tried last."""
+
+    status: str
+    error: str = ""
+    address: str = ""
+    seconds_behind_source: int | None = None
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Which candidate is tried, and how often in a row that failed."""
+
+    first: int = 0
+    failures: int = 0
+
+    def failed(self) -> None:
+        self.failures += 1
+        if self.failures % TURN_FAILURES_MAX == 0:
+            self.first += 1
+
+
+class Receiver:
+    """See the module. `run` belongs to the member's nursery and ends only with it."""
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        relay: Relay,
+        identity: Identity,
+        secret: Callable[[], ClusterSecret | None],
+        is_full: Callable[[], bool] = lambda: False,
+        changed: Callable[[], trio.Event] = trio.Event,
+        random: Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
+        up, `changed` gives an event that is set when configuration was applied or leadership moved
+        (without it changes are noticed within half a second), `clock` is the wall clock.
+        """
+        self._node = node
+        self._relay = relay
+        self._identity = identity
+        self._secret = secret
+        self._is_full = is_full
+        self._changed = changed
+        self._random = random
+        self._clock = clock
+        self._status = "stopped"
+        self._error = ""
+        self._address = ""
+        self._stream: IngestStream | None = None
+        self._is_behind = False
+        self._clock_difference = 0.0
+        self._proposed = 0
+        self._new_epoch = False
+        self._ask_by_gtid = False
+        self._show("stopped")
+
+    # -- for people -------------------------------------------------------------------------
+
+    def status(self) -> ReceiverStatus:
+        """What it does now; on a node that does not lead it is stopped."""
+        return ReceiverStatus(
+            status=self._status,
+            error=self._error,
+            address=self._address,
+            seconds_behind_source=self._seconds_behind(),
+        )
+
+    def _seconds_behind(self) -> int | None:
+        if self._status != "running" or self._stream is None:
+            return None
+        last = self._stream.last_event_time or self._relay.state.last_event_time
+        if not self._is_behind or not last:
+            return 0
+        return max(0, math.floor(self._clock() + self._clock_difference - last))
+
+    def _show(self, status: str, error: str = "") -> None:
+        if (status, error) != (self._status, self._error):
+            if error:
+                _log.warning(status, reason=error, source=self._address)
+            else:
+                _log.info(status, source=self._address)
+        self._status, self._error = status, error
+        for each in metrics.RECEIVER_STATES:
+            metrics.RECEIVER_STATUS.labels(each).set(each == status)
+
+    # -- running ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Pulls whenever this node leads and the receiver is started."""
+        while True:
+            term = await self._node.leadership.wait_ready()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._lead)
+                await self._node.leadership.wait_lost(term)
+                nursery.cancel_scope.cancel()
+            self._show("stopped")
+
+    async def _lead(self) -> None:
+        while True:
+            config = self._relay.state.source_config
+            if config is None or not config.started:
+                self._show("stopped")
+                await self._wait_for_change(config)
+                continue
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pull, config)
+                await self._wait_for_change(config)
+                nursery.cancel_scope.cancel()
+
+    async def _wait_for_change(self, config: SourceConfig | None) -> None:
+        """Until the configuration in force is another one, or was applied anew."""
+        while self._relay.state.source_config is config:
+            changed = self._changed()
+            with trio.move_on_after(POLL_SECONDS):
+                await changed.wait()
+
+    async def _pull(self, config: SourceConfig) -> None:
+        """Session after session under one configuration."""
+        turn, delay, fatal_delay = _Turn(), RETRY_SECONDS_MIN, OPERATOR_RETRY_SECONDS
+        self._show("connecting")
+        while True:
+            started = trio.current_time()
+            proposed = self._proposed
+            try:
+                await self._one_round(config, turn)
+            except ReserveFullError:
+                self._show("error", RESERVE_FULL)
+                await trio.sleep(FULL_RETRY_SECONDS)
+                continue
+            except (SourceRefusedError, SourceUnfitError) as error:
+                self._show("error", error.explain())
+                await trio.sleep(OPERATOR_RETRY_SECONDS)
+                continue
+            except SourceError as error:
+                if error.fatal:
+                    self._show("error", error.explain())
+                    await trio.sleep(fatal_delay)
+                    fatal_delay = min(fatal_delay * 2, FATAL_RETRY_SECONDS_MAX)
+                    continue
+                if await self._is_dealt_with(error):
+                    continue
+                self._show("connecting", error.explain())
+            except KingbusError as error:
+                self._show("connecting", error.explain())
+            if self._proposed > proposed or trio.current_time() - started > STABLE_SECONDS:
+                turn.failures, delay = 0, RETRY_SECONDS_MIN
+                fatal_delay = OPERATOR_RETRY_SECONDS
+            turn.failed()
+            # Jitter: clusters that lost one source must not come back to it in step.
+            await trio.sleep(delay * self._random.uniform(0.75, 1.25))
+            delay = min(delay * 2, RETRY_SECONDS_MAX)
+
+    async def _is_dealt_with(self, error: SourceError) -> bool:
+        """Errors after which the next session is simply another one."""
+        if isinstance(error, DifferentFileError):
+            _log.warning("a new epoch begins", reason=str(error))
+            self._new_epoch = True
+            return True
+        if isinstance(error, UnknownFileError):
+            _log.warning("the source is asked by GTID set", reason=str(error))
+            is_first = not self._ask_by_gtid
+            self._ask_by_gtid = True
+            return is_first
+        if isinstance(error, ChecksumMismatchError):
+            metrics.RECEIVER_CHECKSUM_MISMATCHES.inc()
+        if isinstance(error, ReplacedAtSourceError):
+            # Another node may lead by now. If not, its answer takes nothing away.
+            await self._node.read_index()
+        return False
+
+    async def _one_round(self, config: SourceConfig, turn: _Turn) -> None:
+        """A session with the first candidate that can be pulled from.
+
+        The one whose turn it is comes alone, unless an operator is needed for it: then the others
+        are looked at, and the first one's error is raised if none fits.
+        """
+        reason = unfit_config(config)
+        if reason:
+            raise SourceUnfitError(reason)
+        candidates = order_of(config.addresses, turn.first)
+        refusal: KingbusError | None = None
+        for address in candidates:
+            if self._is_full():
+                raise ReserveFullError(RESERVE_FULL)
+            try:
+                await self._session(config, address)
+            except (SourceRefusedError, SourceUnfitError) as error:
+                refusal = refusal or error
+            except SourceUnreachableError:
+                if refusal is None:
+                    raise
+        if refusal is not None:
+            raise refusal
+
+    # -- one session ------------------------------------------------------------------------
+
+    async def _open(
+        self, config: SourceConfig, address: str, password: Secret
+    ) -> tuple[SourceConnection, SourceFacts]:
+        """A connection that has answered everything and is fit; the caller closes it."""
+        own_id = self._identity.server_id_of(config)
+        own_uuid = self._identity.server_uuid_of(config)
+        connection = await SourceConnection.open(
+            address, user=config.user, password=password, tls=config.tls
+        )
+        try:
+            facts = await connection.ask(replica_uuid=own_uuid, heartbeat_seconds=HEARTBEAT_SECONDS)
+            reason = unfit_source(facts, own_id=own_id, own_uuid=own_uuid)
+            if reason:
+                raise SourceUnfitError(f"{address}: {reason}")
+            await connection.register(server_id=own_id, port=0)
+        except BaseException:
+            connection.close()
+            raise
+        return connection, facts
+
+    def _password(self, config: SourceConfig) -> Secret:
+        if not config.HasField("password"):
+            return Secret("")
+        secret = self._secret()
+        if secret is None:
+            raise SourceUnreachableError("this node does not have the cluster key yet")
+        try:
+            return Secret(secret.open(config.password, SOURCE_PASSWORD))
+        except SecretError as error:
+            raise SourceUnfitError(f"the stored password cannot be read: {error}") from error
+
+    async def _session(self, config: SourceConfig, address: str) -> None:
+        """One session; always raises what ended it."""
+        if self._address != address:
+            self._address = address
+            _log.info("connecting", source=address)
+        connection, facts = await self._open(config, address, self._password(config))
+        try:
+            facts = await self._settled(config, connection, facts)
+            self._clock_difference = facts.clock - self._clock()
+            session = await self._begin_session(config, facts)
+            await self._dump(config, connection, facts, session)
+        finally:
+            connection.close()
+            self._stream = None
+            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
+
+    async def _settled(
+        self, config: SourceConfig, connection: SourceConnection, facts: SourceFacts
+    ) -> SourceFacts:
+        """The facts, asked for again while the sets do not fit; raises SourceMissesError."""
+        tries = 0
+        while True:
+            state, tries = self._relay.state, tries + 1
+            has = start_set(config, facts) if state.is_empty else state.executed
+            error = misfit(facts, has)
+            if error is None:
+                return facts
+            if tries == MISFIT_TRIES:
+                raise error
+            await trio.sleep(MISFIT_PAUSE_SECONDS)
+            executed, purged = await connection.gtid_sets()
+            facts = replace(facts, gtid_executed=executed, gtid_purged=purged)
+
+    async def _begin_session(self, config: SourceConfig, facts: SourceFacts) -> int:
+        """Proposes the session; its number when this node has applied it."""
+        plan = plan_session(self._relay.state, config, facts, new_epoch=self._new_epoch)
+        wanted = ReceiverSession(
+            member_id=self._node.member_id,
+            term=self._node.leadership.term,
+            epoch=plan.epoch,
+            source_uuid=facts.server_uuid.lower(),
+            source_id=facts.server_id,
+            source_version=facts.version,
+            flavor="mysql",
+            start_set=plan.start_set.encode(),
+            source_address=facts.address,
+        )
+        proposal = await self._node.propose(encode(Command(receiver_session=wanted)))
+        await proposal.applied()
+        if self._relay.state.session != proposal.index:
+            raise SessionOverError("the log did not take the receiver's session")
+        self._new_epoch = False
+        metrics.RECEIVER_SESSIONS.inc()
+        return proposal.index
+
+    async def _dump(
+        self,
+        config: SourceConfig,
+        connection: SourceConnection,
+        facts: SourceFacts,
+        session: int,
+    ) -> None:
+        point = self._relay.state.resume_point()
+        assert point.session == session
+        if self._ask_by_gtid:
+            point = by_gtid(point)
+        stream = IngestStream(point, first_rotate_has_crc=facts.checksum != "NONE")
+        command, body = dump_command(point, server_id=self._identity.server_id_of(config))
+        await connection.start_dump(command, body)
+        _log.info(
+            "dump asked for",
+            source=facts.address,
+            session=session,
+            epoch=point.epoch,
+            by="position" if point.by_position else "gtid set",
+            file=point.file_name,
+            position=point.dump_position,
+        )
+        self._stream = stream
+        pipeline = _Pipeline(self._node, self._relay, session)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pipeline.watch)
+                try:
+                    await self._read(connection, stream, pipeline)
+                except SourceError:
+                    # What came before it counts; what is under way is not to be thrown away.
+                    await pipeline.settled()
+                    raise
+        except BaseExceptionGroup as group:
+            _raise_first(group)
+            raise
+
+    async def _read(
+        self, connection: SourceConnection, stream: IngestStream, pipeline: "_Pipeline"
+    ) -> None:
+        """Reads all there is, cuts batches, proposes them; never returns."""
+        while True:
+            came, count = 0, None
+            while came < READ_BYTES:
+                count = connection.read_now(stream.free())
+                if not count:
+                    break
+                stream.wrote(count)
+                came += count
+            is_idle = not count
+            # A few small batches under way are enough: what comes meanwhile makes one larger.
+            moved = pipeline.moved
+            flush = is_idle and (count == 0 or pipeline.under_way < UNDER_WAY_MAX)
+            for batch in stream.take(idle=flush):
+                if self._is_full():
+                    raise ReserveFullError(RESERVE_FULL)
+                await pipeline.propose(batch)
+                self._count(batch)
+            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(stream.open_transaction_bytes)
+            if stream.is_going_on and self._status != "running":
+                self._ask_by_gtid = False
+                self._show("running")
+            self._is_behind = not is_idle
+            if count == 0:
+                raise StreamEndedError("the source closed the connection")
+            if not is_idle:
+                await trio.lowlevel.checkpoint()
+            elif flush:
+                await connection.wait_readable()
+            else:
+                await _first_of(connection.wait_readable, moved.wait)
+
+    def _count(self, batch: IngestedBatch) -> None:
+        self._proposed += 1
+        metrics.RECEIVER_BATCHES.inc()
+        metrics.RECEIVER_EVENTS.inc(batch.events)
+        metrics.RECEIVER_BYTES.inc(len(batch.packets))
+        if batch.meta.last_time:
+            metrics.RECEIVER_LAST_EVENT_TIME.set(batch.meta.last_time)
+
+    # -- checking ---------------------------------------------------------------------------
+
+    async def check_source(self, config: SourceConfig, password: str) -> SourceFacts:
+        """Connects to the candidates in turn, logs in and checks everything a session would.
+
+        Nothing changes. The facts of the first that fits; takes at most 10 s. Raises
+        SourceCheckError with the first candidate's own text when none fits.
+        """
+        reason = unfit_config(config)
+        if reason:
+            raise SourceCheckError(reason)
+        first: KingbusError | None = None
+        with trio.move_on_after(CHECK_SECONDS_MAX):
+            for address in config.addresses:
+                try:
+                    connection, facts = await self._open(config, address, Secret(password))
+                    try:
+                        return await self._settled(config, connection, facts)
+                    finally:
+                        connection.close()
+                except (SourceUnreachableError, SourceRefusedError, SourceUnfitError) as error:
+                    first = first or error
+        if first is None:
+            raise SourceCheckError(
+                f"{config.addresses[0]}: no answer within {CHECK_SECONDS_MAX:.0f} s"
+            )
+        raise SourceCheckError(str(first), hint=first.hint) from first
+
+
+class _Pipeline:
+    """Batches under way into the log, in order; the first that is refused or lost ends it."""
+
+    def __init__(self, node: Node, relay: Relay, session: int) -> None:
+        self._node = node
+        self._relay = relay
+        self._session = session
+        self._waiting: deque[tuple[Proposal, int]] = deque()
+        self.moved = trio.Event()
+        """Set when a batch was proposed or applied; then there is a new one."""
+
+    @property
+    def under_way(self) -> int:
+        return len(self._waiting)
+
+    async def propose(self, batch: IngestedBatch) -> None:
+        """Raises what the node raises: another leader, or none."""
+        data = encode(Command(event_batch=batch.meta), batch.packets)
+        proposal = await self._node.propose(data)
+        self._waiting.append((proposal, batch.meta.sequence))
+        self._notify()
+
+    def _notify(self) -> None:
+        self.moved.set()
+        self.moved = trio.Event()
+
+    async def watch(self) -> None:
+        """Follows the batches; raises when one is not applied as it was meant."""
+        while True:
+            while not self._waiting:
+                await self.moved.wait()
+            proposal, sequence = self._waiting[0]
+            await proposal.applied()
+            state = self._relay.state
+            if state.session != self._session:
+                raise SessionOverError("the receiver's session is over")
+            if state.next_sequence <= sequence:
+                raise SessionOverError(f"the log refused batch {sequence} of the session")
+            self._waiting.popleft()
+            self._notify()
+
+    async def settled(self) -> None:
+        """Until nothing is under way any more."""
+        while self._waiting:
+            await self.moved.wait()
+
+
+async def _first_of(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Until one of them returns; what it raises is raised."""
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def run(wait: Callable[[], Awaitable[object]]) -> None:
+                await wait()
+                nursery.cancel_scope.cancel()
+
+            for wait in waits:
+                nursery.start_soon(run, wait)
+    except BaseExceptionGroup as group:
+        _raise_first(group)
+        raise
+
+
+def _raise_first(group: BaseExceptionGroup[BaseException]) -> None:
+    """Raises the first of our own errors in a group; returns when there is none."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _raise_first(error)
+        elif isinstance(error, KingbusError):
+            raise error from None

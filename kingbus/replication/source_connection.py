@@ -1,0 +1,353 @@
+"""The connection to a source: connect, log in, ask what a replica asks, start the dump, read.
+
+Owns the only use of PyMySQL's private parts (`_sock`, `_execute_command`, the TLS fields), which
+is why PyMySQL is pinned to its minor version. Everything up to the dump command is PyMySQL's
+blocking code in a worker thread; behind it the socket is non-blocking and read on the event loop.
+Knows nothing of what the bytes of the dump mean. The questions and their order are those of a
+MySQL 9.7 replica.
+
+A cancelled call shuts the socket down, which wakes the thread that waits on it.
+"""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from ssl import SSLContext
+from typing import Any, Final, Protocol, TypeVar, cast
+
+import pymysql
+import trio
+from pymysql.connections import Connection
+from pymysql.constants import CLIENT
+
+from kingbus.addresses import Address
+from kingbus.binlog.gtid import GtidSet
+from kingbus.pb.command_pb2 import TlsOptions
+from kingbus.replication.source_facts import (
+    COM_REGISTER_SLAVE,
+    SourceFacts,
+    SourceRefusedError,
+    SourceUnfitError,
+    SourceUnreachableError,
+    register_command,
+)
+from kingbus.secrets import Secret
+
+CONNECT_SECONDS_MAX: Final = 10.0
+ANSWER_SECONDS_MAX: Final = 10.0
+"""For each step of the login and each question; a busy source answers in milliseconds."""
+
+HEARTBEAT_SECONDS: Final = 5.0
+SILENCE_SECONDS_MAX: Final = 30.0
+"""Six heartbeats missed: the source or the way to it is gone."""
+
+_TROUBLE: Final = frozenset((1040, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226))
+"""Server errors that pass by themselves: full, stopping, or the network."""
+
+_CLIENT_REFUSALS: Final = frozenset((2026, 2059, 2061))
+"""Client errors (2000 to 2999) that do not pass: no TLS there, an unknown login plugin."""
+
+_T = TypeVar("_T")
+
+
+class _Parts(Protocol):
+    """What is used of PyMySQL's Connection beyond its public interface."""
+
+    _sock: socket.socket | None
+    _ssl_required: bool
+    server_version: str
+    client_flag: int
+    ssl: bool
+    ctx: SSLContext
+
+    def connect(self, sock: socket.socket) -> None: ...
+    def _execute_command(self, command: int, sql: bytes) -> None: ...
+    def _read_ok_packet(self) -> object: ...
+    def _force_close(self) -> None: ...
+
+
+class SourceConnection:
+    """One connection to a source; made by `open`."""
+
+    def __init__(self, connection: "Connection[Any]", address: str) -> None:
+        self._connection = connection
+        self._parts = cast("_Parts", connection)
+        self._socket: socket.socket | None = None
+        self.address = address
+
+    @classmethod
+    async def open(
+        cls, address: str, *, user: str, password: Secret, tls: TlsOptions
+    ) -> "SourceConnection":
+        """Connects and logs in.
+
+        Raises SourceUnreachableError, SourceRefusedError (with the source's own text) and
+        SourceUnfitError (TLS files).
+        """
+        try:
+            target = Address.parse(address)
+        except ValueError as error:
+            raise SourceUnfitError(f"source address {address!r} {error}") from None
+        connection: Connection[Any] = Connection(
+            host=target.host,
+            port=target.port,
+            user=user,
+            # Bytes: PyMySQL would encode text in latin-1, and MySQL's are UTF-8.
+            password=password.reveal().encode(),
+            charset="utf8mb4",
+            autocommit=None,
+            connect_timeout=int(CONNECT_SECONDS_MAX),
+            read_timeout=ANSWER_SECONDS_MAX,
+            write_timeout=ANSWER_SECONDS_MAX,
+            program_name="kingbus",
+            ssl_disabled=tls.mode == "disabled",
+            defer_connect=True,
+        )
+        self = cls(connection, address)
+        if tls.mode != "disabled":
+            _set_tls(self._parts, tls)
+        opened = await _connect(target)
+        try:
+            await _in_thread(opened, lambda: _mapped(address, lambda: self._parts.connect(opened)))
+        except BaseException:
+            opened.close()
+            raise
+        return self
+
+    # -- asking -----------------------------------------------------------------------------
+
+    async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts:
+        """Asks and tells what a replica asks and tells before it registers.
+
+        Raises SourceUnreachableError, SourceRefusedError.
+        """
+        return await self._run(
+            lambda: self._ask(replica_uuid=replica_uuid, heartbeat_seconds=heartbeat_seconds)
+        )
+
+    async def gtid_sets(self) -> tuple[GtidSet, GtidSet]:
+        """The source's gtid_executed and gtid_purged, now."""
+        return await self._run(self._gtid_sets)
+
+    async def register(self, *, server_id: int, port: int) -> None:
+        """COM_REGISTER_SLAVE; it also shows whether the user may replicate."""
+        body = register_command(server_id=server_id, host=socket.gethostname(), port=port)
+
+        def register() -> None:
+            self._parts._execute_command(COM_REGISTER_SLAVE, body)  # noqa: SLF001
+            self._parts._read_ok_packet()  # noqa: SLF001
+
+        await self._run(register)
+
+    def _ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts:
+        period = int(heartbeat_seconds * 1_000_000_000)
+        clock = int(self._value("SELECT UNIX_TIMESTAMP()"))
+        server_id = int(self._value("SELECT @@GLOBAL.SERVER_ID"))
+        # Older servers know the first name of each pair; user variables may have any.
+        self._query(f"SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}")
+        self._query(
+            "SET @master_binlog_checksum = @@global.binlog_checksum, "
+            "@source_binlog_checksum = @@global.binlog_checksum"
+        )
+        checksum = self._value("SELECT @source_binlog_checksum")
+        gtid_mode = self._value("SELECT @@GLOBAL.GTID_MODE", unknown="OFF")
+        server_uuid = self._value("SELECT @@GLOBAL.SERVER_UUID", unknown="")
+        self._query(f"SET @slave_uuid = '{replica_uuid}', @replica_uuid = '{replica_uuid}'")
+        has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
+        executed, purged = GtidSet(), GtidSet()
+        if gtid_mode.upper() == "ON":
+            executed, purged = self._gtid_sets()
+        return SourceFacts(
+            address=self.address,
+            version=self._parts.server_version,
+            server_id=server_id,
+            server_uuid=server_uuid,
+            gtid_mode=gtid_mode,
+            has_binlog=has_binlog,
+            gtid_executed=executed,
+            gtid_purged=purged,
+            checksum=checksum.upper(),
+            clock=clock,
+        )
+
+    def _gtid_sets(self) -> tuple[GtidSet, GtidSet]:
+        purged = GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_PURGED"))
+        return GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_EXECUTED")), purged
+
+    def _query(self, statement: str) -> tuple[tuple[Any, ...], ...]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+            return tuple(cursor.fetchall())
+
+    def _value(self, statement: str, *, unknown: str | None = None) -> str:
+        """The only value of a statement as text; `unknown` where there is no such variable."""
+        try:
+            rows = self._query(statement)
+        except pymysql.err.MySQLError as error:
+            if unknown is not None and error.args[:1] == (1193,):
+                return unknown
+            raise
+        value = rows[0][0] if rows and rows[0] else None
+        if value is None:
+            raise SourceRefusedError(f"{self.address}: no answer to {statement}")
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    # -- the dump ---------------------------------------------------------------------------
+
+    async def start_dump(self, command: int, body: bytes) -> None:
+        """Sends a dump command; from here on only `read_now` and `wait_readable` are of use."""
+
+        def send() -> None:
+            self._parts._execute_command(command, body)  # noqa: SLF001
+
+        await self._run(send)
+        opened = self._parts._sock  # noqa: SLF001
+        assert opened is not None, "the command was sent"
+        opened.setblocking(False)
+        self._socket = opened
+
+    def read_now(self, room: memoryview) -> int | None:
+        """Bytes read into `room`: None when there is nothing now, 0 when the source closed.
+
+        A TLS connection gives at most one record, 16 KiB. Raises SourceUnreachableError.
+        """
+        assert self._socket is not None, "the dump was started"
+        try:
+            return self._socket.recv_into(room)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return 0
+        except OSError as error:
+            raise SourceUnreachableError(f"{self.address}: connection lost ({error})") from error
+
+    async def wait_readable(self) -> None:
+        """Until there is something to read.
+
+        Raises SourceUnreachableError when the source was silent for too long.
+        """
+        assert self._socket is not None, "the dump was started"
+        with trio.move_on_after(SILENCE_SECONDS_MAX):
+            await trio.lowlevel.wait_readable(self._socket)
+            return
+        raise SourceUnreachableError(
+            f"{self.address}: nothing came for {SILENCE_SECONDS_MAX:.0f} s, not even a heartbeat"
+        )
+
+    def close(self) -> None:
+        """Says goodbye, but not behind a dump: as a real replica does."""
+        if self._socket is not None:
+            self._parts._force_close()  # noqa: SLF001
+        else:
+            with contextlib.suppress(pymysql.err.MySQLError):
+                self._connection.close()
+
+    async def _run(self, call: Callable[[], _T]) -> _T:
+        opened = self._parts._sock  # noqa: SLF001
+        if opened is None:
+            raise SourceUnreachableError(f"{self.address}: connection lost")
+        return await _in_thread(opened, lambda: _mapped(self.address, call))
+
+
+def _set_tls(parts: _Parts, tls: TlsOptions) -> None:
+    """PyMySQL's own options cannot say `preferred` and give a certificate at once."""
+    mode = tls.mode or "preferred"
+    try:
+        context = ssl.create_default_context(cafile=tls.ca or None)
+        context.check_hostname = mode == "verify-identity"
+        verifies = mode in {"verify-ca", "verify-identity"}
+        context.verify_mode = ssl.CERT_REQUIRED if verifies else ssl.CERT_NONE
+        # The certificates that MySQL makes for itself lack what the strict check asks for.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if tls.cert:
+            context.load_cert_chain(tls.cert, keyfile=tls.key or None)
+    except (OSError, ValueError) as error:
+        files = ", ".join(path for path in (tls.ca, tls.cert, tls.key) if path)
+        raise SourceUnfitError(f"TLS towards the source ({files or mode}): {error}") from error
+    parts.ctx = context
+    parts.ssl = True
+    parts._ssl_required = mode != "preferred"  # noqa: SLF001
+    if parts._ssl_required:  # noqa: SLF001
+        parts.client_flag |= CLIENT.SSL
+
+
+async def _connect(target: Address) -> socket.socket:
+    """A connected, blocking socket; raises SourceUnreachableError."""
+    try:
+        with trio.fail_after(CONNECT_SECONDS_MAX):
+            stream = await trio.open_tcp_stream(target.host, target.port)
+    except trio.TooSlowError:
+        raise SourceUnreachableError(
+            f"{target}: no connection within {CONNECT_SECONDS_MAX:.0f} s"
+        ) from None
+    except OSError as error:
+        reason = error
+        while isinstance(reason.__cause__, OSError):
+            reason = reason.__cause__
+        if isinstance(reason.__cause__, BaseExceptionGroup):
+            reason = next(
+                (e for e in reason.__cause__.exceptions if isinstance(e, OSError)), reason
+            )
+        raise SourceUnreachableError(f"{target}: {reason.strerror or reason}") from error
+    opened = socket.socket(fileno=stream.socket.detach())
+    opened.settimeout(ANSWER_SECONDS_MAX)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return opened
+
+
+async def _in_thread(opened: socket.socket, call: Callable[[], _T]) -> _T:
+    """Runs a blocking call on a socket; a cancellation shuts the socket down and waits for it."""
+
+    async def wake_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not is_done:
+                with contextlib.suppress(OSError):
+                    opened.shutdown(socket.SHUT_RDWR)
+
+    is_done = False
+    outcome: list[_T] = []
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery
+            failure.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wake_when_cancelled)
+        await trio.to_thread.run_sync(run)
+        is_done = True
+        nursery.cancel_scope.cancel()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _mapped(address: str, call: Callable[[], _T]) -> _T:
+    """Errors of PyMySQL as ours; whatever a peer that is no MySQL server provokes, too."""
+    try:
+        return call()
+    except pymysql.err.MySQLError as error:
+        raise _error_of(address, error) from error
+    except OSError as error:
+        raise SourceUnreachableError(f"{address}: {error.strerror or error}") from error
+    except (SourceRefusedError, SourceUnreachableError):
+        raise
+    except (ValueError, LookupError, AssertionError, TypeError, RuntimeError) as error:
+        raise SourceUnreachableError(
+            f"{address} does not answer as a MySQL server does ({error})"
+        ) from error
+
+
+def _error_of(address: str, error: pymysql.err.MySQLError) -> Exception:
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    is_trouble = code in _TROUBLE or 2000 <= code < 3000 or code == 0
+    if is_trouble and code not in _CLIENT_REFUSALS:
+        return SourceUnreachableError(f"{address}: {text}")
+    return SourceRefusedError(f"{address}: {text} (error {code})")
