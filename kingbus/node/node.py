@@ -15,7 +15,6 @@ up for only some of a long stall, lest a node that was stopped for a while takes
 that hears no leader. What this module must not know: what the entries mean.
 """
 
-import logging
 import random as random_module
 import struct
 import time
@@ -34,6 +33,7 @@ from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import Member, derive_member_id, normalize_urls
 from kingbus.node.broadcast import Broadcast
 from kingbus.node.changes import NOTHING, to_conf_change, to_member_change
+from kingbus.node.core import conf_state_of, core_config, initial_hard_state
 from kingbus.node.errors import (
     EntryTooLargeError,
     LeaderRemovalError,
@@ -42,31 +42,26 @@ from kingbus.node.errors import (
     NotCaughtUpError,
     NotLeaderError,
     ProposalLostError,
-    RestartError,
     TransferError,
 )
 from kingbus.node.leadership import Leadership
 from kingbus.node.machine import AppliedBatch, Log, Runner, StateMachine
 from kingbus.node.proposals import Proposal, Proposals
+from kingbus.node.status import NodeSettings, NodeStatus, PeerStatus, Removed
 from kingbus.node.writes import gather
 from kingbus.pb import record_pb2
-from kingbus.raft.config import RaftConfig
 from kingbus.raft.errors import ProposalDroppedError, RaftError
 from kingbus.raft.raw_node import RawNode
 from kingbus.raft.ready import Ready, Role
-from kingbus.raft.status import ProgressStatus
 from kingbus.raft.types import (
     APPEND_THREAD,
     APPLY_THREAD,
     ConfChange,
     ConfChangeV2,
-    ConfState,
     Entry,
     EntryType,
-    HardState,
     Message,
     MessageType,
-    Snapshot,
     decode_conf_change,
 )
 from kingbus.storage.log import LogWrite
@@ -99,123 +94,12 @@ CATCH_UP_TICKS_PART = 2
 _CONTEXT = struct.Struct(">QQ")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSettings:
-    """Times in seconds, sizes in bytes; the defaults are those of the design, section 14."""
-
-    heartbeat_seconds: float = 0.1
-    election_seconds: float = 1.0
-    message_bytes_max: int = 1 << 20
-    inflight_messages_max: int = 512
-    inflight_bytes_max: int = 16 << 20
-    uncommitted_bytes_max: int = 48 << 20
-    apply_bytes_max: int = 16 << 20
-
-    @property
-    def election_ticks(self) -> int:
-        """Ticks (of one heartbeat interval each) without a leader before an election."""
-        return max(2, round(self.election_seconds / self.heartbeat_seconds))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerStatus:
-    """One other member: how far it is (known to the leader only), and the link to it."""
-
-    progress: ProgressStatus | None
-    facts: PeerFacts | None
-    heard_seconds_ago: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStatus:
-    """What this node knows at this moment."""
-
-    member_id: int
-    role: str
-    """leader, follower, candidate or learner."""
-    term: int
-    leader_id: int
-    committed: int
-    applied: int
-    first_index: int
-    last_index: int
-    uncommitted_bytes: int
-    peers: dict[int, PeerStatus] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removed:
-    """How `run` ends when this member is removed; `told_by` is 0 when it applied that itself."""
-
-    told_by: int = 0
-
-
 class NodeTransport(Protocol):
     """What the node asks of the transport."""
 
     def send(self, messages: Sequence[Message]) -> None: ...
     def set_cluster(self, cluster: Cluster) -> None: ...
     def facts(self, member_id: int) -> PeerFacts | None: ...
-
-
-class _CoreLogger:
-    """The core's lines, which the origin's test data fix word by word, one level down."""
-
-    def __init__(self) -> None:
-        self._logger = logging.getLogger("kingbus.raft")
-
-    def debug(self, msg: str, /, *args: object) -> None:
-        """Per-message detail: not even at debug level."""
-
-    def info(self, msg: str, /, *args: object) -> None:
-        self._logger.debug(msg, *args)
-
-    def warning(self, msg: str, /, *args: object) -> None:
-        self._logger.info(msg, *args)
-
-    def error(self, msg: str, /, *args: object) -> None:
-        self._logger.error(msg, *args)
-
-
-class _CoreStorage:
-    """The log as the core sees it, with the state that the node begins from."""
-
-    def __init__(self, log: Log, hard_state: HardState, conf_state: ConfState) -> None:
-        self._initial = hard_state, conf_state
-        self.entries = log.entries
-        self.term = log.term
-        self.first_index = log.first_index
-        self.last_index = log.last_index
-        self.snapshot: Callable[[], Snapshot] = log.snapshot
-
-    def initial_state(self) -> tuple[HardState, ConfState]:
-        return self._initial
-
-
-def conf_state_of(cluster: Cluster) -> ConfState:
-    """The configuration that a membership stands for; joint ones are not used."""
-    return ConfState(voters=cluster.voters, learners=cluster.learners)
-
-
-def initial_hard_state(recorded: HardState, *, applied: int, log: Log) -> HardState:
-    """The hard state to start from: what was applied was committed, recorded or not.
-
-    RestartError when the log does not reach that far, naming both.
-    """
-    commit = max(recorded.commit, applied)
-    first, last = log.first_index(), log.last_index()
-    if commit > last:
-        raise RestartError(
-            f"the log ends at index {last}, but index {commit} was committed and"
-            f" {applied} applied: entries are missing",
-            hint="The log was damaged or replaced. Remove this member and add it anew.",
-        )
-    if applied + 1 < first:
-        raise RestartError(
-            f"the log begins at index {first}, but only {applied} was applied",
-            hint="The database was damaged or replaced. Remove this member and add it anew.",
-        )
-    return HardState(recorded.term, recorded.vote, commit)
 
 
 @dataclass(slots=True)
@@ -261,7 +145,17 @@ class Node:
         hard_state = initial_hard_state(recorded, applied=self._applied, log=log)
         self._saved = recorded
         self._latest = recorded
-        self._raw = RawNode(self._core_config(hard_state, random))
+        self._raw = RawNode(
+            core_config(
+                member_id=member_id,
+                log=log,
+                hard_state=hard_state,
+                cluster=cluster,
+                applied=self._applied,
+                random=random,
+                settings=self.settings,
+            )
+        )
         if bootstrap:
             self._raw.bootstrap([(m.id, m.to_context().SerializeToString()) for m in bootstrap])
 
@@ -294,29 +188,6 @@ class Node:
         self._removed: Removed | None = None
         self._failure: BaseException | None = None
         self._go_by_cluster()
-
-    def _core_config(self, hard_state: HardState, random: random_module.Random) -> RaftConfig:
-        settings = self.settings
-        return RaftConfig(
-            id=self.member_id,
-            storage=_CoreStorage(self._log, hard_state, conf_state_of(self._cluster)),
-            random=random,
-            election_tick=settings.election_ticks,
-            heartbeat_tick=1,
-            applied=self._applied,
-            conf_index=self._cluster.index,
-            async_storage_writes=True,
-            max_size_per_msg=settings.message_bytes_max,
-            max_committed_size_per_ready=settings.apply_bytes_max,
-            max_uncommitted_entries_size=settings.uncommitted_bytes_max,
-            max_inflight_msgs=settings.inflight_messages_max,
-            max_inflight_bytes=settings.inflight_bytes_max,
-            check_quorum=True,
-            pre_vote=True,
-            disable_proposal_forwarding=True,
-            step_down_on_removal=True,
-            logger=_CoreLogger(),
-        )
 
     # Running
 

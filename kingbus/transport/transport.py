@@ -41,7 +41,8 @@ from kingbus.transport.errors import (
     PeerUnreachableError,
 )
 from kingbus.transport.hello import Lane, Refusal, Verdict, judge
-from kingbus.transport.peer import Link, Peer, PeerFacts, Timings, TransportEvents, coalesce
+from kingbus.transport.peer import Link, Peer, PeerFacts, Timings, TransportEvents
+from kingbus.transport.queues import coalesce
 
 CONNECTIONS_MAX = 512  # two lanes and a few calls for each of at most 64 members
 REFUSALS_REMEMBERED_MAX = 256  # what was refused and logged; forgotten all at once beyond that

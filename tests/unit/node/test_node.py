@@ -9,8 +9,9 @@ from trio.testing import wait_all_tasks_blocked
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member
 from kingbus.node.changes import to_conf_change
+from kingbus.node.core import initial_hard_state
 from kingbus.node.errors import EntryTooLargeError, NoLeaderError, NotLeaderError, RestartError
-from kingbus.node.node import Node, NodeSettings, initial_hard_state
+from kingbus.node.node import Node, NodeSettings
 from kingbus.raft.types import (
     ConfState,
     Entry,

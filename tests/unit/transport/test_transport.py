@@ -35,7 +35,8 @@ from kingbus.transport.errors import (
     PeerUnreachableError,
 )
 from kingbus.transport.hello import Lane, Refusal, judge
-from kingbus.transport.peer import LaneQueue, Timings, coalesce, lane_of, message_bytes
+from kingbus.transport.peer import Timings
+from kingbus.transport.queues import LaneQueue, coalesce, lane_of, message_bytes
 from kingbus.transport.transport import Transport
 from tests.support.memory_node import eventually
 
