@@ -37,6 +37,7 @@ from kingbus.storage.record import (
 )
 from kingbus.storage.segment import (
     NEXT_NAME,
+    SYNCED_NAME,
     Segment,
     SegmentHeader,
     SegmentIndex,
@@ -110,6 +111,7 @@ class Appender:
         self._told = 0  # the newest mark, or the head, ends here
         self._fresh_end = 0  # a record that does not fit behind this one begins a new segment
         self._next_ready = False
+        self._mark_fd = -1
         self._index = SegmentIndex(1)  # of the active segment, or its tail; see `_indexed_whole`
         self._indexed_whole = True
         self._buffers: list[Buffer] = []
@@ -121,6 +123,7 @@ class Appender:
 
     def create(self) -> None:
         """The first segment of a log that has none."""
+        self._open_mark()
         self._indexed_whole = True
         self._begin_segment(
             first_index=self.log_start.index + 1,
@@ -134,6 +137,7 @@ class Appender:
         self, *, fd: int, offset: int, previous: int, last_index: int, head_end: int
     ) -> None:
         """Go on behind the last good record of the last segment, which is durable."""
+        self._open_mark()
         self._fd = fd
         self._offset = self._start = self._synced = offset
         self._told = 0
@@ -218,7 +222,11 @@ class Appender:
         self.last_index = log_start.index
 
     def note_idle(self) -> bool:
-        """Say in the log that all of it is durable; False when it says so already."""
+        """Say that all of the log is durable; False when that was said already.
+
+        It is said behind the last record, and once more in a file of its own: so damage to the
+        newest records is known for what it is even if it reaches over the mark behind them.
+        """
         self._preallocate_next()  # there may be room again
         if self._told == self._offset:
             return False
@@ -226,14 +234,27 @@ class Appender:
         self._put_mark()
         self._flush()
         self._sync()
+        header = self.active.header
+        mark = SyncedMark(
+            segment_id=header.segment_id, position=header.sequence, synced=self._offset
+        )
+        record, _ = pack_record(RecordKind.SYNCED, mark.pack(), 0)
+        write_all(self._files, self._mark_fd, [record], 0)
+        self._files.fdatasync(self._mark_fd)
         self._told = self._offset
         return True
 
+    def _open_mark(self) -> None:
+        path = self._directory / SYNCED_NAME
+        exists = SYNCED_NAME in self._files.names(self._directory)
+        self._mark_fd = self._files.open(path, create=not exists, write=True)
+
     def close(self) -> None:
         """Let go of the active file; what was written without a sync stays so."""
-        if self._fd >= 0:
-            self._files.close(self._fd)
-            self._fd = -1
+        for fd in (self._fd, self._mark_fd):
+            if fd >= 0:
+                self._files.close(fd)
+        self._fd = self._mark_fd = -1
 
     def drop_before(self, index: int) -> list[Segment]:
         """Take segments of which every entry is below `index` out of the list; returns them."""

@@ -70,6 +70,7 @@ class Database:
             if "lock" in str(error).lower():
                 raise DirectoryInUseError(f"the database {path} is in use: {error}") from None
             raise StorageError(f"cannot open the database {path}: {error}") from error
+        self._closed = False
         self._synced = WriteOptions()
         self._synced.sync = True
 
@@ -131,7 +132,9 @@ class Database:
 
     def close(self) -> None:
         """Let go of the lock; may be called twice."""
-        self._db.close()
+        if not self._closed:
+            self._closed = True
+            self._db.close()
 
     def _failure(self, operation: str, error: Exception) -> StorageError:
         return FatalStorageError(f"{operation} the database {self.path}: {error}")

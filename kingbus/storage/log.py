@@ -12,6 +12,7 @@ A directory with a log looks like this:
     0000000001-00000000000000000001.segment       sequence number, first index
     0000000002-00000000000000004711.segment
     next.segment                                  room reserved for the next one
+    synced                                        how far the log was durable when last idle
 
 Opening reads the headers of the segments and all of the last one. What is behind its last good
 record is cut off, unless a mark there says that it had been durable: then data was lost, and the

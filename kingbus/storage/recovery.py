@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kingbus.storage.errors import CorruptRecordError, WrongIdentityError
 from kingbus.storage.files import FileSystem, LocalFileSystem
-from kingbus.storage.replay import Replay, examine_tail
-from kingbus.storage.segment import Segment, read_header, sequence_of
+from kingbus.storage.replay import Replay, examine_tail, read_idle_mark
+from kingbus.storage.segment import SYNCED_NAME, Segment, read_header, sequence_of
 
 __all__ = ["FoundLog", "Recovery", "check_ids", "check_tail", "find_log", "log_holds_anything"]
 
@@ -86,11 +86,19 @@ def check_tail(files: FileSystem, fd: int, segment: Segment, replay: Replay) -> 
     # An index closes a segment: a new one was about to be begun, and there is no tail.
     tail = examine_tail(files, fd, segment.header, replay.end)
     reason = replay.fault or "zeros where a record should be"
-    if tail.synced > replay.end:
+    synced = tail.synced
+    idle = read_idle_mark(files, segment.path.parent / SYNCED_NAME)
+    if idle is not None and idle.segment_id == segment.header.segment_id:
+        synced = max(synced, idle.synced)
+    if idle is not None and idle.position > segment.sequence:
+        raise CorruptRecordError(
+            segment.path, replay.end, f"the segment behind it, number {idle.position}, is missing"
+        )
+    if synced > replay.end:
         raise CorruptRecordError(
             segment.path,
             replay.end,
-            f"{reason}, but the log had been durable up to byte {tail.synced}",
+            f"{reason}, but the log had been durable up to byte {synced}",
         )
     last_index = replay.index.last_index
     if replay.hard_state.commit > last_index or replay.log_start.index > last_index:

@@ -31,7 +31,14 @@ from kingbus.storage.record import (
 )
 from kingbus.storage.segment import SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex
 
-__all__ = ["EntryReader", "Replay", "Tail", "examine_tail", "stored_entry_size"]
+__all__ = [
+    "EntryReader",
+    "Replay",
+    "Tail",
+    "examine_tail",
+    "read_idle_mark",
+    "stored_entry_size",
+]
 
 SCAN_BYTES = 1 << 20
 """One read of a scan: large enough to be quick, small beside the memory of a node."""
@@ -219,8 +226,29 @@ def examine_tail(files: FileSystem, fd: int, header: SegmentHeader, end: int) ->
     return Tail(synced=synced, bytes=reach)
 
 
+def read_idle_mark(files: FileSystem, path: Path) -> SyncedMark | None:
+    """The mark in the file beside the segments; its `position` is a segment's sequence number.
+
+    None where there is none, or one that a crash left unfinished.
+    """
+    try:
+        fd = files.open(path)
+    except FileNotFoundError:
+        return None
+    try:
+        return _parse_mark(files.pread(fd, SYNCED_BYTES, 0))
+    finally:
+        files.close(fd)
+
+
 def _mark_at(block: bytes, at: int, position: int, header: SegmentHeader) -> SyncedMark | None:
-    record = block[max(at, 0) : at + SYNCED_BYTES]
+    mark = _parse_mark(block[max(at, 0) : max(at + SYNCED_BYTES, 0)])
+    if mark is None or (mark.segment_id, mark.position) != (header.segment_id, position + at):
+        return None
+    return mark
+
+
+def _parse_mark(record: bytes) -> SyncedMark | None:
     if len(record) != SYNCED_BYTES:
         return None
     crc, _, body_crc, length, kind, *_ = HEADER.unpack_from(record)
@@ -232,9 +260,7 @@ def _mark_at(block: bytes, at: int, position: int, header: SegmentHeader) -> Syn
         or zlib.crc32(body) != body_crc
     ):
         return None
-    mark = SyncedMark.unpack(body)
-    genuine = mark.segment_id == header.segment_id and mark.position == position + at
-    return mark if genuine else None
+    return SyncedMark.unpack(body)
 
 
 def stored_entry_size(index: int, term: int, entry_type: int, length: int) -> int:

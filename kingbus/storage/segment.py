@@ -30,6 +30,7 @@ __all__ = [
     "FORMAT_VERSION",
     "NEXT_NAME",
     "SEGMENT_HEADER_BYTES",
+    "SYNCED_NAME",
     "Location",
     "Segment",
     "SegmentHeader",
@@ -44,6 +45,8 @@ __all__ = [
 FORMAT_VERSION = 1
 NEXT_NAME = "next.segment"
 """The preallocated file that the next segment will be made of."""
+SYNCED_NAME = "synced"
+"""A file with one mark, that of the last idle moment: see `Appender.note_idle`."""
 
 POINT_BYTES = 64 << 10
 POINT_ENTRIES = 128

@@ -286,7 +286,9 @@ def test_a_snapshot_replaces_the_log(logs):
 def test_an_older_configuration_is_ignored(logs):
     """A late change must not undo the configuration that came with a snapshot."""
     store = logs.open()
-    append(store, snapshot=Snapshot(50, 3, ConfState((1, 2)), b"", 77), hard_state=HardState(3, 0, 50))
+    append(
+        store, snapshot=Snapshot(50, 3, ConfState((1, 2)), b"", 77), hard_state=HardState(3, 0, 50)
+    )
 
     store.set_conf_state(60, ConfState((9,)))
 
@@ -526,9 +528,7 @@ def test_terms_never_fall_in_a_scan(logs):
 
 def test_readers_see_whole_entries_while_the_log_is_written(tmp_path):
     """Threads that read committed entries get what was written, across rolls and truncations."""
-    store = LogStore.open(
-        tmp_path, segment_bytes=64 << 10, reserve_bytes=1 << 30, cache_bytes=0
-    )
+    store = LogStore.open(tmp_path, segment_bytes=64 << 10, reserve_bytes=1 << 30, cache_bytes=0)
     committed = 0
     done = threading.Event()
     problems, reads = [], []
@@ -573,6 +573,7 @@ def test_readers_see_whole_entries_while_the_log_is_written(tmp_path):
 
 def test_the_same_works_on_a_real_file_system(tmp_path):
     """Rolls, truncation, purge and reopening, through the operating system."""
+
     def open_log():
         return LogStore.open(tmp_path / "log", segment_bytes=1 << 16, reserve_bytes=1 << 30)
 

@@ -1,6 +1,6 @@
 """The log against a plain list, with crashes of the process and of the machine."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -30,7 +30,7 @@ class State:
     start: int = 0
     start_term: int = 0
     entries: tuple = ()  # (index, term, type, data)
-    hard_state: HardState = HardState()
+    hard_state: HardState = field(default_factory=HardState)
     conf: tuple = (0, ConfState())
 
     @property
@@ -60,6 +60,17 @@ def observe(store):
         hard_state=hard_state,
         conf=(store.conf_index, conf_state),
     )
+
+
+WRITE_ARGUMENTS = {
+    "sizes": st.lists(
+        st.one_of(st.integers(0, 60), st.integers(0, 900), st.just(5000)), max_size=12
+    ),
+    "back": st.integers(0, 12),
+    "new_term": st.integers(0, 1),
+    "commit_share": st.sampled_from((0.0, 0.5, 1.0)),
+    "vote": st.one_of(st.none(), st.integers(0, 3)),
+}
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -99,8 +110,10 @@ class LogMachine(RuleBasedStateMachine):
         entries = []
         for number, size in enumerate(sizes):
             # In a truncation the terms of the new entries may be older than those replaced.
-            entry_term = term if first + number > now.last or back == 0 else max(
-                now.term(first - 1), term - self.random.randint(0, 1)
+            entry_term = (
+                term
+                if first + number > now.last or back == 0
+                else max(now.term(first - 1), term - self.random.randint(0, 1))
             )
             if entries:
                 entry_term = max(entry_term, entries[-1].term)
@@ -140,17 +153,7 @@ class LogMachine(RuleBasedStateMachine):
             states.append(now)
         return entries, hard_state, states
 
-    write_arguments = {
-        "sizes": st.lists(
-            st.one_of(st.integers(0, 60), st.integers(0, 900), st.just(5000)), max_size=12
-        ),
-        "back": st.integers(0, 12),
-        "new_term": st.integers(0, 1),
-        "commit_share": st.sampled_from((0.0, 0.5, 1.0)),
-        "vote": st.one_of(st.none(), st.integers(0, 3)),
-    }
-
-    @rule(sync=st.booleans(), **write_arguments)
+    @rule(sync=st.booleans(), **WRITE_ARGUMENTS)
     def write(self, sync, **arguments):
         entries, hard_state, states = self.plan(**arguments)
         write = LogWrite(entries=entries, hard_state=hard_state, must_sync=sync)
@@ -162,7 +165,7 @@ class LogMachine(RuleBasedStateMachine):
         if sync:
             self.states = self.states[-1:]
 
-    @rule(operations=st.integers(0, 25), **write_arguments)
+    @rule(operations=st.integers(0, 25), **WRITE_ARGUMENTS)
     def write_and_lose_power(self, operations, **arguments):
         entries, hard_state, states = self.plan(**arguments)
         write = LogWrite(entries=entries, hard_state=hard_state)
@@ -179,9 +182,7 @@ class LogMachine(RuleBasedStateMachine):
     def set_conf_state(self, index, voters):
         # It is visible at once and durable with the next write, which the model then learns.
         self.store.set_conf_state(self.now.conf[0] + index, ConfState(tuple(voters)))
-        self.write(
-            sync=True, sizes=[], back=0, new_term=0, commit_share=0.0, vote=None
-        )
+        self.write(sync=True, sizes=[], back=0, new_term=0, commit_share=0.0, vote=None)
 
     @rule()
     def note_idle(self):
@@ -245,9 +246,7 @@ class LogMachine(RuleBasedStateMachine):
         entry = Entry(term, index + 1, EntryType.NORMAL, self.random.randbytes(size))
         conf_state = ConfState((1, 2, 3))
         snapshot = Snapshot(index=index, term=term, conf_state=conf_state)
-        write = LogWrite(
-            entries=[entry], hard_state=HardState(term, 0, index), snapshot=snapshot
-        )
+        write = LogWrite(entries=[entry], hard_state=HardState(term, 0, index), snapshot=snapshot)
         restarted = State(
             start=index,
             start_term=term,
@@ -277,6 +276,12 @@ class LogMachine(RuleBasedStateMachine):
         for read in (self.store.read, self.store.entries):
             found = read(lo, hi, max_size)
             assert tuple((e.index, e.term, e.type, e.data) for e in found) == wanted
+
+    @invariant()
+    def keeps_no_file_that_it_does_not_need(self):
+        names = [name for name in self.disk.names(DIRECTORY) if "-" in name]
+        waiting = len(self.store._obsolete)
+        assert len(names) == len(self.store._segments) + waiting
 
     @invariant()
     def says_what_the_model_says(self):
