@@ -13,7 +13,7 @@ class QuorumFile:
         zero = joint_values == ["zero"]
         joint_ids = [] if zero else directive.numbers("cfgj")
         config = JointConfig(MajorityConfig.of(ids), MajorityConfig.of(joint_ids))
-        ordered = ids + [voter for voter in joint_ids if voter not in ids]
+        ordered = list(dict.fromkeys(ids + joint_ids))
         values = directive.values("idx" if directive.command == "committed" else "votes") or []
         if len(values) != len(ordered):
             raise DirectiveError(f"{len(values)} values for {len(ordered)} ids")

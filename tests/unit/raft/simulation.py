@@ -6,6 +6,7 @@ the safety of the whole is checked. `recover()` ends all faults and asserts that
 going again. A seed always gives the same run.
 """
 
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,6 @@ from kingbus.raft.types import (
     ConfChangeV2,
     MessageType,
 )
-
 from tests.unit.raft.cluster import Cluster, Host
 
 MARKER = b"all is well"
@@ -209,10 +209,8 @@ class Simulation(Cluster):
         if leader is None:
             return False
         if not any(data == MARKER for _, _, data in self.applied.values()):
-            try:
+            with contextlib.suppress(ProposalDroppedError):
                 leader.propose(MARKER)
-            except ProposalDroppedError:
-                pass
             return False
         return not leader.conf_state.auto_leave and all(
             self.hosts[node].disk.applied == leader.committed for node in members

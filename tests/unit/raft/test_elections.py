@@ -4,6 +4,7 @@ The rules that etcd's data files do not prove each have a test here.
 """
 
 import pytest
+
 from kingbus.raft.ready import Role
 from kingbus.raft.types import (
     ConfChange,
@@ -11,7 +12,6 @@ from kingbus.raft.types import (
     Message,
     MessageType,
 )
-
 from tests.unit.raft.cluster import Cluster
 
 

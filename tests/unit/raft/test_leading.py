@@ -1,6 +1,7 @@
 """What a leader does: replication within its limits, snapshots, transfer, reads, changes."""
 
 import pytest
+
 from kingbus.raft.errors import MalformedMessageError, ProposalDroppedError
 from kingbus.raft.ready import ReadState, Role
 from kingbus.raft.types import (
@@ -16,7 +17,6 @@ from kingbus.raft.types import (
     MessageType,
     Snapshot,
 )
-
 from tests.unit.raft.cluster import Cluster
 
 
@@ -552,9 +552,7 @@ def test_malformed_messages_are_refused_as_a_whole() -> None:
     before = cluster[2].last_index
     with pytest.raises(MalformedMessageError, match="has entries 9 to 9"):
         cluster[2].step(
-            Message(
-                MessageType.APP, 2, 1, term=2, log_term=2, index=before, entries=[Entry(2, 9)]
-            )
+            Message(MessageType.APP, 2, 1, term=2, log_term=2, index=before, entries=[Entry(2, 9)])
         )
     with pytest.raises(MalformedMessageError, match="has no snapshot"):
         cluster[2].step(Message(MessageType.SNAP, 2, 1, term=2))

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kingbus.raft.config import SilentLogger
 from kingbus.raft.errors import CompactedError, UnavailableError
 from kingbus.raft.log import RaftLog

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kingbus.raft.inflights import Inflights
 from kingbus.raft.progress import Progress, ProgressState
 
@@ -145,9 +146,7 @@ def test_text() -> None:
     assert str(peer) == "StateProbe match=5 next=6"
     peer.become_snapshot(9)
     peer.is_learner, peer.recent_active = True, False
-    assert str(peer) == (
-        "StateSnapshot match=5 next=10 learner paused pendingSnap=9 inactive"
-    )
+    assert str(peer) == ("StateSnapshot match=5 next=10 learner paused pendingSnap=9 inactive")
     full = progress()
     full.become_replicate()
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kingbus.raft.quorum import INFINITE_INDEX, JointConfig, MajorityConfig, VoteResult
 
 members = st.integers(1, 9)
@@ -34,9 +35,7 @@ def test_committed_index_of_two_majorities(
     incoming: MajorityConfig, outgoing: MajorityConfig, acknowledged: dict[int, int]
 ) -> None:
     """It is the highest index that both have; the halves may be swapped."""
-    expected = min(
-        naive_committed(incoming, acknowledged), naive_committed(outgoing, acknowledged)
-    )
+    expected = min(naive_committed(incoming, acknowledged), naive_committed(outgoing, acknowledged))
     assert JointConfig(incoming, outgoing).committed_index(acknowledged.get) == expected
     assert JointConfig(outgoing, incoming).committed_index(acknowledged.get) == expected
 
@@ -86,9 +85,7 @@ def test_any_two_quorums_of_overlapping_configurations_meet(
     config = JointConfig(incoming, outgoing)
     everybody = sorted(config.ids)
     for chosen in range(1 << min(len(everybody), 6)):
-        inside = {
-            voter: bool(chosen >> position & 1) for position, voter in enumerate(everybody)
-        }
+        inside = {voter: bool(chosen >> position & 1) for position, voter in enumerate(everybody)}
         outside = {voter: not vote for voter, vote in inside.items()}
         if everybody and config.vote_result(inside) is VoteResult.WON:
             assert config.vote_result(outside) is VoteResult.LOST

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from kingbus.errors import ConfigError
 from kingbus.raft.config import RaftConfig, ReadOnlyOption
 from kingbus.raft.errors import (

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kingbus.raft.errors import DecodeError
 from kingbus.raft.types import (
     ConfChange,
