@@ -59,7 +59,8 @@ __all__ = [
 ]
 
 ROWS: Final = 256
-"""Rows looked at between two turns of the loop: a few milliseconds when all of them are skipped."""
+"""Rows looked at between two turns of the loop: a few milliseconds when all of them are skipped.
+The first of them may be passed already, so it is at least 2."""
 SLICE_BYTES: Final = 512 << 10
 """Copied and sent at once: large enough that a send's fixed cost vanishes, small enough that a
 thousand stalled replicas hold half a gigabyte, not a hundred entries of 16 MiB."""
@@ -67,6 +68,8 @@ GATHER_BYTES: Final = 64 << 10
 """Small batches are sent together up to this size."""
 CATCH_UP_SECONDS_MAX: Final = 30.0
 """`server.wait-for-catch-up`: how long a replica that is ahead of this node waits for it."""
+HEARTBEAT_SECONDS_MIN: Final = 0.001
+"""The smallest period that a replica can be told to want; less would only be load."""
 RETRY_SECONDS: Final = 0.5
 """Between two questions to a cluster that has no leader at the moment."""
 
@@ -296,7 +299,7 @@ class _Dump:
     def _heartbeat_at(self) -> float:
         """The period counts from the last packet; without one there is no heartbeat."""
         period = self._request.heartbeat_period_s
-        return self._out.sent_at + period if period else math.inf
+        return self._out.sent_at + max(period, HEARTBEAT_SECONDS_MIN) if period else math.inf
 
     async def _keep_alive(self) -> None:
         """A long stretch that is skipped must not look like a dead source."""

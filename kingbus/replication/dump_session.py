@@ -317,13 +317,12 @@ class DumpSession:
             return False
         if not self._skipping and (first or row.row.first_transaction):
             return False
-        if first == 0 and self._breaks(row.row):
-            return False
         gtids = gtids_of(row.row.gtids)
         if row.row.first_transaction < row.row.packets and not gtids:
             return False  # anonymous transactions: in no set
         if not self._excluded.contains(gtids):
             return False
+        self._join(row.row, first, file)
         self._skipping = True
         self._owes_heartbeat = True
         self.position = row.row.end_position
@@ -336,8 +335,7 @@ class DumpSession:
         last = row.row.packets
         assert 0 <= first < last <= batch.count
         assert row.row.file == self.file
-        if first == 0 and self._breaks(row.row):
-            self._note_gap(row.row, file)
+        self._join(row.row, first, file)
         pieces: list[Piece] = []
         for start, end, send in self._spans(row.row, batch, first, last):
             if not send:
@@ -398,12 +396,10 @@ class DumpSession:
         self.file_name = served_name
         self._has_rotated = True
 
-    def _breaks(self, row: BatchRow) -> bool:
-        """Whether bytes of the file are missing before the row."""
-        return row.start_position != self.position
-
-    def _note_gap(self, row: BatchRow, file: FileRow) -> None:
-        """Only a gap that the relay state knows may be passed over."""
+    def _join(self, row: BatchRow, first: int, file: FileRow) -> None:
+        """Only a gap that the relay state knows may be between what was passed and the row."""
+        if first or row.start_position == self.position:
+            return
         start, end = self.position, row.start_position
         known = any(gap.start <= start and end <= gap.end for gap in file.gaps)
         assert start < end and known, f"rows of {file.name} do not join: {start} to {end}"
@@ -419,7 +415,7 @@ class DumpSession:
 
     def at_end(self, visible: VisibleEnd) -> list[Made]:
         """What is told when everything visible was passed: where a skipped stretch ended."""
-        if visible.file == self.file and visible.position > self.position and not self._has_rotated:
+        if visible.file == self.file and visible.position > self.position:
             self.position = visible.position
             self._owes_heartbeat = True
         return self.end_of_stretch()

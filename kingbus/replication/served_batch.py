@@ -142,7 +142,8 @@ class ServedBatch:
         spans: list[Span] = []
 
         def put(start: int, end: int, *, send: bool) -> None:
-            start, end = max(start, first), min(end, last)
+            assert end <= last
+            start = max(start, first)
             if start >= end:
                 return
             if spans and spans[-1][2] == send:
@@ -150,23 +151,18 @@ class ServedBatch:
             else:
                 spans.append((start, end, send))
 
-        bounds = [*starts.tolist(), last]
-        # A transaction that began before `first` is over there, or goes on as `skipping` says.
-        at = int(np.searchsorted(starts, first))
-        put(first, bounds[at], send=not skipping)
+        bounds = [*np.minimum(starts, last).tolist(), last]
+        put(first, bounds[int(np.searchsorted(starts, first))], send=not skipping)
         begun = 0
         for run in self.meta.gtid_runs:
-            count = run.last - run.first + 1
-            here = range(max(begun, at), begun + count)
-            if not here:
-                pass
-            elif not run.uuid or not excluded.overlaps_run(run.uuid, run.tag, run.first, run.last):
-                put(bounds[here.start], bounds[here.stop], send=True)
+            end = begun + run.last - run.first + 1
+            if not run.uuid or not excluded.overlaps_run(run.uuid, run.tag, run.first, run.last):
+                put(bounds[begun], bounds[end], send=True)
             else:
-                for number in here:
-                    known = excluded.contains_gtid(run.uuid, run.tag, run.first + number - begun)
-                    put(bounds[number], bounds[number + 1], send=not known)
-            begun += count
+                for at in range(begun, end):
+                    known = excluded.contains_gtid(run.uuid, run.tag, run.first + at - begun)
+                    put(bounds[at], bounds[at + 1], send=not known)
+            begun = end
         return spans
 
 

@@ -4,6 +4,10 @@ Each step is one thing that happens; the files are kept, so that what the relay 
 compared with what the sources hold.
 """
 
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
 from kingbus.binlog.gtid import GtidSet
 from tests.support.relay_logs import (
     UUID_A,
@@ -157,3 +161,54 @@ class Feed:
                 if event.in_transaction:
                     found[-1].append(event)
         return found
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.lists(st.integers(0, 40), max_size=3)),
+        st.tuples(st.just("commit"), st.lists(st.integers(0, 40), max_size=3)),
+        st.tuples(st.just("send"), st.integers(1, 12)),
+        st.tuples(st.just("send"), st.integers(1, 12)),
+        st.tuples(st.just("send"), st.integers(1, 12)),
+        st.tuples(st.just("next_file"), st.booleans()),
+        st.tuples(st.just("session"), st.none()),
+        st.tuples(st.just("failover"), st.integers(0, 3)),
+    ),
+    max_size=40,
+)
+
+
+"""Things that happen, one after the other, for `history`."""
+
+
+def perform(feed: Feed, step: tuple[str, object]) -> None:
+    """One step."""
+    match step:
+        case ("commit", sizes):
+            feed.commit(*sizes)
+        case ("send", count):
+            feed.send(count)
+        case ("next_file", rotate):
+            feed.next_file(rotate=rotate)
+        case ("session", _):
+            feed.session()
+        case ("failover", copied):
+            feed.failover(copied)
+            feed.session()
+
+
+def begun() -> Feed:
+    """A relay with the head of a file."""
+    feed = Feed(RelayNode())
+    feed.session()
+    feed.commit(5)
+    feed.send(3)
+    return feed
+
+
+def history(actions: Sequence[tuple[str, object]]) -> Feed:
+    """A relay to which all that has happened."""
+    feed = begun()
+    for step in actions:
+        perform(feed, step)
+    return feed

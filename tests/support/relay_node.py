@@ -216,6 +216,7 @@ class Replica:
         self.refusal: DumpRefusedError | None = None
         self.finished = False
         self.sent_at: list[float] = []
+        self.sizes: list[int] = []
 
     async def attach(self, node: RelayNode, **options: Any) -> None:
         try:
@@ -234,6 +235,7 @@ class Replica:
     async def send(self, buffers: bytes | bytearray | memoryview) -> None:
         self.raw += buffers
         self.sent_at.append(trio.current_time())
+        self.sizes.append(len(buffers))
         await trio.lowlevel.checkpoint()
 
     @property

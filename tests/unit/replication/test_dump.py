@@ -7,6 +7,7 @@ import trio.testing
 from kingbus.binlog.command import encode
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, Purge, SourceConfig
+from kingbus.replication import dump
 from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest, run_dump
 from tests.support.relay_logs import (
     FORMAT_DESCRIPTION,
@@ -17,7 +18,7 @@ from tests.support.relay_logs import (
     gtids,
     packets_of,
 )
-from tests.support.relay_node import RelayNode
+from tests.support.relay_node import RelayNode, Replica
 
 
 def by_position(file: str = "", position: int = 4, **more: object) -> DumpRequest:
@@ -211,6 +212,22 @@ async def test_a_skipped_stretch_is_told_by_one_heartbeat() -> None:
         "35",
         f"beat1 {second.name}:{second.events[5].end}",
         *["33", "2", "30", "16"],
+    ]
+
+
+async def test_batches_skipped_whole_are_told_by_one_heartbeat() -> None:
+    """Also when none of them was read."""
+    node = RelayNode()
+    file = binlog(1, range(1, 20))
+    node.hold(file, size=4)
+
+    replica = await node.dump(by_gtid("a:2-10"))
+
+    assert replica.kinds == [
+        f"rotate* {file.name}:4",
+        *[str(event.type) for event in file.events[:6]],
+        f"beat1 {file.name}:{file.events[42].start}",
+        *[str(event.type) for event in file.events[42:]],
     ]
 
 
@@ -528,6 +545,17 @@ def behind() -> tuple[RelayNode, BinlogFile, bytes]:
     return node, file, encode(batch_command(meta), raw)
 
 
+async def test_what_catching_up_cannot_change_is_refused_at_once() -> None:
+    """A closed file does not grow."""
+    node, first, _ = two_files()
+    cluster = Cluster(node)
+
+    replica = await node.dump(by_position(first.name, first.end + 1), catch_up=cluster)
+
+    assert replica.refusal is not None and "position > file size" in replica.refusal.message
+    assert cluster.questions == 0
+
+
 @pytest.mark.parametrize("position", [False, True])
 @pytest.mark.parametrize("leader_after", [0, 3])
 async def test_a_replica_ahead_of_a_lagging_node_waits_for_it(
@@ -692,8 +720,9 @@ async def test_a_gap_at_the_end_is_told_before_anything_follows_it() -> None:
     assert b"".join(replica.stored) == b"".join(e.data for e in file.events[:2] + file.events[10:])
 
 
-async def test_a_dump_inside_a_purged_file_ends() -> None:
-    """It never goes on silently in the next one."""
+@pytest.mark.parametrize("kept", [2, 3])
+async def test_a_dump_inside_a_purged_file_ends(kept: int) -> None:
+    """It never goes on silently in a later one."""
     node, _, _ = two_files()
     third = binlog(3, range(6, 7), "a:1-5")
 
@@ -708,7 +737,7 @@ async def test_a_dump_inside_a_purged_file_ends() -> None:
 
     sink, refused = Stalled(), []
 
-    async def dump() -> None:
+    async def stalled() -> None:
         try:
             await run_dump(
                 node.relay, by_position(), sink=sink, identity=node, progress=DumpProgress()
@@ -717,10 +746,12 @@ async def test_a_dump_inside_a_purged_file_ends() -> None:
             refused.append(error)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(dump)
+        nursery.start_soon(stalled)
         await trio.testing.wait_all_tasks_blocked()
         node.hold(third)
-        node.command(Command(purge=Purge(first_index=len(node.log.entries))))
+        first_index = node.relay.state.files[kept - 1].first_index
+        node.command(Command(purge=Purge(first_index=first_index)))
+        assert node.relay.state.files[0].ordinal == kept
         sink.go.set()
     assert [error.code for error in refused] == [1236]
     assert "could not find next log" in refused[0].message
@@ -778,10 +809,81 @@ async def test_a_slow_replica_slows_only_itself() -> None:
 async def test_small_batches_go_out_together() -> None:
     """A log of single transactions does not cost a send each."""
     node = RelayNode()
-    file = binlog(1, range(1, 201))
+    file = binlog(1, range(1, 1001))
     node.hold(file, size=4)
 
     replica = await node.dump(by_position())
 
     assert b"".join(replica.stored) == file.bytes()
-    assert len(replica.sent_at) < 10
+    assert len(replica.sent_at) < 20
+    assert max(replica.sizes) <= 64 << 10
+
+
+async def test_a_large_batch_goes_out_in_slices() -> None:
+    """What a dump copies at once is bounded, whatever an entry holds."""
+    node = RelayNode()
+    file = binlog(1, range(1, 2))
+    file.transaction(2, sizes=[100 << 10] * 40)
+    file.transaction(3, sizes=[600 << 10, 10])
+    node.hold(file)
+
+    replica = await node.dump(by_position())
+
+    assert b"".join(replica.stored) == file.bytes()
+    assert 512 << 10 < max(replica.sizes) <= 601 << 10, "one packet alone is not cut"
+    assert sorted(replica.sizes)[-2] <= 512 << 10
+
+
+async def test_a_large_packet_is_not_cut_by_cancellation() -> None:
+    """Header and payload are two sends, and nothing comes between them."""
+    node = RelayNode()
+    file = binlog(1, range(1, 2))
+    file.transaction(2, sizes=[1 << 20])
+    node.hold(file)
+    replica = Replica(by_position())
+
+    class Sink:
+        async def send(self, buffers: bytes) -> None:
+            if len(buffers) == 4:
+                scope.cancel()
+            await replica.send(buffers)
+
+    with trio.CancelScope() as scope:
+        await run_dump(
+            node.relay, by_position(), sink=Sink(), identity=node, progress=replica.progress
+        )
+
+    assert scope.cancelled_caught
+    replica.check()
+    assert len(replica.packets[-1][1]) > 1 << 20
+
+
+async def test_a_heartbeat_never_interrupts_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short the period is, and however long the event takes to be sent."""
+    monkeypatch.setattr(dump, "ROWS", 2)
+    monkeypatch.setattr(dump, "HEARTBEAT_SECONDS_MIN", -1)
+    node = RelayNode()
+    file = binlog(1, range(1, 2))
+    file.transaction(2, sizes=[17 << 20])
+    packets = packets_of(file.events)
+    node.session()
+    node.batch(file, packets[:8])
+    for packet in packets[8:]:
+        node.batch(file, [packet])
+
+    replica = await node.dump(by_position(heartbeat_period_s=-1.0))
+
+    assert b"".join(replica.stored) == file.bytes()
+
+
+async def test_an_event_of_two_packets_inside_a_batch_has_a_position() -> None:
+    """And so have the events around it."""
+    node = RelayNode()
+    file = binlog(1, range(1, 2))
+    file.transaction(2, sizes=[100, 17 << 20, 50])
+    file.transaction(3)
+    node.hold(file)
+
+    for at in (8, 9, 10, 12):
+        replica = await node.dump(by_position(file.name, file.events[at].start))
+        assert b"".join(replica.stored[1:]) == b"".join(e.data for e in file.events[at:])
