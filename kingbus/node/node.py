@@ -326,9 +326,13 @@ class Node:
             self._commits.clear()
             _log.info("leader", term=raw.term)
         elif raw.leader_id != old_leader:
-            leader = self._cluster.get(raw.leader_id)
+            known = self._foreseen or self._cluster
+            leader = known.get(raw.leader_id)
             name = leader.name if leader is not None else f"{raw.leader_id:x}"
-            _log.info("following" if raw.leader_id else "no leader", leader=name, term=raw.term)
+            if raw.leader_id:
+                _log.info("following", leader=name, term=raw.term)
+            else:
+                _log.info("no leader", term=raw.term)
         self._progressed.notify()
 
     def _withdraw(self, error: ProposalLostError) -> None:

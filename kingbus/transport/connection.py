@@ -109,9 +109,11 @@ async def _dialled(
 
 def _reason(error: BaseException) -> str:
     inner = error.__cause__ or error
-    if isinstance(inner, BaseExceptionGroup):
+    while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
-    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+    text = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+    # trio repeats the address, which stands before the reason already.
+    return text.rpartition("): ")[2] if text.startswith("Error connecting to") else text
 
 
 async def accept_tls(stream: trio.SocketStream, ssl_context: ssl.SSLContext) -> Connection:

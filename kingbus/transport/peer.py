@@ -142,7 +142,6 @@ class LaneSender:
         self._rested = trio.Event()
         self._connection_scope: trio.CancelScope | None = None
         self._in_flight: Sequence[Message] = ()
-        self._complaint = ""
 
     def push(self, message: Message) -> bool:
         """Queue a message; False: dropped, for the peer is out of reach or the queue full."""
@@ -269,12 +268,6 @@ class LaneSender:
 
     def _set_connected(self, *, connected: bool) -> None:
         self.connected = connected
-        if connected:
-            if self._complaint:
-                self._link.log.info(
-                    "peer reached again", peer=self._peer.name, lane=self._lane.value
-                )
-            self._complaint = ""
         self._peer.connection_changed()
 
     def _lost(self, error: BaseException) -> None:
@@ -289,13 +282,7 @@ class LaneSender:
             self._peer.count_dropped(len(lost))
         if self._lane is Lane.APPEND:
             events.report_unreachable(member_id)
-        reason = str(error) or type(error).__name__
-        self._peer.facts.last_error = reason
-        if reason != self._complaint:
-            self._complaint = reason
-            self._link.log.warning(
-                "peer not reached", peer=self._peer.name, lane=self._lane.value, reason=reason
-            )
+        self._peer.complain(str(error) or type(error).__name__)
         if isinstance(error, HelloRefusedError) and error.code == Refusal.REMOVED:
             events.removed_by_peer(member_id)
 
@@ -377,9 +364,18 @@ class Peer:
         self.facts.queued = sum(len(lane.queue) for lane in self._lanes.values())
         return self.facts
 
+    def complain(self, reason: str) -> None:
+        """Log why the member is not reached; once, until it is reached again or that changes."""
+        if reason != self.facts.last_error:
+            self.facts.last_error = reason
+            self._link.log.warning("peer not reached", peer=self.name, reason=reason)
+
     def connection_changed(self) -> None:
         """A lane came up or went down."""
         connected = all(lane.connected for lane in self._lanes.values())
+        if connected and self.facts.last_error:
+            self.facts.last_error = ""
+            self._link.log.info("peer reached again", peer=self.name)
         if connected != self.facts.connected:
             self.facts.connected = connected
             self.facts.connected_since = trio.current_time() if connected else None
