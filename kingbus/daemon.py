@@ -79,6 +79,7 @@ _log = log.get_logger("daemon")
 _Ts = TypeVarTuple("_Ts")
 _T = TypeVar("_T")
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_SECONDS_MAX = 8.0  # of the 10 that are promised
 HANDOVER_SECONDS_MAX = 3.0
 KEEPER_SECONDS = 1.0  # what the applied state does not announce is looked at this often
@@ -181,8 +182,13 @@ def main(options: Options) -> int:
         raise RefusedError(f"log-dir {config.log_dir}: {error.strerror}") from error
     for warning in config.warnings():
         _log.warning(warning)
+    stop = _Stop()
+    # Around the loop's own handling: a signal that comes too early counts, one that comes again
+    # at the very end must not turn a clean stop into a death by signal.
+    for number in _STOP_SIGNALS:
+        signal.signal(number, stop.note)
     try:
-        return trio.run(_run, options)
+        return trio.run(_run, options, stop)
     except BaseException as error:
         first = _first(error)
         if not isinstance(first, KingbusError):
@@ -190,6 +196,10 @@ def main(options: Options) -> int:
         if first is error:
             raise
         raise first from None
+    finally:
+        # The interpreter's own end would restore the default handlers, but not these.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _first(error: BaseException) -> BaseException:
@@ -316,19 +326,29 @@ class _Stop:
     def __init__(self) -> None:
         self.requested = trio.Event()
         self.starting = trio.CancelScope()
+        self._noted = False
+
+    def note(self, _number: int, _frame: object) -> None:
+        """A signal outside of the loop."""
+        self._noted = True
+
+    def request(self) -> None:
+        """Stop, whatever is going on."""
+        self.requested.set()
+        self.starting.cancel()
 
     async def catch_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Until cancelled, SIGTERM and SIGINT are this wish."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
             task_status.started()
+            if self._noted:
+                self.request()
             async for number in signals:
                 _log.info("stopping", signal=signal.Signals(number).name)
-                self.requested.set()
-                self.starting.cancel()
+                self.request()
 
 
-async def _run(options: Options) -> int:
-    stop = _Stop()
+async def _run(options: Options, stop: _Stop) -> int:
     async with trio.open_nursery() as nursery:
         await nursery.start(stop.catch_signals)
         await _start_and_run(options, stop)
