@@ -21,7 +21,8 @@ log does not open.
 
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -483,7 +484,7 @@ class LogStore:
         return self._index_of(segment).term(index)
 
     def entries(self, lo: int, hi: int, max_size: int) -> list[Entry]:
-        """See raft.storage.Storage; from the cache where it can."""
+        """See raft.storage.Storage; from the cache where it can, else as `read` does."""
         cached = self.cached(lo, hi, max_size)
         return self.read(lo, hi, max_size) if cached is None else cached
 
@@ -506,7 +507,8 @@ class LogStore:
         """Entries lo to hi-1, cut to `max_bytes` of `entry_size` but at least one. Any thread.
 
         Always from the files, so it blocks. CompactedError, UnavailableError as in `entries`;
-        CorruptRecordError when what is there is not what was written.
+        CorruptRecordError when what is there is not what was written, StorageError when the
+        operating system cannot read it.
         """
         self._check_range(lo, hi)
         reader = EntryReader(self._files, max_bytes)
@@ -519,23 +521,31 @@ class LogStore:
                     raise UnavailableError
                 place = index.locate(at)
             stop = min(hi, stop, place.stop)
-            try:
-                with self._pool.use(segment.path) as fd:
-                    reader.read_run(
-                        fd,
-                        segment.path,
-                        offset=place.offset,
-                        first=place.first,
-                        lo=at,
-                        hi=stop,
-                        large=place.large,
-                    )
-            except FileNotFoundError:
-                if lo < self.first_index() or segment not in self._segments:
-                    raise CompactedError from None
-                raise CorruptRecordError(segment.path, 0, "the file is gone") from None
+            with self._descriptor(segment) as fd:
+                reader.read_run(
+                    fd,
+                    segment.path,
+                    offset=place.offset,
+                    first=place.first,
+                    lo=at,
+                    hi=stop,
+                    large=place.large,
+                )
             at = stop
         return reader.entries
+
+    @contextmanager
+    def _descriptor(self, segment: Segment) -> Iterator[int]:
+        """A descriptor of the segment's file; CompactedError when it was removed meanwhile."""
+        try:
+            with self._pool.use(segment.path) as fd:
+                yield fd
+        except FileNotFoundError:
+            if segment in self._segments:
+                raise CorruptRecordError(segment.path, 0, "the file is gone") from None
+            raise CompactedError from None
+        except OSError as error:
+            raise StorageError(f"cannot read {segment.path}: {error}") from error
 
     def _check_range(self, lo: int, hi: int) -> None:
         if lo <= self._log_start.index:
@@ -567,7 +577,7 @@ class LogStore:
                 raise CompactedError
             # A closed segment was durable to its end, which the one behind it tells.
             end = self._segments[self._segments.index(segment) + 1].header.previous_end
-        with self._pool.use(segment.path) as fd:
+        with self._descriptor(segment) as fd:
             found = read_footer(self._files, fd)
             rebuilt = found is None or found[1] != end
             if found is None or rebuilt:

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kingbus.storage.directory import DataDirectory
 from kingbus.storage.errors import CorruptRecordError, StorageError
 from kingbus.storage.files import FileSystem, LocalFileSystem
 from kingbus.storage.recovery import check_tail, find_log
 from kingbus.storage.replay import Replay
 from kingbus.storage.segment import Segment, read_footer, sequence_of
 
-__all__ = ["VerifyProgress", "verify_directory", "verify_log"]
+__all__ = ["VerifyProgress", "verify_log"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +123,3 @@ def _check_end(
             path, replay.end, f"entry {last} is not the one that the next segment follows"
         )
     return 0
-
-
-def verify_directory(data_directory: Path) -> Iterator[VerifyProgress]:
-    """`verify_log` for a whole data directory, which must not be in use."""
-    with DataDirectory.open_existing(data_directory) as directory:
-        yield from verify_log(directory.log_path)

@@ -38,6 +38,7 @@ def filled(seed):
     return logs, says
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(seed=st.integers(0, 30), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_changed_bit_is_never_served(seed, place, bit):
@@ -60,6 +61,7 @@ def test_a_changed_bit_is_never_served(seed, place, bit):
     assert terms == [says.term(index) for index in range(says.start, says.last + 1)]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 30),
@@ -86,6 +88,7 @@ def test_a_changed_stretch_is_never_served(seed, place, length, noise):
     assert found == says
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 30), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_verify_finds_every_changed_bit(seed, place, bit):

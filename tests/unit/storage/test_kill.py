@@ -13,7 +13,7 @@ from kingbus.raft.types import Entry, EntryType, HardState
 from kingbus.storage.directory import DataDirectory
 from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.state_store import StateStore, StateWrite
-from kingbus.storage.verify import verify_directory
+from kingbus.storage.verify import verify_log
 
 SEGMENT_BYTES = 1 << 16
 
@@ -77,7 +77,7 @@ def test_everything_acknowledged_survives_a_kill(tmp_path):
                     terms = {index: held for index, held in terms.items() if index < first}
                     terms |= dict.fromkeys(range(first, last + 1), term)
 
-        assert [report.problem for report in verify_directory(tmp_path)][-1] is None
+        assert [report.problem for report in verify_log(tmp_path / "log")][-1] is None
         with DataDirectory.open_or_create(tmp_path) as directory:
             log, state = open_log(directory), StateStore.open(directory.state_path)
             held = log.initial_state()[0]

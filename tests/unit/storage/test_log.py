@@ -248,11 +248,16 @@ def test_purged_segments_leave_the_disk(logs):
     assert (store.first_index(), store.last_index()) == (15, 20)
 
 
-def test_a_reader_of_a_removed_segment_is_told(logs):
-    """A read that was under way while its segment was purged ends with CompactedError."""
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_reader_of_a_removed_segment_is_told(logs, reopened):
+    """A read that was under way while its segment was purged ends with CompactedError, whether it
+    had come as far as the segment's index or not."""
     store = logs.open(segment_bytes=4096, cache_bytes=0)
     for index in range(1, 21):
         append(store, entry(index, b"x" * 1500), hard_state=commit(index - 1))
+    if reopened:
+        store.close()
+        store = logs.open(segment_bytes=4096, cache_bytes=0)
     located = store._segment_at
 
     def locate_and_purge(index):
@@ -264,6 +269,17 @@ def test_a_reader_of_a_removed_segment_is_told(logs):
 
     with pytest.raises(CompactedError):
         store.read(2, 4, NO_LIMIT)
+
+
+def test_a_file_that_vanished_is_corruption(logs):
+    """Nobody but the log removes its files."""
+    store = logs.open(segment_bytes=4096, cache_bytes=0)
+    for index in range(1, 21):
+        append(store, entry(index, b"x" * 1500), hard_state=commit(index - 1))
+    logs.disk.names_now.pop(logs.segment_paths()[1])
+
+    with pytest.raises(CorruptRecordError, match="the file is gone"):
+        store.read(1, 10, NO_LIMIT)
 
 
 def test_a_snapshot_replaces_the_log(logs):
@@ -526,6 +542,7 @@ def test_terms_never_fall_in_a_scan(logs):
 # Readers and the writer at the same time, on real files
 
 
+@pytest.mark.slow
 def test_readers_see_whole_entries_while_the_log_is_written(tmp_path):
     """Threads that read committed entries get what was written, across rolls and truncations."""
     store = LogStore.open(tmp_path, segment_bytes=64 << 10, reserve_bytes=1 << 30, cache_bytes=0)
@@ -571,6 +588,7 @@ def test_readers_see_whole_entries_while_the_log_is_written(tmp_path):
     assert len(reads) == 2
 
 
+@pytest.mark.slow
 def test_the_same_works_on_a_real_file_system(tmp_path):
     """Rolls, truncation, purge and reopening, through the operating system."""
 

@@ -5,7 +5,7 @@ import pytest
 from kingbus.storage.directory import DataDirectory
 from kingbus.storage.errors import CorruptRecordError, DirectoryInUseError, StorageError
 from kingbus.storage.log import LogStore
-from kingbus.storage.verify import verify_directory, verify_log
+from kingbus.storage.verify import verify_log
 from tests.unit.storage.conftest import append, commit, entry
 
 
@@ -69,12 +69,10 @@ def test_a_log_in_use_or_absent_is_refused(tmp_path):
         with pytest.raises(DirectoryInUseError):
             list(verify_log(directory.log_path))
         log.close()
-        with pytest.raises(DirectoryInUseError):
-            list(verify_directory(tmp_path))
 
-    assert [report.problem for report in verify_directory(tmp_path)][-1] is None
-    with pytest.raises(StorageError, match="not a data directory"):
-        list(verify_directory(tmp_path / "typo"))
+    assert [report.problem for report in verify_log(tmp_path / "log")][-1] is None
+    with pytest.raises(StorageError, match="cannot read the log"):
+        list(verify_log(tmp_path / "typo"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(StorageError, match="holds no log"):
         list(verify_log(tmp_path / "empty"))
