@@ -23,8 +23,9 @@ def test_it_gives_the_newest_entries_or_nothing(bytes_max, steps, asked):
         model = {index: held for index, held in model.items() if index < first}
         model |= {new.index: new for new in added}
         last = first + count - 1
-    assert cache.bytes <= bytes_max
     held = cache.bytes
+    assert held <= bytes_max
+    assert held == sum(len(kept.data) + ENTRY_BYTES for kept in cache._entries.values())
     lo, length, max_size = asked
     hi = min(lo + length, last + 1)
 

@@ -85,6 +85,19 @@ def test_sizes_from_headers_are_those_of_entries(kind, length):
     assert stored_entry_size(70_000, 300, kind, length) == entry_size(made)
 
 
+def test_a_size_limit_is_met_exactly(logs):
+    """Entries whose sizes sum up to the limit all pass, one byte less leaves the last out."""
+    store = logs.open()
+    made = [entry(index, bytes(50 * index)) for index in range(1, 6)]
+    append(store, *made)
+    size = sum(map(entry_size, made[1:4]))
+
+    for read in (store.read, store.cached):
+        assert [e.index for e in read(2, 6, size)] == [2, 3, 4]
+        assert [e.index for e in read(2, 6, size - 1)] == [2, 3]
+        assert [e.index for e in read(2, 6, 0)] == [2]
+
+
 def test_the_cache_is_bounded_and_serves_without_the_disk(logs):
     """Recent entries come from memory; older ones are not in it, whatever their number."""
     store = logs.open(cache_bytes=10_000, segment_bytes=1 << 20)
