@@ -60,6 +60,8 @@ class Cluster:
     index: int = 0
     members: tuple[Member, ...] = ()
     removed: frozenset[int] = frozenset()
+    removed_names: frozenset[str] = frozenset()
+    """What removed members were called; a name may be another member's by now."""
 
     @classmethod
     def initial(cls, members: Sequence[tuple[str, Sequence[str]]]) -> Self:
@@ -80,6 +82,7 @@ class Cluster:
             index=record.index,
             members=tuple(members),
             removed=frozenset(record.removed),
+            removed_names=frozenset(record.removed_names),
         )
 
     def to_record(self) -> record_pb2.Members:
@@ -89,6 +92,7 @@ class Cluster:
             index=self.index,
             members=[member.to_context() for member in self.members],
             removed=sorted(self.removed),
+            removed_names=sorted(self.removed_names),
         )
 
     def __iter__(self) -> Iterator[Member]:
@@ -111,11 +115,13 @@ class Cluster:
     def find(self, name_or_id: str) -> Member:
         """The member with this name, or this id in hexadecimal.
 
-        RemovedMemberError for the id of a removed one, else UnknownMemberError.
+        RemovedMemberError for the name or id of a removed one, else UnknownMemberError.
         """
         found = self.named(name_or_id)
         if found is not None:
             return found
+        if name_or_id in self.removed_names:
+            raise RemovedMemberError(f"member {name_or_id!r} was removed from the cluster")
         try:
             member_id = int(name_or_id, 16)
         except ValueError:
@@ -148,7 +154,7 @@ class Cluster:
 
     def emptied(self) -> Self:
         """The same cluster before the first of its changes: where a log is replayed from."""
-        return replace(self, index=0, members=(), removed=frozenset())
+        return replace(self, index=0, members=(), removed=frozenset(), removed_names=frozenset())
 
     def check(self, change: MemberChange) -> None:
         """Raise the MembershipError that says why the change is not possible here."""
@@ -195,7 +201,7 @@ class Cluster:
         assert index > self.index, (index, self.index)
         self.check(change)
         others = tuple(member for member in self.members if member.id != change.member.id)
-        removed = self.removed
+        removed, removed_names = self.removed, self.removed_names
         match change.kind:
             case ChangeKind.ADD:
                 others = (*others, change.member)
@@ -205,8 +211,11 @@ class Cluster:
                 others = (*others, self._updated(change.member))
             case ChangeKind.REMOVE:
                 removed |= {change.member.id}
+                removed_names |= {self.require(change.member.id).name}
         members = tuple(sorted(others, key=lambda member: member.id))
-        return replace(self, index=index, members=members, removed=removed)
+        return replace(
+            self, index=index, members=members, removed=removed, removed_names=removed_names
+        )
 
     def _updated(self, member: Member) -> Member:
         # An update moves a member to other addresses; it never makes it vote, or stop voting.

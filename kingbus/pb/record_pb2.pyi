@@ -318,6 +318,7 @@ class Members(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    REMOVED_NAMES_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
     index: _builtins.int
     """of the change that made it so"""
@@ -325,6 +326,10 @@ class Members(_message.Message):
     def members(self) -> _containers.RepeatedCompositeFieldContainer[_command_pb2.MemberContext]: ...
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def removed_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what removed members were called"""
+
     def __init__(
         self,
         *,
@@ -332,10 +337,11 @@ class Members(_message.Message):
         index: _builtins.int = ...,
         members: _abc.Iterable[_command_pb2.MemberContext] | None = ...,
         removed: _abc.Iterable[_builtins.int] | None = ...,
+        removed_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "index", b"index", "members", b"members", "removed", b"removed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "index", b"index", "members", b"members", "removed", b"removed", "removed_names", b"removed_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -77,6 +77,8 @@ def test_a_removed_id_never_comes_back():
         found.check(remove(3))
     with pytest.raises(RemovedMemberError):
         found.find("3")
+    with pytest.raises(RemovedMemberError):
+        found.find("n3")
 
 
 def test_name_and_url_may_return():
