@@ -1,0 +1,150 @@
+"""One real process: its `ready` line, what it keeps over restarts, and what it refuses."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kingbus.secrets import ClusterSecret
+from tests.support.cluster import REPOSITORY, KingbusNode
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"reserve-data-size": "64MB", "segment-size": "16MB"}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[KingbusNode]:
+    made = KingbusNode("n1", tmp_path / "n1", settings=SMALL)
+    yield made
+    made.kill9()
+
+
+def refusal(node: KingbusNode) -> str:
+    """The one line of a start that must fail with exit code 1."""
+    node.launch()
+    assert node.wait_end() == 1, node.output()
+    output = node.output()
+    node.kill9()
+    assert "Traceback" not in output
+    assert "ready " not in output
+    return output.splitlines()[-1]
+
+
+def test_ready_then_a_clean_stop(node: KingbusNode) -> None:
+    """`ready` comes once, with real addresses that accept; SIGTERM ends with 0."""
+    ready = node.start()
+
+    assert ready["name"] == "n1"
+    assert ready["admin"] == node.admin_url
+    assert ready["peer"] == node.peer_url
+    assert ready["listen"] == "none"
+    assert ready["id"] == node.status()["id"]
+    assert ready["role"] in {"leader", "follower", "candidate"}
+    wait_for(node.is_leader, what="leadership", tolerate=(httpx.HTTPError,))
+    assert node.metric("kingbus_raft_is_leader") == 1.0
+    assert node.stop() == 0
+    assert node.output().count("\nready ") + node.output().startswith("ready ") == 1
+
+
+def test_what_is_configured_is_seeded_once(node: KingbusNode, tmp_path: Path) -> None:
+    """Listener and source go into the log at the first start; later a difference is only told.
+
+    No password is in any file.
+    """
+    password = tmp_path / "password"
+    password.write_text("hunter2-of-the-test\n")
+    source = {"addr": "127.0.0.1:1", "user": "repl", "password-file": str(password)}
+    server = {"addr": node.listen_address, "user": "relay", "password-file": str(password)}
+    node.configure(source=source, server=server)
+
+    assert node.start()["listen"] == node.listen_address
+
+    def seeded() -> bool:
+        return node.get("/binlog/syncer/status")["mysql_user"] == "repl"
+
+    wait_for(seeded, what="the source in the log", tolerate=(AssertionError,))
+    wait_for(lambda: node.listener_status()["user"] == "relay", what="the listener in the log")
+    node.ask("PUT", "/binlog/syncer/stop")
+    assert node.stop() == 0
+
+    node.configure(source=source | {"user": "other"}, server=None)
+    assert node.start()["listen"] == node.listen_address
+    wait_for(node.is_leader, what="leadership", tolerate=(httpx.HTTPError,))
+    status = node.receiver_status()
+    assert (status["status"], status["mysql_user"]) == ("stopped", "repl")
+    assert any("source" in warning for warning in node.status()["warnings"])
+    assert node.stop() == 0
+    for file in node.data_dir.rglob("*"):
+        assert not file.is_file() or b"hunter2" not in file.read_bytes(), file
+    assert "hunter2" not in node.output()
+
+
+def test_a_wrong_cluster_key_is_refused_at_the_start(node: KingbusNode, tmp_path: Path) -> None:
+    """With the file named, before anything listens."""
+    right, wrong = tmp_path / "right.key", tmp_path / "wrong.key"
+    ClusterSecret.generate().store(right)
+    ClusterSecret.generate().store(wrong)
+    node.configure(cluster_key_file=str(right))
+    node.start()
+    wait_for(
+        lambda: node.status()["applied_index"] >= 4 or "key announced" in node.output(),
+        what="the announcement",
+    )
+    node.stop()
+
+    node.configure(cluster_key_file=str(wrong))
+    assert str(wrong) in refusal(node)
+    node.configure(cluster_key_file=str(tmp_path / "missing.key"))
+    assert "missing.key" in refusal(node)
+    node.configure(cluster_key_file=str(right))
+    node.start()
+
+
+def test_tokens_are_asked_for(node: KingbusNode, tmp_path: Path) -> None:
+    """With a token file the API wants the token, and the command sends it."""
+    token = tmp_path / "token"
+    token.write_text("token-of-the-test\n")
+    node.configure(auth={"token-file": str(token)})
+    node.start()
+
+    assert node.request("GET", "/status").status == 401
+    assert node.request("GET", "/health").status == 200
+    assert node.command("status").returncode == 1
+    assert node.command("status", "--token-file", str(token)).returncode == 0
+
+
+def test_assertions_are_needed(node: KingbusNode) -> None:
+    """Under `python -O` it does not run, since its invariants would not be checked."""
+    node.write_config()
+    ended = subprocess.run(
+        [sys.executable, "-O", "-m", "kingbus", "run", "--config", str(node.config_file)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "python -O" in ended.stderr
+    assert not node.data_dir.exists()
+
+
+def test_a_signal_while_starting_is_a_clean_stop(node: KingbusNode) -> None:
+    """A node that still looks for the cluster to join stops at once, with 0."""
+    node.configure(
+        initial_cluster=f"n1={node.peer_url},n2=http://127.0.0.1:1",
+        initial_cluster_state="existing",
+        log_level="debug",
+    )
+    node.launch()
+    lock = node.data_dir / "LOCK"
+    wait_for(lock.exists, what="the start")
+
+    assert node.stop() == 0
+    assert re.search(r"^ready ", node.output(), re.MULTILINE) is None
