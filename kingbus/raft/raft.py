@@ -1027,7 +1027,6 @@ class Raft:
         active = {
             peer: progress.recent_active or peer == self.id
             for peer, progress in self.progress.items()
-            if not progress.is_learner
         }
         if self.configuration.voters.vote_result(active) is not VoteResult.WON:
             self.logger.warning("%x stepped down to follower since quorum is not active", self.id)

@@ -48,6 +48,16 @@ def test_one_vote_a_term() -> None:
         cluster.restart(cluster.hosts[1])
 
 
+def test_a_node_that_knows_the_leader_of_a_term_does_not_vote_in_it() -> None:
+    """Also when it has not voted: its vote would be for nothing."""
+    cluster = started()
+    cluster.step(Message(MessageType.HEARTBEAT, 1, 2, term=5))
+    cluster.storage_work([1])
+    cluster.pool.clear()
+    cluster.step(vote(MessageType.VOTE, 1, 3, term=5, log=(9, 9)))
+    assert [message.reject for message in answers(cluster, 1)] == [True]
+
+
 def test_a_vote_waits_for_the_disk() -> None:
     """Nothing leaves before the vote is durable."""
     cluster = started()
@@ -60,8 +70,9 @@ def test_a_vote_waits_for_the_disk() -> None:
 def test_granting_a_vote_restarts_the_election_timer() -> None:
     """A node does not campaign against the candidate that it has just voted for."""
     cluster = started()
+    cluster[1]._raft.randomized_election_timeout = 10
     cluster.tick(1, 9)
-    cluster.step(vote(MessageType.VOTE, 1, 2, term=5, log=(1, 3)))
+    cluster.step(vote(MessageType.VOTE, 1, 2, term=1, log=(1, 3)))
     cluster.tick(1, 9)
     assert cluster[1].role is Role.FOLLOWER
 

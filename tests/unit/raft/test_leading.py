@@ -238,6 +238,7 @@ def test_an_old_snapshot_is_ignored() -> None:
     cluster = led()
     cluster.propose(1, b"x")
     committed = cluster[2].committed
+    cluster.hosts[2].disk.compact(committed - 1)
     old = Snapshot(2, 1, ConfState((1, 2, 3)))
     cluster.step(Message(MessageType.SNAP, 2, 1, term=2, snapshot=old))
     cluster.storage_work()
@@ -350,6 +351,19 @@ def test_a_read_is_confirmed_by_a_quorum() -> None:
     cluster.tick(1)
     cluster.settle(1, 2)
     assert cluster.hosts[1].reads == [ReadState(cluster[1].committed, b"r")]
+
+
+def test_a_read_ends_with_the_leadership_that_it_was_asked_in() -> None:
+    """When the node leads again the index may be behind what others acknowledged in between."""
+    cluster = led()
+    cluster[1].read_index(b"r")
+    cluster.settle(1)
+    cluster.step(Message(MessageType.HEARTBEAT, 1, 2, term=5))
+    cluster.settle(1)
+    cluster.elect(1)
+    cluster.tick(1)
+    cluster.settle()
+    assert cluster.hosts[1].reads == []
 
 
 def test_a_read_waits_for_the_first_commit_of_the_term() -> None:
@@ -530,6 +544,33 @@ def test_a_joint_configuration_needs_both_majorities() -> None:
     cluster.tick(1)
     cluster.settle()
     assert cluster[1].committed == cluster[1].last_index
+
+
+def test_a_smaller_quorum_commits_at_once() -> None:
+    """What the remaining members have is committed when the removal is applied."""
+    cluster = led(nodes=4)
+    removal = cluster[1].propose_conf_change(ConfChange(ConfChangeType.REMOVE_NODE, 4))
+    for peer in (2, 3):
+        for message in sent(cluster, peer, MessageType.APP):
+            cluster.step(message)
+    for node in (1, 2, 3):
+        while cluster.hosts[node].append_work:
+            cluster.write(cluster.hosts[node])
+    for message in cluster.take(lambda message: message.to == 1):
+        cluster.step(message)
+    assert cluster[1].committed == removal
+    assert cluster[1].applied < removal
+    index = cluster[1].propose(b"x")
+    for message in sent(cluster, 2, MessageType.APP):
+        cluster.step(message)
+    for node in (1, 2):
+        while cluster.hosts[node].append_work:
+            cluster.write(cluster.hosts[node])
+    for message in cluster.take(lambda message: message.to == 1):
+        cluster.step(message)
+    assert cluster[1].committed == removal
+    cluster.apply(cluster.hosts[1])
+    assert cluster[1].committed == index
 
 
 @pytest.mark.parametrize("steps_down", [True, False])
