@@ -19,7 +19,7 @@ one node and none on another would part them. Only broken invariants of the stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -47,6 +47,10 @@ FIRST_POSITION: Final = 4  # behind the magic number of a binlog file
 FILE_NAME_LENGTH_MAX: Final = 512  # FN_REFLEN, the server's own limit for a path
 GTID_NUMBER_MAX: Final = (1 << 63) - 2
 PACKET_HEADER: Final = 4
+PACKETS_BYTES_MAX: Final = 1 << 30  # far above any entry: sums of offsets cannot overflow
+
+_Run: TypeAlias = tuple[bytes, str, int, int]
+"""uuid, tag, first and last number of consecutive transactions; an anonymous one has no uuid."""
 
 
 class UnknownStateVersionError(KingbusError):
@@ -337,12 +341,13 @@ class RelayState:
     # -- batches ----------------------------------------------------------------------------
 
     def _apply_batch(self, changes: Changes, meta: EventBatch, packet_bytes: int) -> str:
+        runs = [(run.uuid, run.tag, run.first, run.last) for run in meta.gtid_runs]
         reason = (
             self._fence(meta)
             or _fault_in_packets(meta, packet_bytes)
             or self._fault_in_order(meta)
             or self._fault_in_transactions(meta)
-            or self._fault_in_gtids(meta)
+            or self._fault_in_gtids(meta, runs)
         )
         if reason:
             return reason
@@ -357,7 +362,7 @@ class RelayState:
             start_position=meta.start_position,
             end_position=meta.end_position,
             packets=packets,
-            gtids=_gtids_of(meta.gtid_runs).encode(),
+            gtids=_gtids_of(runs).encode(),
             begins_in_transaction=meta.begins_in_transaction,
             begins_in_event=meta.begins_in_event,
             gap_before=meta.gap_before,
@@ -365,7 +370,7 @@ class RelayState:
             first_transaction=_first_transaction(meta, packets),
         )
         changes.batch_row = row
-        self._count(meta, row)
+        self._count(meta, runs, row)
         self.files[-1].last_index = changes.index
         if meta.visible_packets:
             changes.visible_moved = True
@@ -441,28 +446,28 @@ class RelayState:
                 return "the open transaction does not begin at the visible end"
         return ""
 
-    def _fault_in_gtids(self, meta: EventBatch) -> str:
+    def _fault_in_gtids(self, meta: EventBatch, runs: Sequence[_Run]) -> str:
         """Each transaction once: one that was counted already is no part of this log."""
         count = 0
         named = 0
-        for run in meta.gtid_runs:
-            if len(run.uuid) not in {0, 16}:
+        for uuid, tag, first, last in runs:
+            if len(uuid) not in {0, 16}:
                 return "a server uuid is not of 16 bytes"
-            if not 0 < run.first <= run.last <= GTID_NUMBER_MAX:
-                return f"an impossible run of transactions, {run.first} to {run.last}"
-            if run.uuid and self.executed.overlaps_run(run.uuid, run.tag, run.first, run.last):
-                return f"{format_gtid(run.uuid, run.tag, run.first)} or later is held already"
-            count += run.last - run.first + 1
-            named += run.last - run.first + 1 if run.uuid else 0
+            if not 0 < first <= last <= GTID_NUMBER_MAX:
+                return f"an impossible run of transactions, {first} to {last}"
+            if uuid and self.executed.overlaps_run(uuid, tag, first, last):
+                return f"{format_gtid(uuid, tag, first)} or later is held already"
+            count += last - first + 1
+            named += last - first + 1 if uuid else 0
         if count != len(meta.transaction_packets) // 4:
             return f"{count} GTIDs for {len(meta.transaction_packets) // 4} transactions"
-        begun = _gtids_of(meta.gtid_runs)
-        if begun.count() != named:
+        if len(runs) > 1 and _gtids_of(runs).count() != named:
             return "a transaction is in the batch twice"
         if self._open is not None and self._open.gtid.uuid:
-            gtid = self._open.gtid
-            if begun.contains_gtid(gtid.uuid, gtid.tag, gtid.first):
-                return "the open transaction begins again"
+            opened = self._open.gtid
+            for uuid, tag, first, last in runs:
+                if (uuid, tag) == (opened.uuid, opened.tag) and first <= opened.first <= last:
+                    return "the open transaction begins again"
         return ""
 
     def _start_file(self, changes: Changes, meta: EventBatch) -> None:
@@ -502,18 +507,18 @@ class RelayState:
         self.visible = replace(self.visible, position=meta.start_position)
         changes.visible_moved = True
 
-    def _count(self, meta: EventBatch, row: BatchRow) -> None:
+    def _count(self, meta: EventBatch, runs: list[_Run], row: BatchRow) -> None:
         """Counts the transactions that end here, and remembers the one that stays open."""
-        runs = [(run.uuid, run.tag, run.first, run.last) for run in meta.gtid_runs]
-        still_open: tuple[bytes, str, int, int] | None = None
+        still_open: _Run | None = None
         if runs and len(meta.transaction_packets) // 4 > meta.visible_transactions:
             uuid, tag, first, last = runs.pop()
             still_open = (uuid, tag, last, last)
             if first < last:
                 runs.append((uuid, tag, first, last - 1))
+        ended_here = runs
         if self._open is not None and meta.visible_packets:
             gtid = self._open.gtid
-            runs.insert(0, (gtid.uuid, gtid.tag, gtid.first, gtid.last))
+            runs = [(gtid.uuid, gtid.tag, gtid.first, gtid.last), *runs]
             self._open = None
         for uuid, tag, first, last in runs:
             if uuid:
@@ -525,10 +530,10 @@ class RelayState:
         if self._open is not None:
             self._open.end_position = meta.end_position
         elif still_open is not None:
-            self._open = self._opened(meta, row, still_open)
+            self._open = self._opened(meta, row, still_open, ended_here)
 
     def _opened(
-        self, meta: EventBatch, row: BatchRow, gtid: tuple[bytes, str, int, int]
+        self, meta: EventBatch, row: BatchRow, gtid: _Run, ended_here: Iterable[_Run]
     ) -> OpenTransaction:
         uuid, tag, first, last = gtid
         begun = OpenTransaction(
@@ -544,10 +549,7 @@ class RelayState:
             begun.row.packets = meta.visible_packets
             begun.row.end_position = meta.visible_position
             begun.row.first_transaction = min(row.first_transaction, meta.visible_packets)
-            if uuid:
-                taken = GtidSet()
-                taken.add(uuid, tag, first, last)
-                begun.row.gtids = GtidSet.decode(row.gtids).subtract(taken).encode()
+            begun.row.gtids = _gtids_of(ended_here).encode()
         return begun
 
     def _move_visible_end(self, index: int, meta: EventBatch) -> None:
@@ -718,11 +720,11 @@ def _may_repeat(row: FileRow) -> bool:
     return not before.contains(GtidSet.decode(row.previous_gtids))
 
 
-def _gtids_of(runs: Iterable[GtidRun]) -> GtidSet:
+def _gtids_of(runs: Iterable[_Run]) -> GtidSet:
     gtids = GtidSet()
-    for run in runs:
-        if run.uuid:
-            gtids.add(run.uuid, run.tag, run.first, run.last)
+    for uuid, tag, first, last in runs:
+        if uuid:
+            gtids.add(uuid, tag, first, last)
     return gtids
 
 
@@ -736,15 +738,17 @@ def _fault_in_packets(meta: EventBatch, packet_bytes: int) -> str:
     """Whether the offsets and positions of a batch can be true."""
     if len(meta.packet_offsets) % 4 or not meta.packet_offsets:
         return "a batch without whole packet offsets"
-    offsets = np.frombuffer(meta.packet_offsets, "<u4").astype(np.int64)
-    if offsets[0] != 0 or (np.diff(offsets) < PACKET_HEADER).any():
-        return "packet offsets that do not rise"
-    if packet_bytes and offsets[-1] + PACKET_HEADER > packet_bytes:
+    offsets = np.frombuffer(meta.packet_offsets, "<u4")
+    highest = int(offsets.max())
+    if highest > PACKETS_BYTES_MAX or 0 < packet_bytes < highest + PACKET_HEADER:
         return f"packet offsets past the {packet_bytes} bytes of the entry"
+    # Compared, not subtracted: these numbers have no sign.
+    if offsets[0] or (offsets[1:] < offsets[:-1] + np.uint32(PACKET_HEADER)).any():
+        return "packet offsets that do not rise"
     if len(meta.transaction_packets) % 4:
         return "a batch without whole transaction offsets"
-    starts = np.frombuffer(meta.transaction_packets, "<u4").astype(np.int64)
-    if len(starts) and ((np.diff(starts) < 1).any() or starts[-1] >= len(offsets)):
+    starts = np.frombuffer(meta.transaction_packets, "<u4")
+    if len(starts) and ((starts[1:] <= starts[:-1]).any() or starts[-1] >= len(offsets)):
         return "transactions that begin in packets which are not there"
     if meta.visible_packets > len(offsets):
         return f"{meta.visible_packets} visible packets of {len(offsets)}"

@@ -61,8 +61,10 @@ class ServedBatch:
     @cached_property
     def offsets(self) -> Numbers:
         """Where each packet begins, and behind the last: one more than there are packets."""
-        offsets = np.frombuffer(self.meta.packet_offsets, "<u4")
-        return np.append(offsets, len(self.packets)).astype(np.int64)
+        offsets = np.empty(self.count + 1, dtype=np.int64)
+        offsets[:-1] = np.frombuffer(self.meta.packet_offsets, "<u4")
+        offsets[-1] = len(self.packets)
+        return offsets
 
     @property
     def count(self) -> int:
@@ -92,6 +94,13 @@ class ServedBatch:
             end += int(whole[begins[-1]]) if len(begins) else 0
         return np.asarray(end - whole, dtype=np.int64)
 
+    def _continues_event(self, packet: int) -> bool:
+        """The same for one packet, without looking at the others."""
+        if packet == 0:
+            return self.meta.begins_in_event
+        length = int(self.offsets[packet] - self.offsets[packet - 1]) - PACKET_HEADER
+        return length == PACKET_PAYLOAD_MAX
+
     def position_of(self, packet: int) -> int:
         """The position of the event that begins with this packet."""
         assert not self._continues[packet]
@@ -105,12 +114,12 @@ class ServedBatch:
     def event(self, packet: int) -> memoryview:
         """The event of one packet, which must be whole in it."""
         start, end = int(self.offsets[packet]), int(self.offsets[packet + 1])
-        assert not self._continues[packet] and end - start < PACKET_PAYLOAD_MAX
+        assert not self._continues_event(packet) and end - start < PACKET_PAYLOAD_MAX
         return self.packets[start + PACKET_HEADER + 1 : end]
 
     def event_type(self, packet: int) -> int:
         """The type of the event that begins with this packet, -1 when none does."""
-        if self._continues[packet]:
+        if self._continues_event(packet):
             return -1
         at = int(self.offsets[packet]) + PACKET_HEADER + 1 + EVENT_TYPE_AT
         return self.packets[at]

@@ -429,6 +429,7 @@ def u32s(*numbers: int) -> bytes:
         {"packet_offsets": u32s(0, 50, 40, 60)},
         {"packet_offsets": u32s(9, 50, 60, 70)},
         {"packet_offsets": u32s(0, 50, 60, 2**31)},
+        {"packet_offsets": u32s(0, 2**32 - 2, 5, 60)},
         {"transaction_packets": u32s(4)},
         {"transaction_packets": b"abc"},
         {"transaction_packets": b""},

@@ -74,7 +74,7 @@ def some_of(feed: Feed, data: st.DataObject) -> GtidSet:
 
 
 @given(actions=steps, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_gtid_dump_gives_exactly_what_is_missing(
     actions: list[tuple[str, object]], data: st.DataObject
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_gtid_dump_gives_exactly_what_is_missing(
 
 
 @given(actions=steps, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_position_dump_gives_everything_from_there(
     actions: list[tuple[str, object]], data: st.DataObject
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_position_dump_gives_everything_from_there(
 
 
 @given(actions=steps, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_an_attached_replica_sees_whole_transactions_as_they_come(
     actions: list[tuple[str, object]], data: st.DataObject
 ) -> None:
