@@ -21,6 +21,7 @@ What happens after a session ended:
 * the reserve is full: state `error`, looked at every second.
 """
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -65,16 +66,8 @@ from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret, SecretError
 _log = log.get_logger("receiver")
 
 CHECK_SECONDS_MAX: Final = 10.0
-RETRY_SECONDS_MIN: Final = 1.0
-RETRY_SECONDS_MAX: Final = 10.0
 TURN_FAILURES_MAX: Final = 3
 """Failures in a row before the next candidate address has its turn."""
-
-OPERATOR_RETRY_SECONDS: Final = 30.0
-FATAL_RETRY_SECONDS_MAX: Final = 600.0
-FULL_RETRY_SECONDS: Final = 1.0
-STABLE_SECONDS: Final = 10.0
-"""A session that lasted this long, or stored something, makes the next delay short again."""
 
 UNDER_WAY_MAX: Final = 8
 """While this many proposals wait, what has come is gathered into a larger batch instead."""
@@ -152,6 +145,19 @@ class Identity(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds; tests set shorter ones."""
+
+    retry_min: float = 1.0
+    retry_max: float = 10.0
+    operator_retry: float = 30.0
+    fatal_retry_max: float = 600.0
+    full_retry: float = 1.0
+    stable: float = 10.0
+    """A session that lasted this long, or stored something, makes the next delay short again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverStatus:
     """The words of `/binlog/syncer/status`; `address` is the candidate in use or tried last."""
 
@@ -188,6 +194,7 @@ class Receiver:
         changed: Callable[[], trio.Event] = trio.Event,
         random: Random,
         clock: Callable[[], float] = time.time,
+        timings: Timings = Timings(),
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
@@ -201,6 +208,7 @@ class Receiver:
         self._changed = changed
         self._random = random
         self._clock = clock
+        self._timings = timings
         self._status = "stopped"
         self._error = ""
         self._address = ""
@@ -274,7 +282,9 @@ class Receiver:
 
     async def _pull(self, config: SourceConfig) -> None:
         """Session after session under one configuration."""
-        turn, delay, fatal_delay = _Turn(), RETRY_SECONDS_MIN, OPERATOR_RETRY_SECONDS
+        timings = self._timings
+        turn, delay, fatal_delay = _Turn(), timings.retry_min, timings.operator_retry
+        self._new_epoch = self._ask_by_gtid = False
         self._show("connecting")
         while True:
             started = trio.current_time()
@@ -283,30 +293,30 @@ class Receiver:
                 await self._one_round(config, turn)
             except ReserveFullError:
                 self._show("error", RESERVE_FULL)
-                await trio.sleep(FULL_RETRY_SECONDS)
+                await trio.sleep(timings.full_retry)
                 continue
             except (SourceRefusedError, SourceUnfitError) as error:
                 self._show("error", error.explain())
-                await trio.sleep(OPERATOR_RETRY_SECONDS)
+                await trio.sleep(timings.operator_retry)
                 continue
             except SourceError as error:
                 if error.fatal:
                     self._show("error", error.explain())
                     await trio.sleep(fatal_delay)
-                    fatal_delay = min(fatal_delay * 2, FATAL_RETRY_SECONDS_MAX)
+                    fatal_delay = min(fatal_delay * 2, timings.fatal_retry_max)
                     continue
                 if await self._is_dealt_with(error):
                     continue
                 self._show("connecting", error.explain())
             except KingbusError as error:
                 self._show("connecting", error.explain())
-            if self._proposed > proposed or trio.current_time() - started > STABLE_SECONDS:
-                turn.failures, delay = 0, RETRY_SECONDS_MIN
-                fatal_delay = OPERATOR_RETRY_SECONDS
+            if self._proposed > proposed or trio.current_time() - started > timings.stable:
+                turn.failures, delay = 0, timings.retry_min
+                fatal_delay = timings.operator_retry
             turn.failed()
             # Jitter: clusters that lost one source must not come back to it in step.
             await trio.sleep(delay * self._random.uniform(0.75, 1.25))
-            delay = min(delay * 2, RETRY_SECONDS_MAX)
+            delay = min(delay * 2, timings.retry_max)
 
     async def _is_dealt_with(self, error: SourceError) -> bool:
         """Errors after which the next session is simply another one."""
@@ -322,8 +332,9 @@ class Receiver:
         if isinstance(error, ChecksumMismatchError):
             metrics.RECEIVER_CHECKSUM_MISMATCHES.inc()
         if isinstance(error, ReplacedAtSourceError):
-            # Another node may lead by now. If not, its answer takes nothing away.
-            await self._node.read_index()
+            # Another node may lead by now: asking a majority shows it, and ends this all.
+            with contextlib.suppress(KingbusError):
+                await self._node.read_index()
         return False
 
     async def _one_round(self, config: SourceConfig, turn: _Turn) -> None:

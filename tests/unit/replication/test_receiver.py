@@ -1,0 +1,527 @@
+"""The receiver against a source in memory: kingbus's own listener, with scripted streams.
+
+The client half is the real one (PyMySQL and the socket), the node commits at once or on demand.
+"""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from kingbus import metrics
+from kingbus.addresses import Address
+from kingbus.binlog.gtid import GtidSet
+from kingbus.mysql import auth
+from kingbus.mysql.packet import encode_payload
+from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
+from kingbus.replication.binlog_server import BinlogServer
+from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
+from kingbus.replication.receiver import Receiver, SourceCheckError, Timings
+from kingbus.replication.served_facts import ClusterIdentity
+from kingbus.replication.streams import SendingSink
+from kingbus.replication.users import new_user, stored_user
+from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
+from tests.support.events import BinlogFile, query
+from tests.support.solo_node import SoloNode
+from tests.unit.replication.served_facts import MemorySource
+
+PASSWORD = "hunter2-correct"
+A = bytes(range(16))
+A_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
+SOURCE_UUID = "50b5308f-e4f4-11f1-a9f2-02fc00000001"
+RSA_KEY = auth.PrivateKey.generate()
+SHORT = Timings(
+    retry_min=0.02, retry_max=0.05, operator_retry=0.1, fatal_retry_max=0.2, full_retry=0.02
+)
+DDL = [(2, query(b"CREATE TABLE t (a INT)"))]
+
+
+@dataclass
+class ScriptedSource:
+    """Answers each dump with the next script: events, `more` to wait for, and how it ends."""
+
+    facts: MemorySource = field(default_factory=MemorySource)
+    scripts: list[Callable[[DumpRequest], list[bytes]]] = field(default_factory=list)
+    requests: list[DumpRequest] = field(default_factory=list)
+    refusals: list[DumpRefusedError | None] = field(default_factory=list)
+    more: trio.Event = field(default_factory=trio.Event)
+    later: list[bytes] = field(default_factory=list)
+    ended: int = 0
+    address: str = ""
+
+    async def __call__(
+        self, request: DumpRequest, *, sink: SendingSink, progress: DumpProgress
+    ) -> None:
+        self.requests.append(request)
+        number, ended = len(self.requests) - 1, self.ended
+        script = self.scripts[min(number, len(self.scripts) - 1)]
+        await self._send(script(request), sink, progress)
+        if number < len(self.refusals) and (refusal := self.refusals[number]) is not None:
+            raise refusal
+        while self.ended == ended:
+            await self.more.wait()
+            self.more = trio.Event()
+            later, self.later = self.later, []
+            await self._send(later, sink, progress)
+
+    async def _send(self, events, sink, progress):
+        for event in events:
+            data, progress.next_sequence = encode_payload(b"\0" + event, progress.next_sequence)
+            await sink.send(data)
+
+    def send(self, *events: bytes) -> None:
+        self.later += events
+        self.more.set()
+
+    def end(self) -> None:
+        """Ends the dumps that run."""
+        self.ended += 1
+        self.more.set()
+
+
+@asynccontextmanager
+async def serving(source: ScriptedSource) -> AsyncIterator[ScriptedSource]:
+    server = BinlogServer(facts=source.facts, dumper=source, rsa_key=RSA_KEY)
+    server.set_users([stored_user(new_user("repl", PASSWORD))])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        await server.start(Address(host="127.0.0.1", port=0))
+        source.address = str(server.address)
+        yield source
+        nursery.cancel_scope.cancel()
+
+
+class Pull:
+    def __init__(self, *, is_full=lambda: False):
+        self.node = SoloNode()
+        self.key = ClusterSecret.generate()
+        self.identity = ClusterIdentity(1234, lambda: self.node.state)
+        self.receiver = Receiver(
+            node=self.node,
+            relay=self.node.relay,
+            identity=self.identity,
+            secret=lambda: self.key,
+            is_full=is_full,
+            changed=lambda: self.node.changed,
+            random=random.Random(1),
+            timings=SHORT,
+        )
+
+    def config(self, *addresses, password=PASSWORD, **changed):
+        facts = {"started": True, "addresses": addresses, "user": "repl", "mode": "gtid"}
+        config = SourceConfig(**{**facts, **changed})
+        config.password.CopyFrom(self.key.seal(password, SOURCE_PASSWORD))
+        return config
+
+    async def until(self, condition, what=""):
+        with trio.move_on_after(20):
+            while not condition():  # noqa: ASYNC110 - several objects, none with an event
+                await trio.sleep(0.005)
+            return
+        raise AssertionError(f"{what}: {self.receiver.status()}, {self.node.state.visible}")
+
+    async def until_status(self, status, words=""):
+        def is_there():
+            now = self.receiver.status()
+            return now.status == status and words in now.error
+
+        await self.until(is_there, f"{status} {words}")
+
+
+@asynccontextmanager
+async def pulling(source: ScriptedSource, *more: str, **options) -> AsyncIterator[Pull]:
+    """A receiver that pulls from the source."""
+    is_full = options.pop("is_full", lambda: False)
+    async with serving(source):
+        pull = Pull(is_full=is_full)
+        pull.node.lead()
+        pull.node.configure(pull.config(*more, source.address, **options))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pull.receiver.run)
+            yield pull
+            nursery.cancel_scope.cancel()
+
+
+def source_of(*files: BinlogFile, executed="", purged="", **options) -> ScriptedSource:
+    """A source with these files, which sends them by position or from the start."""
+
+    def script(request: DumpRequest) -> list[bytes]:
+        sent = []
+        for file in files:
+            if request.kind == "position" and file.name == request.file_name:
+                sent = list(file.sent_from(request.position))
+            else:
+                sent += file.sent_from(4)
+        return sent
+
+    source = ScriptedSource(scripts=[script], **options)
+    source.facts.executed, source.facts.purged = executed, purged
+    return source
+
+
+def one_file(count=2) -> BinlogFile:
+    file = BinlogFile("bin.000001").begin()
+    for number in range(1, count + 1):
+        file.transaction(A, number, DDL)
+    return file
+
+
+async def test_a_session_stores_what_comes():
+    """First by GTID set; then each transaction as it comes; the metrics follow."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    events = metrics.value("kingbus_receiver_events_total")
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.executed == GtidSet.parse(f"{A_TEXT}:1-2"))
+        assert pull.receiver.status().status == "running"
+        assert pull.receiver.status().seconds_behind_source == 0
+        assert metrics.value("kingbus_receiver_status", status="running") == 1
+        (request,) = source.requests
+        assert (request.kind, request.file_name, request.position) == ("gtid", "", 4)
+        assert request.heartbeat_v2_accepted and request.checksum == "CRC32"
+        assert request.heartbeat_period_s == 5
+        assert request.server_id == pull.identity.server_id
+        assert request.replica_uuid == pull.identity.server_uuid
+
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+        assert metrics.value("kingbus_receiver_events_total") - events == len(file.events)
+        recorded = pull.node.state.source
+        assert (recorded.source_uuid, recorded.source_id) == (SOURCE_UUID, 11)
+        assert (recorded.epoch, recorded.source_version) == (1, "9.7.4-kingbus")
+
+
+async def test_the_dump_is_asked_for_only_after_the_session_is_applied():
+    """While the session's entry is not committed no dump command goes out."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    async with serving(source):
+        pull = Pull()
+        pull.node.lead()
+        pull.node.configure(pull.config(source.address))
+        pull.node.is_holding = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pull.receiver.run)
+            await pull.until(lambda: pull.node._waiting, "a proposal")
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert source.requests == []
+            pull.node.is_holding = False
+            pull.node.commit()
+            await pull.until_status("running")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_lost_connection_is_resumed_by_position():
+    """The dump is asked for from the last transaction's start; nothing is stored twice."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        last = file.events[-2].start
+        source.end()
+        await pull.until(lambda: len(source.requests) >= 2, "a second session")
+        assert (source.requests[1].kind, source.requests[1].position) == ("position", last)
+        file.transaction(A, 3, DDL)
+        await pull.until_status("running")
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+
+
+async def test_stopped_stays_stopped_and_a_start_goes_on():
+    """A stop ends the session at once; a new leader does not start it; a start resumes."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until_status("running")
+        pull.node.configure(pull.config(source.address, started=False))
+        await pull.until_status("stopped")
+        assert pull.node.state.session == 0
+        pull.node.step_down()
+        pull.node.lead(2)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert pull.receiver.status().status == "stopped" and pull.node.sessions() == 1
+
+        pull.node.configure(pull.config(source.address))
+        await pull.until_status("running")
+        assert pull.node.sessions() == 2
+
+
+async def test_a_new_leader_goes_on_by_itself():
+    """Without leadership it is stopped; with it it pulls as the log says."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until_status("running")
+        pull.node.step_down()
+        await pull.until_status("stopped")
+        pull.node.lead(2)
+        await pull.until_status("running")
+        assert pull.node.sessions() == 2 and pull.node.state.source.term == 2
+
+
+async def test_another_session_in_the_log_ends_this_one():
+    """When the log refuses a batch the session ends, and a new one takes over."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        foreign = ReceiverSession(epoch=1, source_uuid=SOURCE_UUID, term=1, member_id=9)
+        pull.node.held.command(Command(receiver_session=foreign))
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.sessions() == 3, "a new session")
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert pull.node.state.executed == GtidSet.parse(f"{A_TEXT}:1-3")
+
+
+async def test_the_open_transactions_size_is_shown_while_it_arrives():
+    """The gauge says how much of a transaction is here, and 0 when the session is over."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+
+    def gauge():
+        return metrics.value("kingbus_receiver_open_transaction_bytes")
+
+    async with pulling(source) as pull:
+        await pull.until_status("running")
+        before = len(file.events)
+        file.transaction(A, 3, [(2, query(b"BEGIN")), (30, bytes(500)), (16, bytes(8))])
+        begin, rows = file.events[before : before + 4], file.events[before + 2]
+        source.send(begin[0].event)
+        await pull.until(lambda: gauge() == begin[0].end - begin[0].start)
+        source.send(begin[1].event, rows.event)
+        await pull.until(lambda: gauge() == rows.end - begin[0].start)
+        assert pull.node.state.visible.position == begin[0].start
+        pull.node.step_down()
+        await pull.until_status("stopped")
+        assert gauge() == 0
+
+
+async def test_a_different_file_under_the_same_name_begins_an_epoch():
+    """The source was set up anew with the same uuid: a new epoch, asked for by GTID set."""
+    file, other = one_file(), BinlogFile("bin.000001", created=1_800_000_000)
+    executed = GtidSet.parse(f"{A_TEXT}:1-2")
+    other.begin(executed).transaction(A, 3, DDL)
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    source.scripts.append(lambda request: list(other.sent_from(request.position)))
+    source.scripts.append(lambda _request: list(other.sent_from(4)))
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        source.end()
+        await pull.until(lambda: len(source.requests) == 3, "a third session")
+        await pull.until(lambda: pull.node.state.executed == GtidSet.parse(f"{A_TEXT}:1-3"))
+        assert pull.node.state.epoch == 2
+        assert [request.kind for request in source.requests] == ["gtid", "position", "gtid"]
+        names = [row.served_name for row in pull.node.state.files]
+        assert names == ["bin.000001", "e2-bin.000001"]
+
+
+async def test_a_file_that_the_source_no_longer_has_is_asked_for_by_set():
+    """Error 1236 for the file name: the next session asks by GTID set, in the same epoch."""
+    file, follow = one_file(), BinlogFile("bin.000009")
+    follow.begin(GtidSet.parse(f"{A_TEXT}:1-2")).transaction(A, 3, DDL)
+    unknown = DumpRefusedError(
+        1236, "HY000", "Could not find first log file name in binary log index file"
+    )
+    source = source_of(file, executed=f"{A_TEXT}:1-3", refusals=[None, unknown])
+    source.scripts.append(lambda _request: [])
+    source.scripts.append(lambda _request: list(follow.sent_from(4)))
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        source.end()
+        await pull.until(lambda: len(source.requests) == 3, "a third session")
+        await pull.until(lambda: pull.node.state.executed == GtidSet.parse(f"{A_TEXT}:1-3"))
+        assert [request.kind for request in source.requests] == ["gtid", "position", "gtid"]
+        assert source.requests[2].gtid_set == GtidSet.parse(f"{A_TEXT}:1-2")
+        assert pull.node.state.epoch == 1
+        await pull.until_status("running")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (DumpRefusedError(1236, "HY000", "the source purged required binary logs"), "purged"),
+        (
+            DumpRefusedError(
+                1236,
+                "HY000",
+                "Client requested source to start replication from position > file size",
+            ),
+            "position > file size",
+        ),
+        (DumpRefusedError(1227, "42000", "Access denied; you need"), "Access denied"),
+    ],
+)
+async def test_what_needs_an_operator_is_an_error_until_it_goes_away(refusal, words):
+    """The source's own words are shown; when the cause is gone it runs again by itself."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2", refusals=[refusal, refusal])
+    good = source.scripts[0]
+    source.scripts = [lambda _request: [], lambda _request: [], good]
+    async with pulling(source) as pull:
+        await pull.until_status("error", words)
+        await pull.until_status("running")
+        assert len(source.requests) == 3
+
+
+async def test_a_start_by_the_operator_tries_at_once():
+    """The same configuration applied again ends the wait in state `error`."""
+    refusal = DumpRefusedError(1236, "HY000", "the source purged required binary logs")
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2", refusals=[refusal])
+    good = source.scripts[0]
+    source.scripts = [lambda _request: [], good]
+    async with serving(source):
+        pull = Pull()
+        pull.receiver._timings = Timings(operator_retry=3600)
+        pull.node.lead()
+        pull.node.configure(pull.config(source.address))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pull.receiver.run)
+            await pull.until_status("error")
+            pull.node.configure(pull.config(source.address))
+            await pull.until_status("running")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_replaced_dump_makes_it_ask_whether_it_still_leads():
+    """Another dump with the cluster's uuid: read-index, then another try; never a stop."""
+    replaced = DumpRefusedError(
+        1236, "HY000", "A replica with the same server_uuid/server_id as this replica has connected"
+    )
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2", refusals=[replaced])
+    async with pulling(source) as pull:
+        await pull.until(lambda: len(source.requests) == 2, "another try")
+        await pull.until_status("running")
+        assert pull.node.reads == 1
+
+
+async def test_a_full_reserve_stops_the_reading_and_goes_on_when_there_is_room():
+    """Nothing is proposed beyond the reserve; the words are the pinned ones."""
+    full = [False]
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    async with pulling(source, is_full=lambda: full[0]) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        full[0] = True
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until_status("error")
+        assert pull.receiver.status().error == "reserve full"
+        assert pull.node.state.executed.count() == 2
+        full[0] = False
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+
+
+async def test_the_next_candidate_has_its_turn_when_the_first_is_unreachable():
+    """Three failures in a row, then the other address."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    with trio.socket.socket() as closed:
+        await closed.bind(("127.0.0.1", 0))
+        dead = f"127.0.0.1:{closed.getsockname()[1]}"
+        async with pulling(source, dead) as pull:
+            await pull.until_status("connecting", "refused")
+            await pull.until_status("running")
+            assert pull.receiver.status().address == source.address
+
+
+async def test_a_candidate_that_does_not_fit_is_passed_over():
+    """gtid_mode OFF at the first: the second is pulled from; alone it is an error."""
+    unfit = source_of(one_file(), executed="")
+    unfit.facts.gtid_mode = "OFF"
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    async with serving(unfit), pulling(source, unfit.address) as pull:
+        await pull.until_status("running")
+        assert pull.receiver.status().address == source.address
+        pull.node.configure(pull.config(unfit.address))
+        await pull.until_status("error", "gtid_mode=OFF")
+
+
+async def test_sets_that_do_not_fit_are_an_error_that_names_them():
+    """Checked before the session: the log gets no session that could not go on."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.executed.count() == 2)
+        sessions = pull.node.sessions()
+        source.facts.executed, source.facts.purged = f"{A_TEXT}:1-9", f"{A_TEXT}:1-5"
+        source.end()
+        await pull.until_status("error", f"{A_TEXT}:3-5")
+        source.facts.executed, source.facts.purged = f"{A_TEXT}:1", ""
+        await pull.until_status("error", f"that the source lacks: {A_TEXT}:2")
+        assert pull.node.sessions() == sessions
+
+
+async def test_a_wrong_checksum_is_counted_and_read_again():
+    """Nothing of a corrupt event is stored; the next session reads it right."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    good = source.scripts[0]
+
+    def corrupt(request):
+        sent = good(request)
+        sent[-1] = sent[-1][:30] + bytes((sent[-1][30] ^ 1,)) + sent[-1][31:]
+        return sent
+
+    source.scripts = [corrupt, good]
+    before = metrics.value("kingbus_receiver_checksum_mismatches_total")
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert metrics.value("kingbus_receiver_checksum_mismatches_total") == before + 1
+        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+
+
+async def test_what_comes_while_proposals_wait_is_gathered():
+    """When commits are slow, a few proposals wait and the rest makes larger batches."""
+    file = one_file(1)
+    source = source_of(file, executed=f"{A_TEXT}:1-60")
+    async with pulling(source) as pull:
+        await pull.until_status("running")
+        pull.node.is_holding = True
+        for number in range(2, 61):
+            file.transaction(A, number, DDL)
+            source.send(*[e.event for e in file.events[-2:]])
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert len(pull.node._waiting) <= 8
+        pull.node.is_holding = False
+        pull.node.commit()
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert len(pull.node.batches()) < 20
+
+
+async def test_a_check_says_no_in_the_sources_own_words():
+    """Wrong password, unreachable, no MySQL server: one sentence, no password, nothing changed."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    async with serving(source):
+        pull = Pull()
+        facts = await pull.receiver.check_source(pull.config(source.address), PASSWORD)
+        assert facts.server_uuid == SOURCE_UUID and str(facts.gtid_executed) == f"{A_TEXT}:1-2"
+        with pytest.raises(SourceCheckError, match="Access denied for user 'repl'"):
+            await pull.receiver.check_source(pull.config(source.address), "wrong")
+        with pytest.raises(SourceCheckError, match="must be HOST:PORT"):
+            await pull.receiver.check_source(pull.config("nowhere"), PASSWORD)
+        assert source.requests == [] and pull.node.sessions() == 0
+
+    async def talk_nonsense(stream):
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, talk_nonsense, 0)
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(SourceCheckError, match=f"127.0.0.1:{port}"):
+            await pull.receiver.check_source(pull.config(f"127.0.0.1:{port}"), PASSWORD)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_password_sealed_with_another_key_is_an_error():
+    """It is said which key is missing, never what was sealed."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until_status("running")
+        foreign = pull.config(source.address)
+        foreign.password.CopyFrom(ClusterSecret.generate().seal("secret", SOURCE_PASSWORD))
+        pull.node.configure(foreign)
+        await pull.until_status("error", "the stored password cannot be read")
