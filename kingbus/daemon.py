@@ -717,7 +717,6 @@ class _Member:
             version=__version__,
             command_version=COMMAND_VERSION,
             reserve_bytes=self._config.reserve_data_size,
-            name=self._identity.name,
         )
         if self._relay.state.members.get(wanted.member_id) == wanted:
             return

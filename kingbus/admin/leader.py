@@ -26,7 +26,6 @@ from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
-from kingbus.membership.errors import RemovedMemberError, UnknownMemberError
 from kingbus.membership.member import Member, normalize_url
 from kingbus.pb.command_pb2 import (
     Command,
@@ -133,17 +132,7 @@ class LeaderOperations:
         return [member.model_dump(by_alias=True) for member in found]
 
     def _find(self, name: str) -> Member:
-        """By name or id; RemovedMemberError also for the name of one that was removed."""
-        cluster = self._node.cluster
-        try:
-            return cluster.find(name)
-        except UnknownMemberError:
-            for attributes in self._relay.state.members.values():
-                if attributes.name == name and attributes.member_id in cluster.removed:
-                    raise RemovedMemberError(
-                        f"member {name!r} was removed from the cluster"
-                    ) from None
-            raise
+        return self._node.cluster.find(name)
 
     async def _add_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.AddMember, body)

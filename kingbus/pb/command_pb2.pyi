@@ -501,15 +501,12 @@ class MemberAttributes(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     COMMAND_VERSION_FIELD_NUMBER: _builtins.int
     RESERVE_BYTES_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
     member_id: _builtins.int
     version: _builtins.str
     """of the program"""
     command_version: _builtins.int
     """highest Command.version understood"""
     reserve_bytes: _builtins.int
-    name: _builtins.str
-    """so that a removed member is still known by its name"""
     @_builtins.property
     def admin_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -520,11 +517,10 @@ class MemberAttributes(_message.Message):
         version: _builtins.str = ...,
         command_version: _builtins.int = ...,
         reserve_bytes: _builtins.int = ...,
-        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_urls", b"admin_urls", "command_version", b"command_version", "member_id", b"member_id", "name", b"name", "reserve_bytes", b"reserve_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_urls", b"admin_urls", "command_version", b"command_version", "member_id", b"member_id", "reserve_bytes", b"reserve_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
