@@ -43,6 +43,7 @@ def test_the_first_bad_place_is_named(logs):
     assert isinstance(last.problem, CorruptRecordError)
     assert last.problem.path == path
     assert last.problem.offset <= 2000
+    assert "the record's body does not verify" in str(last.problem)
     assert last.last_index < 12
 
 
