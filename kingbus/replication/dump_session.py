@@ -463,15 +463,18 @@ def position_in_gap(file: FileRow, position: int, start: int, end: int) -> MySQL
 
 
 def renamed_rotate(event: BytesLike, file_name: str, *, crc: bool) -> bytes:
-    """A stored ROTATE with another file name; everything else of it stays."""
+    """A stored ROTATE with another file name, and an end that fits; the rest of it stays."""
     header = EventHeader.decode(event)
-    position = Rotate.decode(event, crc_bytes=CRC_BYTES if crc else 0).position
+    rotate = Rotate.decode(event, crc_bytes=CRC_BYTES if crc else 0)
+    name, old_name = (
+        each.encode("utf-8", "surrogateescape") for each in (file_name, rotate.file_name)
+    )
     return build_event(
         EventType.ROTATE,
-        position.to_bytes(8, "little") + file_name.encode("utf-8", "surrogateescape"),
+        rotate.position.to_bytes(8, "little") + name,
         server_id=header.server_id,
         crc=crc,
         timestamp=header.timestamp,
-        log_pos=header.log_pos,
+        log_pos=header.log_pos + len(name) - len(old_name),
         flags=header.flags,
     )

@@ -136,6 +136,13 @@ class Feed:
         self._position = (file.name, chunk[-1].event.end)
         self.node.batch(file, chunk, gap_before=gap)
 
+    def send_all(self) -> None:
+        """Everything that the source has."""
+        if self.node.cutter is None:
+            self.session()
+        while self._queue:
+            self.send(100)
+
     # -- what is to be seen -------------------------------------------------------------------
 
     def visible(self) -> list[tuple[str, list[Event]]]:
