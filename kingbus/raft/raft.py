@@ -8,6 +8,12 @@ Follows "In Search of an Understandable Consensus Algorithm" (the paper) and "Co
 Theory and Practice" (the thesis), with the extensions of etcd's Raft: pre-vote and check-quorum
 with a lease, flow control in messages and bytes, joint configurations that become active when they
 are applied. Log lines keep the words and notation (ids in hexadecimal) of etcd's.
+
+It differs from etcd's where that is safer: a lone voter too answers reads only after the first
+commit of its term, and a leader that was removed asks the voters even if there is but one; a change
+that could not be applied is not proposed; a refused proposal leaves no pending change behind;
+waiting reads end with the leadership; a configuration may be newer than the snapshot that brings it
+(see `Snapshot`); a message that contradicts itself is refused with an error.
 """
 
 from collections.abc import Callable
