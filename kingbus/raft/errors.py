@@ -1,7 +1,7 @@
 """The errors of the Raft core.
 
 They tell the host what it can do next; a broken invariant is an assertion and ends the process.
-This is the only module of the package that looks outside of it, for the common root of errors.
+Of the rest of kingbus the package knows only the common root of errors.
 """
 
 from kingbus.errors import KingbusError
