@@ -1,6 +1,7 @@
 """Members in one process over loopback TCP, with logs in memory."""
 
 import threading
+from functools import partial
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from kingbus.membership.errors import (
 )
 from kingbus.node.errors import (
     LeaderRemovalError,
+    MembershipBusyError,
     NoLeaderError,
     NotCaughtUpError,
     NotLeaderError,
@@ -365,6 +367,27 @@ async def test_what_would_lose_the_majority_is_refused():
 
         await leader.node.remove_member(cluster.ids["c"])  # the dead one may go
         assert len(leader.node.cluster) == 2
+
+
+async def test_one_membership_change_at_a_time():
+    """While a change is not applied another is refused, not queued and not silently dropped."""
+    async with loopback_cluster("a") as cluster:
+        leader = await cluster.wait_leader()
+        release = threading.Event()
+        leader.log.before_write = release.wait
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    partial(leader.node.add_member, "b", ["http://127.0.0.1:1"], learner=True)
+                )
+                await eventually(lambda: leader.node._change_index > leader.node.applied)
+                with pytest.raises(MembershipBusyError):
+                    await leader.node.add_member("c", ["http://127.0.0.1:2"], learner=True)
+                release.set()
+        finally:
+            release.set()
+
+        assert [member.name for member in leader.node.cluster if member.learner] == ["b"]
 
 
 async def test_the_last_voter_stays():

@@ -11,7 +11,7 @@ from kingbus.membership.member import Member
 from kingbus.node.changes import to_conf_change
 from kingbus.node.core import initial_hard_state
 from kingbus.node.errors import EntryTooLargeError, NoLeaderError, NotLeaderError, RestartError
-from kingbus.node.node import Node, NodeSettings
+from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.raft.types import (
     ConfState,
     Entry,
@@ -73,7 +73,7 @@ class GatedRunner:
 class Bench:
     """Node 1 of three, whose peers are the test."""
 
-    def __init__(self, *, entries=(), applied=0, members=VOTERS):
+    def __init__(self, *, entries=(), applied=0, members=VOTERS, foreseen=None, **settings):
         cluster = Cluster(
             cluster_id=7,
             index=applied,
@@ -95,7 +95,10 @@ class Bench:
             transport=self.transport,
             random=random.Random(5),
             runner=self.runner,
-            settings=NodeSettings(heartbeat_seconds=0.1, election_seconds=ELECTION_SECONDS),
+            settings=NodeSettings(
+                heartbeat_seconds=0.1, election_seconds=ELECTION_SECONDS, **settings
+            ),
+            foreseen=foreseen,
         )
 
     def hear(self, kind, **fields):
@@ -254,6 +257,72 @@ async def test_a_change_is_kept_with_what_was_applied(nursery, autojump_clock):
     assert bench.node._raw.conf_state == state
     assert bench.log.conf == (1, state)
     assert bench.transport.clusters[-1].get(9) == member
+
+
+def adding(index, number):
+    """The entry that adds a voter."""
+    member = Member(id=number, name=f"n{number}", peer_urls=(f"http://h:{number}",))
+    change = to_conf_change(MemberChange(kind=ChangeKind.ADD, member=member))
+    return Entry(1, index, EntryType.CONF_CHANGE_V2, change.encode())
+
+
+async def test_a_joiner_goes_by_what_it_was_told_until_it_knows(nursery, autojump_clock):
+    """While it applies the log's old memberships it keeps talking to the members of today."""
+    today = Cluster(
+        cluster_id=7,
+        index=3,
+        members=tuple(Member(id=n, name=f"n{n}", peer_urls=("http://new:1",)) for n in VOTERS),
+    )
+    bench = Bench(members=(), foreseen=today)
+    nursery.start_soon(bench.node.run)
+    bench.append(adding(1, 2), adding(2, 3), adding(3, 1), commit=2)
+    await wait_all_tasks_blocked()
+    assert len(bench.node.cluster) == 2
+    assert set(bench.transport.clusters) == {today}
+
+    bench.hear(MessageType.HEARTBEAT, commit=3)
+    await wait_all_tasks_blocked()
+    assert bench.transport.clusters[-1] == bench.node.cluster
+    assert bench.node.cluster.get(1).peer_urls == ("http://h:1",)
+
+
+async def test_applying_its_own_removal_ends_a_node(autojump_clock):
+    """run() returns Removed, and the machine has kept the membership without it."""
+    bench = Bench()
+    gone = MemberChange(kind=ChangeKind.REMOVE, member=bench.node.cluster.get(1))
+    change = to_conf_change(gone).encode()
+    bench.append(Entry(1, 1, EntryType.CONF_CHANGE_V2, change), commit=1)
+
+    assert await bench.node.run() == Removed()
+    assert list(bench.disk.members.removed) == [1]
+
+
+async def test_leadership_counts_from_an_entry_of_its_own_term(nursery, autojump_clock):
+    """While a new leader still applies what others had committed, it is not ready."""
+    old = [Entry(1, index, data=b"x" * 100) for index in range(1, 4)]
+    bench = Bench(entries=old, apply_bytes_max=50)  # one entry at a time
+    ready = []
+    apply = bench.machine.apply
+
+    def watched(batch):
+        ready.append(bench.node.leadership.is_ready)
+        apply(batch)
+
+    bench.machine.apply = watched
+    nursery.start_soon(bench.node.run)
+    await wait_all_tasks_blocked()
+    bench.node._raw.campaign()
+    bench.node._wake()
+    for kind in (MessageType.PRE_VOTE_RESP, MessageType.VOTE_RESP):
+        await wait_all_tasks_blocked()
+        bench.hear(kind, term=2)
+    await wait_all_tasks_blocked()
+    bench.hear(MessageType.APP_RESP, term=2, index=4)
+    await wait_all_tasks_blocked()
+
+    assert bench.node.applied == 4
+    assert ready == [False] * 4
+    assert bench.node.leadership.term == 2
 
 
 async def test_a_follower_does_nothing_for_the_leader(nursery, autojump_clock):
