@@ -89,6 +89,8 @@ INBOX_BYTES_MAX = 32 << 20
 from the append lanes."""
 IDLE_SECONDS = 1.0
 """After this long without a write the log is told, so that it can mark its end as durable."""
+LATE_SECONDS = 10.0
+"""That heartbeats leave late is said at most this often."""
 CATCH_UP_TICKS_PART = 2
 """Of the ticks missed in a stall at most election ticks / this are made up for at once."""
 _CONTEXT = struct.Struct(">QQ")
@@ -184,6 +186,7 @@ class Node:
         self._commits: deque[int] = deque(maxlen=self.settings.election_ticks + 1)
         self._next_tick = 0.0
         self._ticks = 0
+        self._late_logged = float("-inf")
         self._scope: trio.CancelScope | None = None
         self._removed: Removed | None = None
         self._failure: BaseException | None = None
@@ -282,7 +285,8 @@ class Node:
         interval = self.settings.heartbeat_seconds
         due = int((now - self._next_tick) / interval) + 1
         self._next_tick += due * interval
-        if due > 2 and self._raw.role is Role.LEADER:
+        if due > 2 and self._raw.role is Role.LEADER and now >= self._late_logged + LATE_SECONDS:
+            self._late_logged = now
             _log.warning("heartbeats are late: the loop is overloaded", ticks_missed=due - 1)
         for _ in range(min(due, max(1, self.settings.election_ticks // CATCH_UP_TICKS_PART))):
             self._raw.tick()

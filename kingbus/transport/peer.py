@@ -8,6 +8,7 @@ that it dialled (see transport.py); the only thing read here are answers to the 
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -326,11 +327,18 @@ class Peer:
             lane.reconnect()
 
     async def run(self) -> None:
-        """Both lanes, until closed."""
+        """Both lanes, until closed; afterwards the member is measured no more."""
         with self._scope:
             async with trio.open_nursery() as nursery:
                 for lane in self._lanes.values():
                     nursery.start_soon(lane.run)
+        for gauge in (
+            metrics.PEER_CONNECTED,
+            metrics.PEER_RTT_SECONDS,
+            metrics.PEER_CLOCK_DIFFERENCE_SECONDS,
+        ):
+            with suppress(KeyError):
+                gauge.remove(self.name)
 
     def close(self) -> None:
         """End the lanes; what is queued is lost."""

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from kingbus import metrics
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member
 from kingbus.pb import peer_pb2
@@ -303,6 +304,7 @@ async def test_a_removed_member_is_told_and_hears_it():
         removal = MemberChange(kind=ChangeKind.REMOVE, member=cluster.named("b"))
         a.transport.set_cluster(cluster.apply(1, removal))
         await eventually(lambda: b.events.removed_by)
+        await eventually(lambda: b'peer_connected{peer="b"}' not in metrics.exposition())
 
         assert set(b.events.removed_by) == {cluster.named("a").id}
         assert a.transport.facts(idb) is None
