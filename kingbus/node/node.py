@@ -292,8 +292,10 @@ class Node:
             self._raw.tick()
             self._commits.append(self._raw.committed)
         self._ticks += 1
-        if not self._raw.leader_id and self._cluster.voters == (self.member_id,):
-            self._raw.campaign()  # there is nobody whose vote to wait for
+        if self._raw.role is Role.FOLLOWER and self._cluster.voters == (self.member_id,):
+            # There is nobody whose vote to wait for. But a candidate waits for its own disk:
+            # to campaign again would begin anew each tick for as long as a sync takes longer.
+            self._raw.campaign()
         self._export()
         if self.leadership.is_ready and self._ticks % self.settings.election_ticks == 0:
             self._promote_who_caught_up()

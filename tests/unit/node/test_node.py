@@ -397,3 +397,16 @@ def test_the_start_goes_by_what_was_applied():
     log.compact(8)
     with pytest.raises(RestartError, match="begins at index 9"):
         initial_hard_state(HardState(3, 2, 9), applied=7, log=log)
+
+
+async def test_a_sole_voter_campaigns_once_while_its_disk_is_slow(nursery, autojump_clock):
+    """Its vote for itself waits for the disk, however long; no tick begins the election anew."""
+    bench = Bench(members=(1,))
+    bench.runner.close()
+    nursery.start_soon(bench.node.run)
+    await trio.sleep(ELECTION_SECONDS * 0.9)
+
+    assert bench.node.status().term == 1
+    bench.runner.opened.set()
+    await wait_all_tasks_blocked()
+    assert bench.node.role == "leader"
