@@ -127,6 +127,8 @@ class Feed:
         if self.node.cutter is None or not self._queue:
             return
         file, packet, gap = self._queue[0]
+        if packet.event.start == 4:
+            count = max(count, 2)  # a source writes the first two events of a file together
         chunk = [packet]
         for other, following, hole in self._queue[1:count]:
             if other is not file or hole:
