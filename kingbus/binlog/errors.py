@@ -92,6 +92,12 @@ class MalformedStreamError(SourceError):
     """The stream contradicts itself: framing, sequence, positions or the shape of an event."""
 
 
+class EventTooLargeError(SourceError):
+    """An event of 16 MiB and more of a kind that has to be read whole."""
+
+    fatal = True
+
+
 class InconsistentTransactionError(SourceError):
     """Transactions do not begin and end where the events say; asking again would not help."""
 

@@ -21,7 +21,6 @@ from typing import Final
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kingbus.binlog import boundary
 from kingbus.binlog.batch import BatchBuilder, Run
@@ -40,6 +39,7 @@ from kingbus.binlog.errors import (
     AnonymousTransactionError,
     ChecksumMismatchError,
     DifferentFileError,
+    EventTooLargeError,
     GapError,
     InconsistentTransactionError,
     MalformedEventError,
@@ -229,6 +229,8 @@ class IngestStream:
     def wrote(self, count: int) -> None:
         """`count` bytes were read into what `free` gave."""
         self._buffer.wrote(count)
+        if self._failure is not None:
+            self._buffer.base = self._buffer.end
 
     @property
     def is_going_on(self) -> bool:
@@ -274,12 +276,11 @@ class IngestStream:
     def _fail(self, error: SourceError) -> None:
         """Hands out what was whole before the error; what is behind it will be asked for again."""
         self._failure = error
-        if self._wants_previous_gtids:
-            return  # the file's start is not complete without it
         try:
             self._emit_visible()
         except SourceError as second:
             self._failure = second
+        self._buffer.base = self._buffer.end  # of no use any more, and room for what still comes
 
     def _place(self) -> str:
         return f"in {self._file or 'the first event'} at position {self._cursor}"
@@ -308,9 +309,18 @@ class IngestStream:
         """Takes in the packets at `offsets` (in the buffer), of which the last ends at `stop`."""
         buffer = self._buffer
         bytes8, u32 = buffer.bytes8, buffer.unaligned("<u4")
+        numbers = bytes8[offsets + 3]
+        wrong = numbers != (np.arange(len(numbers)) + self._sequence).astype(np.uint8)
+        if wrong.any():
+            at = int(wrong.argmax())
+            if at:  # what was before it counts
+                self._look_at(offsets[:at], int(offsets[at]))
+            raise MalformedStreamError(
+                f"packet sequence number {numbers[at]} instead of {self._sequence}, {self._place()}"
+            )
+        self._sequence = (self._sequence + len(numbers)) & 0xFF
         stops = np.append(offsets[1:], stop)
         lengths = stops - offsets - PACKET_HEADER
-        self._check_sequence(bytes8[offsets + 3])
         full = lengths == self._packet_length_max
         continues = np.empty_like(full)
         continues[0] = self._large is not None
@@ -330,15 +340,6 @@ class IngestStream:
         if first < len(offsets):
             self._ordinary(offsets[first:], stops[first:])
         self._note_open_bytes()
-
-    def _check_sequence(self, found: NDArray[np.uint8]) -> None:
-        expected = (np.arange(len(found)) + self._sequence).astype(np.uint8)
-        if not np.array_equal(found, expected):
-            at = int((found != expected).argmax())
-            raise MalformedStreamError(
-                f"packet sequence number {found[at]} instead of {expected[at]}, {self._place()}"
-            )
-        self._sequence = (self._sequence + len(found)) & 0xFF
 
     def _note_open_bytes(self) -> None:
         large = 0 if self._large is None else self._large.received
@@ -559,10 +560,14 @@ class IngestStream:
         if header.type == EventType.QUERY:
             text = query_text(event, crc_bytes=self._reader.crc_bytes, size=header.size)
             code = boundary.classify_query(text)
-        is_small_kind = _ONE_BY_ONE[header.type] or code in {EventClass.GTID, EventClass.FILE}
-        if header.size < len(event) or is_small_kind:
-            raise MalformedStreamError(
+        if _ONE_BY_ONE[header.type] or code in {EventClass.GTID, EventClass.FILE}:
+            # Of these only PREVIOUS_GTIDS can be so large, with a million intervals.
+            raise EventTooLargeError(
                 f"a {name_of(header.type)} event of {header.size} bytes, {self._place()}"
+            )
+        if header.size < len(event):
+            raise MalformedStreamError(
+                f"an event of {len(event)} bytes and more that says {header.size}, {self._place()}"
             )
         large = _LargeEvent(header=header, start=self._cursor)
         if self._cursor >= self._known:
@@ -647,40 +652,53 @@ class IngestStream:
             raise MalformedStreamError("an event before the FORMAT_DESCRIPTION of its file")
         sizes = stops - offsets - _EVENT
         ends = self._cursor + np.cumsum(sizes)
-        self._check_positions(offsets, sizes, ends)
-        if self._verify and self._reader.crc_bytes:
-            self._check_checksums(offsets, stops, ends)
+        wrong = self._wrong_position(offsets, sizes, ends)
+        if wrong is None and self._verify and self._reader.crc_bytes:
+            wrong = self._wrong_checksum(offsets, stops, ends)
+        if wrong is not None:
+            at, error = wrong
+            if at:  # what was before it counts
+                self._ordinary(offsets[:at], stops[:at])
+            raise error
         if self._cursor < self._known:
             count = self._leave_out_known(offsets, stops, sizes, ends)
             offsets, stops, ends = offsets[count:], stops[count:], ends[count:]
         if len(offsets):
             self._store(offsets, stops, ends)
 
-    def _check_positions(self, offsets: Indexes, sizes: Indexes, ends: Indexes) -> None:
+    def _wrong_position(
+        self, offsets: Indexes, sizes: Indexes, ends: Indexes
+    ) -> tuple[int, SourceError] | None:
+        """The first event that lies elsewhere, or has another size, than its header says."""
         u32 = self._buffer.unaligned("<u4")
         said_sizes, said_ends = u32[offsets + _SIZE], u32[offsets + _LOG_POS]
         wrong = (said_sizes != sizes) | (said_ends != (ends & _U32))
-        if wrong.any():
-            at = int(wrong.argmax())
-            raise MalformedStreamError(
-                f"an event of {sizes[at]} bytes in {self._file} that ends at {ends[at]} says that "
-                f"it has {said_sizes[at]} bytes and ends at {said_ends[at]}"
-            )
+        if not wrong.any():
+            return None
+        at = int(wrong.argmax())
+        return at, MalformedStreamError(
+            f"an event of {sizes[at]} bytes in {self._file} that ends at {ends[at]} says that "
+            f"it has {said_sizes[at]} bytes and ends at {said_ends[at]}"
+        )
 
-    def _check_checksums(self, offsets: Indexes, stops: Indexes, ends: Indexes) -> None:
+    def _wrong_checksum(
+        self, offsets: Indexes, stops: Indexes, ends: Indexes
+    ) -> tuple[int, SourceError] | None:
+        """The first event whose checksum does not fit."""
         view, crc = self._buffer.view, crc32
         # With its own checksum behind it every event has the same CRC: no field to compare.
         found = [
             crc(view[at:stop])
             for at, stop in zip((offsets + _EVENT).tolist(), stops.tolist(), strict=True)
         ]
-        if found.count(RESIDUE) != len(found):
-            at = next(at for at, value in enumerate(found) if value != RESIDUE)
-            type_ = int(self._buffer.data[int(offsets[at]) + _TYPE])
-            raise ChecksumMismatchError(
-                f"the checksum of the {name_of(type_)} event that ends at position {ends[at]} of "
-                f"{self._file} does not fit"
-            )
+        if found.count(RESIDUE) == len(found):
+            return None
+        at = next(at for at, value in enumerate(found) if value != RESIDUE)
+        type_ = int(self._buffer.data[int(offsets[at]) + _TYPE])
+        return at, ChecksumMismatchError(
+            f"the checksum of the {name_of(type_)} event that ends at position {ends[at]} of "
+            f"{self._file} does not fit"
+        )
 
     def _leave_out_known(
         self, offsets: Indexes, stops: Indexes, sizes: Indexes, ends: Indexes

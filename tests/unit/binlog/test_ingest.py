@@ -15,6 +15,7 @@ from kingbus.binlog.errors import (
     AnonymousTransactionError,
     ChecksumMismatchError,
     DifferentFileError,
+    EventTooLargeError,
     FatalSourceErrorPacket,
     GapError,
     InconsistentTransactionError,
@@ -402,6 +403,29 @@ def test_events_around_the_packet_limit(sizes, crc):
     assert len(stream.free()) < 4 << 20, "the memory of a large packet is given back"
 
 
+def test_a_failed_stream_takes_no_more_memory():
+    """What is still read after an error finds room, however much it is, and is not looked at."""
+    file = BinlogFile("bin.1").begin().transaction(A, 1, insert())
+    packets = packets_of(file.sent_from(4))
+    stream = IngestStream(fresh())
+    stream.receive(b"".join(packets) + b"\1\0\0\x77\0")
+    assert events_of(stream.take(idle=True)) == [e.event for e in file.events]
+    for _ in range(60):
+        room = stream.free()
+        stream.wrote(len(room))
+        with pytest.raises(MalformedStreamError):
+            stream.take(idle=False)
+
+
+def test_a_gtid_set_of_sixteen_megabytes_is_refused_for_good():
+    """PREVIOUS_GTIDS must be read whole; a larger one than a packet stops the receiver."""
+    file = BinlogFile("bin.1").format_description()
+    file.add(EventType.PREVIOUS_GTIDS, bytes(SHORT_PACKETS * 2))
+    packets = packets_of(file.sent_from(4), length_max=SHORT_PACKETS)
+    batches, error = failure_of(IngestStream(fresh(), packet_length_max=SHORT_PACKETS), packets)
+    assert isinstance(error, EventTooLargeError) and error.fatal and not batches
+
+
 def test_the_checksum_of_a_large_event_is_checked():
     """A flipped bit in any part of an event of several packets stops the stream."""
     file = BinlogFile("bin.1").begin().transaction(A, 1, [BEGIN, rows(1000), XID])
@@ -617,6 +641,22 @@ def test_the_ends_of_a_stream():
     batches, error = failure_of(IngestStream(fresh()), [*packets, err])
     assert isinstance(error, FatalSourceErrorPacket) and error.code == 1236
     assert "purged" in str(error) and len(events_of(batches)) == len(file.events)
+
+
+def test_what_came_before_an_error_is_handed_out():
+    """Whole transactions before a corrupt event or a lost packet are kept, in one read with it."""
+    file = BinlogFile("bin.1").begin()
+    for number in (1, 2, 3):
+        file.transaction(A, number, insert())
+    packets = packets_of(file.sent_from(4))
+    corrupt = packets[15][:30] + bytes((packets[15][30] ^ 1,)) + packets[15][31:]
+    for sent, kind in (
+        ([*packets[:15], corrupt, *packets[16:]], ChecksumMismatchError),
+        ([*packets[:15], *packets[16:]], MalformedStreamError),
+    ):
+        batches, error = failure_of(IngestStream(fresh()), sent)
+        assert isinstance(error, kind)
+        assert events_of(batches) == [e.event for e in file.events[:12]]
 
 
 def test_a_wrong_sequence_number_is_refused():
