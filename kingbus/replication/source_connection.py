@@ -10,6 +10,7 @@ A cancelled call shuts the socket down, which wakes the thread that waits on it.
 """
 
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -282,19 +283,24 @@ async def _connect(target: Address) -> socket.socket:
             f"{target}: no connection within {CONNECT_SECONDS_MAX:.0f} s"
         ) from None
     except OSError as error:
-        reason = error
-        while isinstance(reason.__cause__, OSError):
-            reason = reason.__cause__
-        if isinstance(reason.__cause__, BaseExceptionGroup):
-            reason = next(
-                (e for e in reason.__cause__.exceptions if isinstance(e, OSError)), reason
-            )
-        raise SourceUnreachableError(f"{target}: {reason.strerror or reason}") from error
+        raise SourceUnreachableError(f"{target}: {_reason(error)}") from error
     opened = socket.socket(fileno=stream.socket.detach())
     opened.settimeout(ANSWER_SECONDS_MAX)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return opened
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; the loop wraps the errors of the addresses that a name has."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError):
+        return _reason(cause)
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 async def _in_thread(opened: socket.socket, call: Callable[[], _T]) -> _T:
@@ -335,7 +341,7 @@ def _mapped(address: str, call: Callable[[], _T]) -> _T:
     except pymysql.err.MySQLError as error:
         raise _error_of(address, error) from error
     except OSError as error:
-        raise SourceUnreachableError(f"{address}: {error.strerror or error}") from error
+        raise SourceUnreachableError(f"{address}: {_reason(error)}") from error
     except (SourceRefusedError, SourceUnreachableError):
         raise
     except (ValueError, LookupError, AssertionError, TypeError, RuntimeError) as error:
