@@ -16,6 +16,8 @@ class Proxy:
         """Listen on a free port at once."""
         self._target = (host, port)
         self.rate = rate
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host = "127.0.0.1"
         self.port: int = self._listener.getsockname()[1]
@@ -32,12 +34,21 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         """Stop listening and cut all connections."""
         self._closed = True
+        self.release()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
         for thread in self._threads:
             thread.join(10)
+
+    def hold(self) -> None:
+        """Let nothing more through from the server until `release`; connections stay."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._flowing.set()
 
     def cut(self) -> None:
         """Break every connection that is open now."""
@@ -77,6 +88,8 @@ class Proxy:
     ) -> None:
         try:
             while data := one.recv(_BLOCK_BYTES):
+                if limited:
+                    self._flowing.wait()
                 other.sendall(data)
                 if limited and self.rate is not None:
                     time.sleep(len(data) / self.rate)

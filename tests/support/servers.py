@@ -385,8 +385,8 @@ def _settings(server: MySQLServer) -> list[str]:
         ]
     else:
         lines += ["replica_net_timeout=10", "skip_replica_start=ON", "replica_parallel_workers=1"]
-    if server._gtid:
-        lines += ["gtid_mode=ON", "enforce_gtid_consistency=ON"]
+    switch = "ON" if server._gtid else "OFF"
+    lines += [f"gtid_mode={switch}", f"enforce_gtid_consistency={switch}"]
     return [*lines, *server._extra]
 
 
