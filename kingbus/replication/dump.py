@@ -252,12 +252,12 @@ class _Dump:
         if first >= row.row.packets:
             return False
         session, state = self.session, self._relay.state
-        file = state.file(row.row.file)
-        if file is None or not session.file <= file.ordinal <= session.file + 1:
+        file, left = state.file(row.row.file), state.file(session.file)
+        if file is None or left is None or file.ordinal > session.file + 1:
             raise session.purged()
         if file.ordinal != session.file:
             self._progress.state = FINISHED_FILE
-            self._out.add(session.enter(file))
+            self._out.add(session.enter(file, left=left))
             description = (await self._batch(row.index, last_index)).event(0)
             refusal = session.checksum_refusal(file, len(description))
             if refusal is not None:

@@ -256,10 +256,10 @@ class DumpSession:
         )
         return [*events, Made(event=described)]
 
-    def enter(self, file: FileRow) -> list[Made]:
-        """The dump goes on in the next file; what it told last about the old one."""
-        assert file.ordinal == self.file + 1
-        events = self.end_of_stretch()
+    def enter(self, file: FileRow, *, left: FileRow) -> list[Made]:
+        """The dump goes on in the next file; first what is still to be told of the one `left`."""
+        assert (left.ordinal, file.ordinal) == (self.file, self.file + 1)
+        events = self._end_in(left.end_position)
         self.file, self.position = file.ordinal, FIRST_POSITION
         self._skipping = False
         events.append(self._rotate_to(file, FIRST_POSITION))
@@ -415,8 +415,12 @@ class DumpSession:
 
     def at_end(self, visible: VisibleEnd) -> list[Made]:
         """What is told when everything visible was passed: where a skipped stretch ended."""
-        if visible.file == self.file and visible.position > self.position:
-            self.position = visible.position
+        return self._end_in(visible.position) if visible.file == self.file else []
+
+    def _end_in(self, end_position: int) -> list[Made]:
+        """Everything of the file was passed; it may end in a gap."""
+        if end_position > self.position:
+            self.position = end_position
             self._owes_heartbeat = True
         return self.end_of_stretch()
 

@@ -721,6 +721,30 @@ async def test_a_gap_at_the_end_is_told_before_anything_follows_it() -> None:
     assert b"".join(replica.stored) == b"".join(e.data for e in file.events[:2] + file.events[10:])
 
 
+async def test_a_gap_at_the_end_of_a_closed_file_is_told_before_the_next() -> None:
+    """The receiver died there, and came back when the source had another file."""
+    node = RelayNode()
+    file = binlog(1, range(1, 5))
+    node.session(start_set=gtids("a:1-2"))
+    packets = packets_of(file.events)
+    node.batch(file, packets[:2])
+    node.batch(file, packets[10:12], gap_before=file.events[9].end - file.events[1].end)
+    node.session(epoch=2, uuid=UUID_B)
+    node.hold(BinlogFile("other.000001", UUID_B, gtids("a:1-2")))
+
+    replica = await node.dump(by_position())
+
+    assert replica.kinds == [
+        f"rotate* {file.name}:4",
+        "15",
+        "35",
+        f"beat1 {file.name}:{file.events[10].start}",
+        "rotate* other.000001:4",
+        "15",
+        "35",
+    ]
+
+
 @pytest.mark.parametrize("kept", [2, 3])
 async def test_a_dump_inside_a_purged_file_ends(kept: int) -> None:
     """It never goes on silently in a later one."""
