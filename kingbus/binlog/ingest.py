@@ -15,28 +15,16 @@ What makes it stop is an error of `binlog/errors.py`, raised by `take` once ever
 was handed out.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
 import numpy as np
 
-from kingbus.binlog import boundary
 from kingbus.binlog.batch import BatchBuilder, Run
-from kingbus.binlog.boundary import (
-    CLASS_OF_TYPE,
-    Codes,
-    EventClass,
-    Indexes,
-    OpenTransaction,
-    OutsideTransactionError,
-    Phase,
-    Split,
-)
+from kingbus.binlog.boundary import CLASS_OF_TYPE, EventClass, Indexes, classify_query
 from kingbus.binlog.checksum import CRC_BYTES, RESIDUE, is_intact
 from kingbus.binlog.errors import (
-    AnonymousTransactionError,
     ChecksumMismatchError,
     DifferentFileError,
     EventTooLargeError,
@@ -59,10 +47,14 @@ from kingbus.binlog.events import (
     previous_gtids_body,
     query_text,
 )
-from kingbus.binlog.gtid import GtidSet, format_gtid
 from kingbus.binlog.header import FIRST_POSITION, HEADER_BYTES, EventHeader
+from kingbus.binlog.large_event import LargeEvent
 from kingbus.binlog.receive_buffer import PACKET_HEADER, PACKET_LENGTH_MAX, ReceiveBuffer
-from kingbus.pb.command_pb2 import EventBatch, FileStart, LastTransaction
+from kingbus.binlog.resume import HeldTail, ResumePoint
+from kingbus.binlog.transactions import Transactions
+from kingbus.pb.command_pb2 import EventBatch, FileStart
+
+__all__ = ["BATCH_BYTES", "ENTRY_BYTES_MAX", "IngestStream", "IngestedBatch", "ResumePoint"]
 
 BATCH_BYTES: Final = 1 << 20
 """About what a batch holds under load: large enough that its fixed costs vanish (a proposal, an
@@ -77,39 +69,10 @@ _TYPE: Final = _EVENT + 4
 _SIZE: Final = _EVENT + 9
 _LOG_POS: Final = _EVENT + 13
 
-_NO_EVENTS: Final = np.zeros(0, dtype=np.int64)
 _ONE_BY_ONE: Final = np.zeros(256, dtype=np.bool_)
 _ONE_BY_ONE[[EventType.FORMAT_DESCRIPTION, EventType.PREVIOUS_GTIDS, *sorted(HEARTBEAT_TYPES)]] = (
     True
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumePoint:
-    """From where a session goes on, as the relay state says at the session's entry."""
-
-    channel: int
-    epoch: int
-    session: int
-    by_position: bool
-    """Whether the dump was asked for by file and position, so that nothing is skipped."""
-    file_name: str
-    """"" when the relay holds no file of this epoch."""
-    position: int
-    """The visible end in that file."""
-    executed: GtidSet
-    """Owned by the stream, which adds what it hands out."""
-    file_created: int
-    """The time in the header of that file's FORMAT_DESCRIPTION, 0 if there is no file."""
-    file_start: FileStart | None
-    last_transaction: LastTransaction | None
-    """Read again and compared when the dump begins at or before it."""
-    dump_position: int
-    """Where the dump was asked from, at most `position`."""
-    gtid_mode: bool = True
-    """Every transaction must have a GTID."""
-    held_files: Mapping[str, int] = field(default_factory=dict)
-    """Names of the epoch's files and the times in their FORMAT_DESCRIPTION headers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,37 +82,6 @@ class IngestedBatch:
     meta: EventBatch
     packets: bytes
     events: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _LargeEvent:
-    """An event of 16 MiB and more on its way; it is never put together."""
-
-    header: EventHeader
-    start: int
-    split: Split | None = None
-    """What it does to transactions; None: it is already held and only compared."""
-    received: int = 0
-    crc: int = 0
-    """Over what came of it, up to its checksum."""
-    checksum: int = 0
-
-    def take(self, part: memoryview, *, crc_bytes: int) -> None:
-        """Counts the next part of it in."""
-        body = max(0, min(len(part), self.header.size - crc_bytes - self.received))
-        self.crc = crc32(part[:body], self.crc)
-        for place, value in enumerate(part[body : body + CRC_BYTES]):
-            at = self.received + body + place - (self.header.size - crc_bytes)
-            self.checksum |= value << (8 * at) if at < CRC_BYTES else 0
-        self.received += len(part)
-
-
-@dataclass(slots=True, kw_only=True)
-class _OpenStart:
-    """Where the open transaction began: position, and the CRC of its first event."""
-
-    position: int
-    crc: int
 
 
 class IngestStream:
@@ -196,15 +128,9 @@ class IngestStream:
         self._known = FIRST_POSITION  # up to here the present file is held
         self._cursor = 0  # where in the present file the next event lies
         self._stored = 0  # where in it the batches so far (or what was held) end
-        self._has_lengths: bool | None = None
-        self._compared_first = self._compared_last = False
-
-        self._open: OpenTransaction | None = None
-        self._open_start = _OpenStart(position=0, crc=0)
-        self._open_run: Run | None = (
-            None  # of the open transaction, when it began in a batch before
-        )
-        self._large: _LargeEvent | None = None
+        self._tail = HeldTail(resume)
+        self._transactions = Transactions(resume.executed, gtid_mode=resume.gtid_mode)
+        self._large: LargeEvent | None = None
         self._builder = BatchBuilder(0)
 
         self.open_transaction_bytes = 0
@@ -343,10 +269,10 @@ class IngestStream:
 
     def _note_open_bytes(self) -> None:
         large = 0 if self._large is None else self._large.received
-        if self._open is None:
+        if self._transactions.open is None:
             self.open_transaction_bytes = 0
         else:
-            self.open_transaction_bytes = self._cursor - self._open_start.position + large
+            self.open_transaction_bytes = self._cursor - self._transactions.open_position + large
 
     def _one(self, at: int, stop: int) -> None:
         """A packet that is not simply stored, or whose event spans several."""
@@ -461,7 +387,7 @@ class IngestStream:
                 f"{self._file} ends at position {self._cursor} at the source, "
                 f"and the relay holds it up to {self._known}"
             )
-        if self._open is not None:
+        if self._transactions.open is not None:
             raise InconsistentTransactionError(
                 f"{self._file} ends at position {self._cursor} inside a transaction"
             )
@@ -478,7 +404,7 @@ class IngestStream:
         self._reader.crc_bytes = described.crc_bytes
         self._check_crc(event, header.type)
         self._wants_description = False
-        self._has_lengths = None
+        self._transactions.begin_file()
         if self._created_expected not in {None, header.timestamp}:
             raise DifferentFileError(
                 f"the source's {self._file} was begun at {header.timestamp}, "
@@ -539,7 +465,7 @@ class IngestStream:
             )
         if position == self._cursor:
             return
-        if position < self._cursor or self._open is not None:
+        if position < self._cursor or self._transactions.open is not None:
             raise MalformedStreamError(f"a heartbeat at {position}, {self._place()}")
         if self._resume.by_position and self._is_held_file:
             raise MalformedStreamError(
@@ -559,7 +485,7 @@ class IngestStream:
         code = int(CLASS_OF_TYPE[header.type])
         if header.type == EventType.QUERY:
             text = query_text(event, crc_bytes=self._reader.crc_bytes, size=header.size)
-            code = boundary.classify_query(text)
+            code = classify_query(text)
         if _ONE_BY_ONE[header.type] or code in {EventClass.GTID, EventClass.FILE}:
             # Of these only PREVIOUS_GTIDS can be so large, with a million intervals.
             raise EventTooLargeError(
@@ -569,23 +495,21 @@ class IngestStream:
             raise MalformedStreamError(
                 f"an event of {len(event)} bytes and more that says {header.size}, {self._place()}"
             )
-        large = _LargeEvent(header=header, start=self._cursor)
+        large = LargeEvent(header=header, start=self._cursor)
         if self._cursor >= self._known:
             self._begin_batch()
-            ends = np.array([self._cursor + header.size])
-            split = self._split(np.array([code], dtype=np.uint8), ends, _NO_EVENTS)
-            large.split = split
-            if len(split.starts):
-                # Only without GTID events: the event is a transaction, or begins one.
-                self._open = OpenTransaction(phase=Phase.BEFORE_STATEMENT)
-                self._open_start = _OpenStart(position=self._cursor, crc=0)
-                run = Run(uuid=b"", tag="", first=1, last=1)
-                self._builder.add_transactions(np.array([self._builder.packets]), [run])
+            large.split = self._transactions.begin_large(
+                self._builder,
+                code,
+                position=self._cursor,
+                end=self._cursor + header.size,
+                file=self._file,
+            )
         large.take(event, crc_bytes=self._reader.crc_bytes)
         self._keep_large(large, at, stop)
         self._large = large
 
-    def _continue_large(self, large: _LargeEvent, at: int, stop: int) -> None:
+    def _continue_large(self, large: LargeEvent, at: int, stop: int) -> None:
         if large.split is not None and not self._builder.packets:
             self._begin_batch()
         large.take(self._buffer.view[at + PACKET_HEADER : stop], crc_bytes=self._reader.crc_bytes)
@@ -600,21 +524,21 @@ class IngestStream:
         else:
             self._keep_large(large, at, stop)
 
-    def _keep_large(self, large: _LargeEvent, at: int, stop: int) -> None:
+    def _keep_large(self, large: LargeEvent, at: int, stop: int) -> None:
         if large.split is None:
             self._drop(stop)
         else:
             offset = np.array([at - self._buffer.base], dtype=np.int64)
             self._builder.add_packets(offset, stop - at)
 
-    def _end_large(self, large: _LargeEvent, at: int, stop: int) -> None:
+    def _end_large(self, large: LargeEvent, at: int, stop: int) -> None:
         header, end = large.header, large.start + large.header.size
         if end & _U32 != header.log_pos:
             raise MalformedStreamError(
                 f"an event that ends at {end} says that it ends at {header.log_pos}, "
                 f"{self._place()}"
             )
-        if self._verify and self._reader.crc_bytes and large.crc != large.checksum:
+        if self._verify and self._reader.crc_bytes and not large.is_intact:
             raise ChecksumMismatchError(
                 f"the checksum of a {name_of(header.type)} event of {header.size} bytes "
                 f"does not fit, {self._place()}"
@@ -623,25 +547,15 @@ class IngestStream:
         self._large = None
         self._cursor = end
         if large.split is None:
-            self._compare(np.array([large.start]), np.array([end]), lambda _event: crc)
+            self._tail.compare(np.array([large.start]), np.array([end]), lambda _event: crc)
             self._drop(stop)
             return
         self._keep_large(large, at, stop)
-        builder, split = self._builder, large.split
+        builder = self._builder
         builder.events += 1
         builder.add_times(header.timestamp, header.timestamp)
-        if len(split.starts):
-            self._open_start.crc = crc
-        self._open = split.open
-        if len(split.stops) or split.carried_stop >= 0:
-            builder.close_carried()
-            builder.last_transaction = LastTransaction(
-                start_position=self._open_start.position,
-                end_position=end,
-                first_event_crc=self._open_start.crc,
-                last_event_crc=crc,
-            )
-        if self._open is None:
+        self._transactions.end_large(builder, large.split, end=end, crc=crc)
+        if self._transactions.open is None:
             self._mark_visible()
 
     # -- runs of ordinary events ------------------------------------------------------------
@@ -710,7 +624,7 @@ class IngestStream:
                 f"at the source position {self._known} of {self._file} lies inside an event, "
                 "and the relay's last event ends there"
             )
-        self._compare(
+        self._tail.compare(
             (ends - sizes)[:count],
             ends[:count],
             lambda event: self._event_crc(int(offsets[event]), int(stops[event])),
@@ -718,25 +632,6 @@ class IngestStream:
         self._cursor = int(ends[count - 1])
         self._drop(int(stops[count - 1]))
         return count
-
-    def _compare(self, starts: Indexes, ends: Indexes, crc_of: Callable[[int], int]) -> None:
-        """Whether the last stored transaction is still the source's."""
-        last, resume = self._resume.last_transaction, self._resume
-        if last is None or not resume.by_position or resume.dump_position > last.start_position:
-            return
-        is_same = True
-        for event in np.flatnonzero(starts == last.start_position).tolist():
-            is_same &= crc_of(event) == last.first_event_crc
-            self._compared_first = True
-        for event in np.flatnonzero(ends == last.end_position).tolist():
-            is_same &= crc_of(event) == last.last_event_crc
-            self._compared_last = True
-        is_behind = int(ends[-1]) >= self._known
-        if not is_same or (is_behind and not (self._compared_first and self._compared_last)):
-            raise SourceLostTailError(
-                f"the source's transaction at position {last.start_position} of {self._file} is "
-                "not the one that the relay received"
-            )
 
     def _event_crc(self, at: int, stop: int) -> int:
         """The CRC32 of an event without its checksum, which is its checksum if it has one."""
@@ -756,11 +651,13 @@ class IngestStream:
             types[gtids],
             allow_anonymous=not self._resume.gtid_mode,
         )
-        self._note_lengths(lengths)
-        if not self._has_lengths:
+        self._transactions.note_lengths(lengths, place=self._place())
+        if not self._transactions.has_lengths:
             queries = np.flatnonzero(types == EventType.QUERY)
             codes[queries] = self._reader.query_classes(offsets[queries] + _EVENT, stops[queries])
-        split = self._split(codes, ends, lengths)
+        split = self._transactions.split(
+            codes, ends, lengths, position=self._cursor, file=self._file
+        )
         if len(split.starts) != len(gtids):
             runs = [Run(uuid=b"", tag="", first=1, last=len(split.starts))]
         # Nothing is refused from here on.
@@ -773,9 +670,16 @@ class IngestStream:
         self._wants_previous_gtids = False
         builder.add_packets(offsets - buffer.base, int(stops[-1] - offsets[0]))
         builder.events += len(offsets)
-        self._add_transactions(split, runs, first_packet, offsets, stops, ends)
+        self._transactions.add(
+            builder,
+            split,
+            runs,
+            ends,
+            first_packet=first_packet,
+            position=self._cursor,
+            crc_of=lambda event: self._event_crc(int(offsets[event]), int(stops[event])),
+        )
         self._cursor = int(ends[-1])
-        self._open = split.open
         self._add_times(offsets, split.visible)
         if split.visible is None:
             self._mark_visible()
@@ -798,86 +702,6 @@ class IngestStream:
             seen = timed[np.searchsorted(timed, visible) - 1]
             builder.visible.last_time = int(times[seen])
 
-    def _add_transactions(
-        self,
-        split: Split,
-        runs: list[Run],
-        first_packet: int,
-        offsets: Indexes,
-        stops: Indexes,
-        ends: Indexes,
-    ) -> None:
-        """Notes which transactions begin and end in a run, and where the last ones do."""
-        builder = self._builder
-        starts_here, final = self._open_start, -1
-        if split.carried_stop >= 0:
-            builder.close_carried()
-            final = split.carried_stop - 1
-        if len(split.starts):
-            builder.add_transactions(split.starts + first_packet, runs)
-        closed = len(split.stops)
-        builder.closed += closed
-
-        def start_of(transaction: int) -> _OpenStart:
-            event = int(split.starts[transaction])
-            return _OpenStart(
-                position=int(ends[event - 1]) if event else self._cursor,
-                crc=self._event_crc(int(offsets[event]), int(stops[event])),
-            )
-
-        if closed:
-            starts_here, final = start_of(closed - 1), int(split.stops[-1]) - 1
-        if final >= 0:
-            builder.last_transaction = LastTransaction(
-                start_position=starts_here.position,
-                end_position=int(ends[final]),
-                first_event_crc=starts_here.crc,
-                last_event_crc=self._event_crc(int(offsets[final]), int(stops[final])),
-            )
-        if len(split.starts) > closed:
-            self._open_start = start_of(closed)
-
-    # -- transactions -----------------------------------------------------------------------
-
-    def _split(self, codes: Codes, ends: Indexes, lengths: Indexes) -> Split:
-        carried = self._open
-        try:
-            if self._has_lengths:
-                return boundary.split_by_length(
-                    codes, ends, lengths, position=self._cursor, carried=carried
-                )
-            if self._resume.gtid_mode:
-                return boundary.split_by_rules(codes, carried=carried)
-            return boundary.split_event_by_event(codes, carried=carried)
-        except OutsideTransactionError as error:
-            begin = int(ends[error.event - 1]) if error.event else self._cursor
-            if error.behind_transaction and self._has_lengths:
-                raise InconsistentTransactionError(
-                    f"a transaction goes on at position {begin} of {self._file}, "
-                    "where it ends by its GTID event"
-                ) from error
-            raise AnonymousTransactionError(
-                f"a transaction without a GTID at position {begin} of {self._file}"
-            ) from error
-        except InconsistentTransactionError as error:
-            raise InconsistentTransactionError(
-                f"{error}, in {self._file} between positions {self._cursor} and {ends[-1]}"
-            ) from error
-
-    def _note_lengths(self, lengths: Indexes) -> None:
-        """Either all GTID events of a file say how long their transactions are, or none."""
-        if not len(lengths):
-            return
-        has_lengths = bool(lengths[0] > 0)
-        if self._has_lengths is None:
-            self._has_lengths = has_lengths
-        if self._has_lengths != has_lengths or not np.array_equal(
-            lengths > 0, np.full(len(lengths), has_lengths)
-        ):
-            raise InconsistentTransactionError(
-                f"only some GTID events say how long their transactions are, {self._place()}"
-            )
-
     # -- batches ----------------------------------------------------------------------------
 
     def _begin_batch(self) -> None:
@@ -888,7 +712,7 @@ class IngestStream:
         self._builder = BatchBuilder(
             self._cursor,
             gap_before=self._cursor - self._stored,
-            begins_in_transaction=self._open is not None,
+            begins_in_transaction=self._transactions.open is not None,
             begins_in_event=self._large is not None,
         )
 
@@ -914,7 +738,7 @@ class IngestStream:
         meta.end_position = visible.position
         self._sequence = (self._sequence - builder.packets + visible.packets) & 0xFF
         self._cursor = visible.position
-        self._open = None
+        self._transactions.open = None
         self._large = None
         self._emit(meta, byte_count=visible.bytes, events=visible.events)
 
@@ -925,13 +749,13 @@ class IngestStream:
             raise MalformedStreamError(f"{self._file} has an impossible PREVIOUS_GTIDS event")
         meta = builder.describe(visible_only=False)
         meta.end_position = self._cursor
-        meta.ends_in_transaction = self._open is not None
+        meta.ends_in_transaction = self._transactions.open is not None
         meta.ends_in_event = self._large is not None
         self._emit(meta, byte_count=builder.bytes, events=builder.events)
 
     def _emit(self, meta: EventBatch, *, byte_count: int, events: int) -> None:
         builder, buffer = self._builder, self._buffer
-        self._note_executed(builder, goes_on=meta.ends_in_transaction)
+        self._transactions.count(builder, goes_on=meta.ends_in_transaction, place=self._place())
         meta.channel = self._resume.channel
         meta.session = self._resume.session
         meta.sequence = self._batch_sequence
@@ -946,23 +770,6 @@ class IngestStream:
         self.bytes += byte_count
         self.last_event_time = meta.last_time or self.last_event_time
         self._ready.append(IngestedBatch(meta=meta, packets=packets, events=events))
-
-    def _note_executed(self, builder: BatchBuilder, *, goes_on: bool) -> None:
-        """Adds the transactions that end in a batch; each may come only once."""
-        ended = builder.closed_runs()
-        if builder.closes_transaction and self._open_run is not None:
-            ended = [self._open_run, *ended]
-        if goes_on and builder.started > builder.closed:
-            self._open_run = builder.open_run()
-        for run in ended:
-            if not run.uuid:
-                continue
-            if self._executed.overlaps_run(run.uuid, run.tag, run.first, run.last):
-                raise InconsistentTransactionError(
-                    f"the source sends {format_gtid(run.uuid, run.tag, run.first)} or one up to "
-                    f"number {run.last} again, before position {self._cursor} of {self._file}"
-                )
-            self._executed.add(run.uuid, run.tag, run.first, run.last)
 
 
 def _error_packet(payload: bytes) -> SourceError:

@@ -11,8 +11,8 @@ from struct import Struct
 from typing import Final
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
-from kingbus.binlog.ingest import ResumePoint
 from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import SourceConfig
 

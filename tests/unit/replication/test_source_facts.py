@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from kingbus.binlog.gtid import GtidSet
-from kingbus.binlog.ingest import ResumePoint
 from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.resume import ResumePoint
 from kingbus.pb.command_pb2 import Command, LastTransaction, ReceiverSession, SourceConfig
 from kingbus.replication.source_facts import (
     COM_BINLOG_DUMP,
