@@ -25,7 +25,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
-from kingbus.binlog.ingest import ResumePoint
+from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
     ClusterKey,
