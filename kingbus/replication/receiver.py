@@ -57,6 +57,7 @@ from kingbus.replication.source_facts import (
     misfit,
     order_of,
     plan_session,
+    reachable,
     start_set,
     unfit_config,
     unfit_source,
@@ -460,6 +461,7 @@ class Receiver:
         assert point.session == session
         if self._ask_by_gtid:
             point = by_gtid(point)
+        point = reachable(point, facts.version)
         stream = IngestStream(point, first_rotate_has_crc=facts.checksum != "NONE")
         command, body = dump_command(point, server_id=self._identity.server_id_of(config))
         await connection.start_dump(command, body)

@@ -5,12 +5,14 @@ all that the relay lacks and lack nothing that the relay has, which epoch the se
 which dump command is right. Must not know how the facts were asked for.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
 from typing import Final
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import RelayState
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
@@ -156,7 +158,22 @@ def plan_session(
 
 def by_gtid(point: ResumePoint) -> ResumePoint:
     """The same point for a dump by GTID set: the source no longer has the file by its name."""
-    return replace(point, by_position=False, last_transaction=None, dump_position=4)
+    return replace(point, by_position=False, last_transaction=None, dump_position=FIRST_POSITION)
+
+
+def reachable(point: ResumePoint, version: str) -> ResumePoint:
+    """The same point, or its file's beginning where this source cannot begin so far behind.
+
+    COM_BINLOG_DUMP has 32 bits for the position. From 5.7 on the GTID form takes a file and a
+    64-bit position; a 5.6 source does not find what follows (measured), so there the file is read
+    again from its beginning, and what is held is dropped on arrival. A file grows past 4 GiB only
+    by a transaction of that size.
+    """
+    number = re.match(r"(\d+)\.(\d+)", version)
+    is_old = number is not None and (int(number[1]), int(number[2])) < (5, 7)
+    if is_old and point.by_position and point.dump_position > _POSITION_MAX:
+        return replace(point, dump_position=FIRST_POSITION)
+    return point
 
 
 def dump_command(point: ResumePoint, *, server_id: int) -> tuple[int, bytes]:
@@ -168,7 +185,7 @@ def dump_command(point: ResumePoint, *, server_id: int) -> tuple[int, bytes]:
     if point.by_position and point.dump_position <= _POSITION_MAX:
         head = _DUMP.pack(point.dump_position, FLAG_HEARTBEAT_V2, server_id)
         return COM_BINLOG_DUMP, head + point.file_name.encode()
-    name, position, gtids = b"", 4, point.executed
+    name, position, gtids = b"", FIRST_POSITION, point.executed
     if point.by_position:
         name, position, gtids = point.file_name.encode(), point.dump_position, GtidSet()
     encoded = gtids.encode()

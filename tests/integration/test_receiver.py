@@ -14,6 +14,7 @@ import trio
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.ingest import IngestStream, ResumePoint
 from kingbus.pb.command_pb2 import SourceConfig
+from kingbus.replication import source_facts
 from kingbus.replication.receiver import Receiver, SourceCheckError
 from kingbus.replication.served_facts import ClusterIdentity
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
@@ -215,6 +216,36 @@ async def test_what_is_stored_is_what_the_source_wrote(installation, tmp_path) -
             pull.node.lead(2)
             await pull.has_all_of(source)
             assert_files_are_those_of(source, pull.node)
+
+
+@pytest.mark.slow
+async def test_checksums_that_change_and_positions_too_far_for_the_plain_dump(
+    installation, tmp_path, monkeypatch
+) -> None:
+    """A source without checksums, with them, without: files stay equal over each new session.
+
+    Every position counts as past 4 GiB here, so that each resume goes the way that such a file
+    would: the GTID form with a position, or on 5.6 the file from its beginning.
+    """
+    monkeypatch.setattr(source_facts, "_POSITION_MAX", 0)
+    with MySQLServer(installation, tmp_path / "source", server_id=11) as source:
+        source.execute("SET GLOBAL binlog_checksum = NONE")
+        source.execute("CREATE DATABASE t")
+        source.execute("CREATE TABLE t.i (id INT AUTO_INCREMENT PRIMARY KEY, x LONGBLOB)")
+        source.execute("INSERT INTO t.i (x) VALUES (REPEAT('x', 17000000))")
+        async with pulling(source) as pull:
+            await pull.has_all_of(source)
+            for term, checksum in enumerate(("CRC32", "NONE", "CRC32"), 2):
+                pull.node.step_down()
+                await in_thread(source.execute, "INSERT INTO t.i (x) VALUES ('before')")
+                await in_thread(source.execute, f"SET GLOBAL binlog_checksum = {checksum}")
+                await in_thread(source.execute, "INSERT INTO t.i (x) VALUES ('behind')")
+                await pull.until(lambda: pull.receiver.status().status == "stopped", "stopped")
+                pull.node.lead(term)
+                await pull.has_all_of(source)
+                assert_files_are_those_of(source, pull.node)
+            algorithms = [row.start.checksum_algorithm for row in pull.node.state.files]
+            assert algorithms[-4:] == [0, 1, 0, 1]
 
 
 @pytest.mark.slow

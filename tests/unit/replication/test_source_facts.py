@@ -18,6 +18,7 @@ from kingbus.replication.source_facts import (
     misfit,
     order_of,
     plan_session,
+    reachable,
     register_command,
     start_set,
     unfit_config,
@@ -91,6 +92,18 @@ def test_past_four_gigabytes_the_gtid_form_carries_the_position():
     assert int.from_bytes(body[23:31], "little") == (1 << 32) + 5
     assert body[31:] == (8).to_bytes(4, "little") + bytes(8)
     assert dump_command(point(dump_position=0xFFFFFFFF), server_id=1)[0] == COM_BINLOG_DUMP
+
+
+def test_a_source_before_5_7_reads_a_huge_file_again_from_its_beginning():
+    """It cannot begin past 4 GiB in either form; others, and nearer positions, stay as they are."""
+    far = point(dump_position=1 << 32)
+
+    assert reachable(far, "5.6.24-log").dump_position == 4
+    assert dump_command(reachable(far, "5.6.24-log"), server_id=1)[0] == COM_BINLOG_DUMP
+    assert reachable(far, "5.7.44-log") is far and reachable(far, "9.7.4") is far
+    assert reachable(point(), "5.6.24-log").dump_position == 2305
+    first = point(by_position=False, dump_position=4)
+    assert reachable(first, "5.6.24-log") is first
 
 
 def test_an_unknown_file_is_asked_for_by_set():
