@@ -230,8 +230,6 @@ class _Dump:
         while True:
             visible = self._relay.state.visible
             rows = await self._relay.read_rows(self._index - 1, ROWS)
-            if self._relay.state.file(self.session.file) is None:
-                raise self.session.purged()
             moved = False
             for row in rows:
                 moved |= await self._pass(row, rows[-1].index)
@@ -253,7 +251,7 @@ class _Dump:
             return False
         session, state = self.session, self._relay.state
         file, left = state.file(row.row.file), state.file(session.file)
-        if file is None or left is None or file.ordinal > session.file + 1:
+        if file is None or left is None:
             raise session.purged()
         if file.ordinal != session.file:
             self._progress.state = FINISHED_FILE

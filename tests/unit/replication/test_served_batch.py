@@ -60,6 +60,9 @@ def test_positions_hold_where_an_event_goes_over_the_end(cut: int) -> None:
         for number, packet in enumerate(part):
             if packet.is_first:
                 assert batch.packet_at(packet.event.start) == number
+            else:
+                with pytest.raises(AssertionError):
+                    batch.position_of(number)
 
 
 def test_cutting_by_transaction() -> None:
