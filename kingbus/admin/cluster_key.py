@@ -161,5 +161,10 @@ class ClusterKeyKeeper:
         secret = self.secret
         if secret is None:
             raise CallRefusedError(404, "this member does not have the cluster key yet")
-        _log.info("cluster key handed over", peer=f"{caller:x}")
+        # Members have no TLS between them yet, so whoever listens there learns the key.
+        _log.warning(
+            "cluster key handed over unencrypted",
+            peer=f"{caller:x}",
+            remedy="give every member the same cluster-key-file",
+        )
         return secret.key
