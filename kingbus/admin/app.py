@@ -184,7 +184,11 @@ def _member_routes(app: FastAPI, operations: Operations) -> None:
         responses=_FAILURES,
     )
     async def add(request: Request, body: schema.AddMember) -> Response:
-        return await _forward(operations, request, body)
+        try:
+            seen = body.seen_from(request.client.host if request.client is not None else None)
+        except ValueError as error:
+            raise BadRequestError(str(error)) from None
+        return await _forward(operations, request, seen)
 
     @app.put(
         "/members",

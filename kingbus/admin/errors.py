@@ -16,6 +16,7 @@ from kingbus.membership.errors import (
     UnknownMemberError,
 )
 from kingbus.node.errors import (
+    DialBackError,
     LeaderRemovalError,
     MembershipBusyError,
     NotCaughtUpError,
@@ -81,6 +82,7 @@ _STATUS: tuple[tuple[type[KingbusError], int], ...] = (
     (ProposalLostError, 503),
     (MembershipBusyError, 409),
     (NotCaughtUpError, 409),
+    (DialBackError, 409),
     (LeaderRemovalError, 409),
     (TransferError, 409),
     (UnhealthyClusterError, 409),

@@ -77,6 +77,14 @@ class Node(Protocol):
     async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> object: ...
 
 
+class DialBack(Protocol):
+    """Checks that a node which wants to join answers at its peer URL."""
+
+    async def __call__(self, url: str, /, *, name: str, token: str) -> None:
+        """Raises DialBackError."""
+        ...
+
+
 class Relay(Protocol):
     """The applied log."""
 
