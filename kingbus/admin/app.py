@@ -221,6 +221,16 @@ def _member_routes(app: FastAPI, operations: Operations) -> None:
         return await _forward(operations, request, body)
 
     @app.post(
+        "/members/replace",
+        tags=["members"],
+        summary="Replace a voter by another member in one step",
+        response_model=members,
+        responses=_FAILURES,
+    )
+    async def replace(request: Request, body: schema.ReplaceMember) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.post(
         "/leader/transfer",
         tags=["members"],
         summary="Hand leadership over",

@@ -8,9 +8,11 @@ from typing import ClassVar
 from kingbus.errors import ConfigError, KingbusError
 from kingbus.membership.errors import (
     DuplicateMemberError,
+    JointConfigurationError,
     LastVoterError,
     MembershipError,
     NotALearnerError,
+    NotAVoterError,
     RemovedMemberError,
     UnhealthyClusterError,
     UnknownMemberError,
@@ -89,6 +91,8 @@ _STATUS: tuple[tuple[type[KingbusError], int], ...] = (
     (DuplicateMemberError, 409),
     (LastVoterError, 409),
     (NotALearnerError, 409),
+    (NotAVoterError, 409),
+    (JointConfigurationError, 409),
     (RemovedMemberError, 410),
     (UnknownMemberError, 404),
     (MembershipError, 400),

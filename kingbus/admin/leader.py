@@ -107,6 +107,7 @@ class LeaderOperations:
             ("PUT", "/members"): self._update_member,
             ("DELETE", "/members"): self._remove_member,
             ("POST", "/members/promote"): self._promote_member,
+            ("POST", "/members/replace"): self._replace_member,
             ("POST", "/leader/transfer"): self._transfer_leader,
             ("PUT", "/binlog/syncer/start"): self._start_source,
             ("PUT", "/binlog/syncer/config"): self._store_source,
@@ -176,6 +177,18 @@ class LeaderOperations:
         if member.learner:
             await self._node.promote_member(member.id)
             _log.info("member promoted", name=member.name)
+        return self._members()
+
+    async def _replace_member(self, body: object) -> list[dict[str, Any]]:
+        wanted = validated(schema.ReplaceMember, body)
+        replaced = self._find(wanted.name)
+        member = await self._node.replace_member(
+            replaced.id,
+            wanted.new_name,
+            [wanted.peer_url] if wanted.peer_url is not None else [],
+            [wanted.admin_url] if wanted.admin_url is not None else [],
+        )
+        _log.info("member replaced", name=replaced.name, by=member.name, id=f"{member.id:x}")
         return self._members()
 
     async def _transfer_leader(self, body: object) -> dict[str, Any]:

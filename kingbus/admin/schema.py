@@ -110,6 +110,24 @@ class UpdateMember(Body):
     new_peer_url: HttpUrl
 
 
+class ReplaceMember(Body):
+    """A voter that goes, and the member that comes in the same step.
+
+    With `peer_url` that is a new one, otherwise the learner of that name.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    new_name: Annotated[str, Field(min_length=1, max_length=64)]
+    peer_url: HttpUrl | None = None
+    admin_url: HttpUrl | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> "ReplaceMember":
+        if self.admin_url is not None and self.peer_url is None:
+            raise ValueError("admin_url goes with peer_url")
+        return self
+
+
 class NameMember(Body):
     """A member by its name or its id in hexadecimal."""
 

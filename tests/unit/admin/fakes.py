@@ -148,6 +148,30 @@ class FakeNode:
     async def remove_member(self, member_id: int) -> None:
         self._change(ChangeKind.REMOVE, self.cluster.require(member_id))
 
+    async def replace_member(
+        self,
+        member_id: int,
+        name: str,
+        peer_urls: Sequence[str] = (),
+        admin_urls: Sequence[str] = (),
+    ) -> Member:
+        if peer_urls:
+            index = self.shared.index
+            member = Member(
+                id=derive_member_id(name, peer_urls, index=index),
+                name=name,
+                peer_urls=tuple(peer_urls),
+                admin_urls=tuple(admin_urls),
+            )
+        else:
+            member = self.cluster.find(name).promoted()
+        self._must_lead()
+        self.shared.index += 2
+        change = MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=member_id)
+        joint = self.cluster.apply(self.shared.index - 1, change)
+        self.shared.cluster = joint.left(self.shared.index)
+        return member
+
     async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> None:
         member = replace(self.cluster.require(member_id), peer_urls=tuple(peer_urls))
         self._change(ChangeKind.UPDATE, member)

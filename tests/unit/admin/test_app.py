@@ -99,6 +99,32 @@ async def test_members_are_changed_through_any_node(pair: Pair, asked: str) -> N
 
 
 @pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_a_voter_is_replaced_through_any_node(pair: Pair, asked: str) -> None:
+    """By a new member or a learner, in one request; the statuses are those of the single steps."""
+    browser = Browser(getattr(pair, asked))
+    new = {"name": "n3", "peer_url": "http://127.0.0.1:5003", "learner": True}
+    await browser.data("POST", "/members", new)
+    path = "/members/replace"
+    for body, status in (
+        ({"name": "n3", "new_name": "n4", "peer_url": "http://127.0.0.1:5004"}, 409),
+        ({"name": "n2", "new_name": "n1"}, 409),
+        ({"name": "n2", "new_name": "n4", "peer_url": "http://127.0.0.1:5001"}, 409),
+        ({"name": "n2", "new_name": "n4"}, 404),
+        ({"name": "n9", "new_name": "n3"}, 404),
+        ({"name": "n2", "new_name": "n4", "admin_url": "http://127.0.0.1:1"}, 400),
+        ({"name": "n2"}, 400),
+    ):
+        assert (await browser.refused("POST", path, body))[0] == status, body
+
+    after = await browser.data("POST", path, {"name": "n2", "new_name": "n3"})
+    assert [(m["name"], m["isLearner"]) for m in after] == [("n1", False), ("n3", False)]
+    again = {"name": "n2", "new_name": "n4", "peer_url": "http://127.0.0.1:5004"}
+    assert (await browser.refused("POST", path, again))[0] == 410
+    after = await browser.data("POST", path, again | {"name": "n3"})
+    assert {m["name"] for m in after} == {"n1", "n4"}
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
 async def test_who_asks_to_join_is_dialled_back(pair: Pair, asked: str) -> None:
     """Added only when it answers; a wildcard becomes where the request came from; again: 200."""
     browser = Browser(getattr(pair, asked))

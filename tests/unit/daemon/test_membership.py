@@ -124,3 +124,24 @@ def test_a_join_that_is_refused_changes_nothing(cluster: KingbusCluster, tmp_pat
     assert lost.wait_end() == 1
     assert "is the node running" in lost.output()
     assert len(cluster.leader().get("/members")) == 3
+
+
+def test_a_member_is_replaced_in_one_step(cluster: KingbusCluster, tmp_path: Path) -> None:
+    """The leader itself, by a learner that has caught up: it hands over, stops and stays out."""
+    node = newcomer(cluster, tmp_path)
+    old = cluster.leader()
+    node.start(via=old.admin_url, learner=True)
+    early = old.command("member", "replace", old.name, "n9", "--peer-url", old.peer_url)
+    assert (early.returncode, "belongs to" in early.stderr) == (1, True)
+
+    def replaced() -> bool:
+        return node.command("member", "replace", old.name, "n4").returncode == 0
+
+    wait_for(replaced, what="the replacement", explain=cluster.logs)
+    assert old.wait_end() == 0
+    assert "removed from the cluster" in old.output()
+    old.kill9()
+    members = {each["name"]: each["isLearner"] for each in cluster.leader().get("/members")}
+    assert members == dict.fromkeys({"n1", "n2", "n3", "n4"} - {old.name}, False)
+    assert node.status()["role"] in {"leader", "follower"}
+    cluster.wait_equal()
