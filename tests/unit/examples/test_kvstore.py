@@ -46,11 +46,25 @@ class Store:
     def url(self, name: str, key: str) -> str:
         return f"http://127.0.0.1:{self.http[name]}/{key}"
 
+    def ask(self, name: str, key: str, value: bytes | None = None) -> httpx.Response:
+        """One GET, or one PUT."""
+        method = "GET" if value is None else "PUT"
+        return httpx.request(method, self.url(name, key), content=value, timeout=20)
+
+    def answer(self, name: str, key: str, value: bytes | None = None) -> httpx.Response:
+        """The same, repeated while there is no leader (503), as a client would."""
+
+        def answered() -> httpx.Response | None:
+            found = self.ask(name, key, value)
+            return None if found.status_code == 503 else found
+
+        return wait_for(answered, what=f"an answer of {name}", explain=self.logs)
+
     def put(self, name: str, key: str, value: bytes) -> int:
-        return httpx.put(self.url(name, key), content=value, timeout=20).status_code
+        return self.answer(name, key, value).status_code
 
     def get(self, name: str, key: str) -> bytes | None:
-        answer = httpx.get(self.url(name, key), timeout=20)
+        answer = self.answer(name, key)
         assert answer.status_code in {200, 404}, answer.text
         return answer.content if answer.status_code == 200 else None
 
@@ -126,8 +140,8 @@ def test_without_a_majority_nothing_is_answered(store: Store) -> None:
     assert store.put(leader, "key", b"old") == 200
     store.kill9(*[name for name in NAMES if name != leader])
 
-    assert store.put(leader, "key", b"new") == 503
-    assert httpx.get(store.url(leader, "key"), timeout=20).status_code == 503
+    assert store.ask(leader, "key", b"new").status_code == 503
+    assert store.ask(leader, "key").status_code == 503
 
     for name in NAMES:
         if name != leader:
