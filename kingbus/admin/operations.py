@@ -257,7 +257,7 @@ class Operations:
         except KingbusError as error:
             # Whether it arrived is unknown. Repeating is safe, but a member added twice would be
             # told as a conflict.
-            if (method, path) == ("POST", "/members"):
+            if method == "POST" and path in {"/members", "/members/replace"}:
                 raise UnavailableError(
                     f"the leader's answer is missing: {error}", hint="look whether it was added"
                 ) from error

@@ -74,7 +74,22 @@ class Node(Protocol):
     ) -> Member: ...
     async def promote_member(self, member_id: int) -> object: ...
     async def remove_member(self, member_id: int) -> object: ...
+    async def replace_member(
+        self,
+        member_id: int,
+        name: str,
+        peer_urls: Sequence[str] = (),
+        admin_urls: Sequence[str] = (),
+    ) -> Member: ...
     async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> object: ...
+
+
+class DialBack(Protocol):
+    """Checks that a node which wants to join answers at its peer URL."""
+
+    async def __call__(self, url: str, /, *, name: str, token: str) -> None:
+        """Raises DialBackError."""
+        ...
 
 
 class Relay(Protocol):

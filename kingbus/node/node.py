@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 from zlib import crc32
 
 import trio
@@ -292,7 +292,8 @@ class Node:
             self._raw.tick()
             self._commits.append(self._raw.committed)
         self._ticks += 1
-        if self._raw.role is Role.FOLLOWER and self._cluster.voters == (self.member_id,):
+        alone = self._cluster.voters == (self.member_id,) and not self._cluster.is_joint
+        if self._raw.role is Role.FOLLOWER and alone:
             # There is nobody whose vote to wait for. But a candidate waits for its own disk:
             # to campaign again would begin anew each tick for as long as a sync takes longer.
             self._raw.campaign()
@@ -432,6 +433,12 @@ class Node:
                 wanted = to_member_change(change, cluster)
                 if wanted is not None:
                     cluster = cluster.apply(entry.index, wanted)
+                elif change.as_v2().leaves_joint:
+                    # The leader's own entry that ends a replacement.
+                    if cluster.is_joint:
+                        cluster = cluster.left(entry.index)
+                    else:
+                        change = NOTHING
             except MembershipError as error:
                 # Every node refuses it alike: they all have the same membership here.
                 _log.warning("membership change refused", index=entry.index, reason=str(error))
@@ -710,6 +717,49 @@ class Node:
             await self._change(change)
             return
         self._cluster.check_health(change, self._active())
+        await self._hand_over_to_be_removed(member)
+
+    async def replace_member(
+        self,
+        member_id: int,
+        name: str,
+        peer_urls: Sequence[str] = (),
+        admin_urls: Sequence[str] = (),
+    ) -> Member:
+        """Make another member a voter and remove a voter, in one step: both, or neither.
+
+        With peer URLs the other is added, otherwise it is the learner of that name, which must have
+        caught up. Returns when the old half of the joint configuration is left, or an election
+        timeout later: from the moment that the change is committed, every leader sees to that.
+        Errors: as add_member, promote_member and remove_member.
+        """
+        self._check_leader()
+        replaced = self._cluster.require(member_id)
+        if peer_urls:
+            urls = normalize_urls(peer_urls)
+            index = self._raw.last_index + 1
+            member = Member(
+                id=derive_member_id(name, urls, index=index),
+                name=name,
+                peer_urls=urls,
+                admin_urls=normalize_urls(admin_urls),
+            )
+        else:
+            member = self._cluster.find(name).promoted()
+        change = MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=member_id)
+        self._cluster.check(change)
+        if not peer_urls and not self.has_caught_up(member.id):
+            raise NotCaughtUpError(f"{member.name} has not caught up with the leader's log yet")
+        if member_id == self.member_id:
+            self._cluster.check_health(change, self._active())
+            await self._hand_over_to_be_removed(replaced)
+        await self._change(change)
+        with trio.move_on_after(self.settings.election_seconds):
+            while replaced.id in self._cluster:
+                await self._progressed.wait()
+        return self._cluster.require(member.id)
+
+    async def _hand_over_to_be_removed(self, member: Member) -> NoReturn:
         try:
             leader_id = await self.transfer_leader(None)
         except TransferError as error:

@@ -83,6 +83,27 @@ class TransportEvents(Protocol):
         ...
 
 
+class SilentEvents:
+    """Events that go nowhere: stands for a host until there is one, and is the base of a host that
+    needs only some of them (one without snapshots, say, or that has no queue to fill).
+    """
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Drop them."""
+
+    async def wait_room(self) -> None:
+        """There is always room."""
+
+    def report_unreachable(self, member_id: int) -> None:
+        """Nobody wants to know."""
+
+    def report_snapshot(self, member_id: int, *, ok: bool) -> None:
+        """Nobody wants to know."""
+
+    def removed_by_peer(self, member_id: int) -> None:
+        """Nobody wants to know."""
+
+
 @dataclass(slots=True, kw_only=True)
 class PeerFacts:
     """What monitoring shows of a peer; times are of the event loop's clock."""
