@@ -244,6 +244,7 @@ class Node:
             self._take_inputs()
             self._tick()
             while self._raw.has_ready():
+                self._observe()  # who acts for the leader has stopped when another one is answered
                 self._handle(self._raw.ready())
             self._observe()
             self._turned.notify()

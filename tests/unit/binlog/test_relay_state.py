@@ -499,7 +499,7 @@ def test_a_transaction_is_held_once() -> None:
 
 
 def test_a_file_that_cannot_be_is_ignored() -> None:
-    """Held already, nameless, or beginning elsewhere than at its beginning."""
+    """Held already, nameless, of another epoch, or beginning elsewhere than at its beginning."""
     applied, file, _, cutter = opened()
     meta, raw = cutter.cut(file, packets_of(file.events[:2]))
     assert "held already" in applied.apply(batch_command(meta), raw).reason
@@ -507,6 +507,10 @@ def test_a_file_that_cannot_be_is_ignored() -> None:
         meta.file_name = name
         assert "name" in applied.apply(batch_command(meta), raw).reason
     meta.file_name = "binlog.000002"
+    for epoch in (0, 2):
+        meta.epoch = epoch
+        assert "epoch" in applied.apply(batch_command(meta), raw).reason
+    meta.epoch = 1
     meta.start_position += 4
     assert "begins" in applied.apply(batch_command(meta), raw).reason
 
