@@ -34,6 +34,7 @@ class FakeStatus:
     applied: int
     term: int = 3
     first_index: int = 1
+    catch_up: None = None
 
     @property
     def committed(self) -> int:
