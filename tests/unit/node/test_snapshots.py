@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import trio
 
-from kingbus.membership.cluster import Cluster
 from kingbus.replication.dump import DumpRequest
 from tests.support.memory_node import eventually, loopback_cluster
 from tests.support.relay_logs import gtids
@@ -304,11 +303,3 @@ async def test_a_snapshot_that_is_not_understood_is_not_installed(open_stores):
         leader.log.set_snapshot_source(make)
         leader.node._fates.lost(back.node.member_id)
         await same(cluster, "c")
-
-
-def test_the_cluster_of_a_snapshot_is_the_one_of_now(tmp_path):
-    """An empty relay has none to give."""
-    stores = RelayStores(tmp_path)
-    assert stores.snapshots.first_index == 1
-    assert Cluster(cluster_id=1).index == 0
-    stores.close()
