@@ -16,6 +16,7 @@ from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member, derive_member_id
 from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import NotLeaderError
+from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.secrets import ClusterSecret
 
@@ -34,7 +35,7 @@ class FakeStatus:
     applied: int
     term: int = 3
     first_index: int = 1
-    catch_up: None = None
+    catch_up: CatchUp | None = None
 
     @property
     def committed(self) -> int:
