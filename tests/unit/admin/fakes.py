@@ -71,6 +71,7 @@ class FakeNode:
         member = shared.cluster.named(name)
         assert member is not None
         self.id = member.id
+        self.catch_up: CatchUp | None = None
         shared.nodes[self.id] = self
 
     @property
@@ -95,7 +96,9 @@ class FakeNode:
 
     def status(self) -> FakeStatus:
         role = "leader" if self.is_ready else "follower"
-        return FakeStatus(self.id, role, self.shared.leader_id, self.shared.index)
+        return FakeStatus(
+            self.id, role, self.shared.leader_id, self.shared.index, catch_up=self.catch_up
+        )
 
     def _must_lead(self) -> None:
         if not self.is_ready:
