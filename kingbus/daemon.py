@@ -68,8 +68,10 @@ from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_du
 from kingbus.replication.receiver import Receiver
 from kingbus.replication.relay import Relay
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
+from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret, Secret, SecretError, read_secret_file
-from kingbus.storage.directory import DataDirectory
+from kingbus.storage.directory import DataDirectory, Identity
+from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
 from kingbus.storage.recovery import log_holds_anything
 from kingbus.storage.state_store import StateStore
@@ -458,12 +460,13 @@ async def _build(
     stack.callback(directory.close)
     database = await worker(StateStore.open, directory.state_path)
     stack.callback(database.close)
+    await worker(_finish_install, options.config, directory, database)
     options = await worker(_with_peer_url, options, directory, database)
     bootstrap = await worker(_bootstrap_config, options, directory)
     prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
     for note in prepared.notes:
         _log.info(note)
-    store = await worker(_open_log, options.config, directory, prepared)
+    store = await worker(_open_log, options.config, directory, prepared.identity)
     stack.callback(store.close)
     relay = await worker(partial(Relay.load, database=database, log=store, runner=worker))
     member = _Member(
@@ -471,6 +474,7 @@ async def _build(
         prepared=prepared,
         directory=directory,
         store=store,
+        database=database,
         relay=relay,
         sockets=sockets,
         worker=worker,
@@ -479,13 +483,27 @@ async def _build(
     return member
 
 
-def _open_log(config: Config, directory: DataDirectory, prepared: Prepared) -> LogStore:
+def _finish_install(config: Config, directory: DataDirectory, database: StateStore) -> None:
+    """Before anything is decided by what log and database hold: they may not fit together yet."""
+    if database.installing() is None:
+        return
+    assert directory.identity is not None, "a snapshot is installed by a member"
+    store = _open_log(config, directory, directory.identity)
+    try:
+        snapshot = finish_interrupted(database, store)
+    finally:
+        store.close()
+    assert snapshot is not None
+    _log.info("finished installing a snapshot", index=snapshot.index)
+
+
+def _open_log(config: Config, directory: DataDirectory, identity: Identity) -> LogStore:
     store = LogStore.open(
         directory.log_path,
         segment_bytes=config.segment_size,
         reserve_bytes=config.reserve_data_size,
-        cluster_id=prepared.identity.cluster_id,
-        member_id=prepared.identity.member_id,
+        cluster_id=identity.cluster_id,
+        member_id=identity.member_id,
     )
     for warning in store.warnings:
         _log.warning(warning)
@@ -511,6 +529,7 @@ class _Member:
         prepared: Prepared,
         directory: DataDirectory,
         store: LogStore,
+        database: StateStore,
         relay: Relay,
         sockets: _Sockets,
         worker: _Worker,
@@ -552,6 +571,12 @@ class _Member:
             ),
             bootstrap=prepared.bootstrap,
             foreseen=prepared.foreseen,
+            snapshots=RelaySnapshots(
+                relay=relay,
+                database=database,
+                runner=worker,
+                installed=self._watched.notify,
+            ),
         )
         self._transport.attach(self._node)
         self._facts = ServedFacts(

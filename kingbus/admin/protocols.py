@@ -23,6 +23,19 @@ class Proposal(Protocol):
         """Return when it is applied here; raises ProposalLostError when the outcome is unknown."""
 
 
+class CatchUp(Protocol):
+    """How far a node has come that began from a snapshot."""
+
+    @property
+    def installing(self) -> bool: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def share(self) -> float: ...
+
+
 class NodeStatus(Protocol):
     """This node's view of Raft at one moment."""
 
@@ -42,6 +55,8 @@ class NodeStatus(Protocol):
     def first_index(self) -> int: ...
     @property
     def last_index(self) -> int: ...
+    @property
+    def catch_up(self) -> CatchUp | None: ...
 
 
 class Leadership(Protocol):

@@ -288,6 +288,15 @@ class EventData(Data):
     info: str
 
 
+class CatchUpData(Data):
+    """A node that began from a snapshot and has yet to apply what the leader retains."""
+
+    installing: bool
+    from_index: int
+    to_index: int
+    share: float
+
+
 class NodeStatusData(Data):
     name: str
     id: str
@@ -304,6 +313,7 @@ class NodeStatusData(Data):
     version: str
     cluster_id: str
     warnings: list[str]
+    catch_up: CatchUpData | None = None
 
 
 class HealthData(Data):

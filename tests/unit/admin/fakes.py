@@ -16,6 +16,7 @@ from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member, derive_member_id
 from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import DialBackError, NotLeaderError
+from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.secrets import ClusterSecret
 
@@ -34,6 +35,7 @@ class FakeStatus:
     applied: int
     term: int = 3
     first_index: int = 1
+    catch_up: CatchUp | None = None
 
     @property
     def committed(self) -> int:
@@ -69,6 +71,7 @@ class FakeNode:
         member = shared.cluster.named(name)
         assert member is not None
         self.id = member.id
+        self.catch_up: CatchUp | None = None
         shared.nodes[self.id] = self
 
     @property
@@ -93,7 +96,9 @@ class FakeNode:
 
     def status(self) -> FakeStatus:
         role = "leader" if self.is_ready else "follower"
-        return FakeStatus(self.id, role, self.shared.leader_id, self.shared.index)
+        return FakeStatus(
+            self.id, role, self.shared.leader_id, self.shared.index, catch_up=self.catch_up
+        )
 
     def _must_lead(self) -> None:
         if not self.is_ready:

@@ -9,6 +9,7 @@ import pytest
 from kingbus.admin.access import BODY_BYTES_MAX, Access, Guard
 from kingbus.admin.app import create_app
 from kingbus.admin.schema import AddMember
+from kingbus.node.status import CatchUp
 from kingbus.secrets import SOURCE_PASSWORD, Secret
 from tests.unit.admin.fakes import Member1, Pair
 
@@ -375,6 +376,24 @@ async def test_ready_judges_the_lag(pair: Pair) -> None:
     assert (await browser.data("GET", "/ready?lag_seconds=5"))["lag_seconds"] == 3.0
     pair.n1.receiver.now.seconds_behind_source = 9
     assert (await browser.refused("GET", "/ready?lag_seconds=5"))[0] == 503
+    await browser.data("GET", "/ready")
+
+
+async def test_a_node_that_began_from_a_snapshot_says_how_far_it_is(pair: Pair) -> None:
+    """Not ready while it installs, and the share of what is retained until it has all of it."""
+    browser = Browser(pair.n2)
+    assert (await browser.data("GET", "/status"))["catch_up"] is None
+    pair.n2.node.catch_up = CatchUp(installing=True, begin=100, applied=3, end=0)
+    found = await browser.refused("GET", "/ready")
+    assert found == (503, "this node is installing a snapshot")
+    await browser.data("GET", "/health")
+    pair.n2.node.catch_up = CatchUp(installing=False, begin=100, applied=150, end=300)
+    assert (await browser.data("GET", "/status"))["catch_up"] == {
+        "installing": False,
+        "from_index": 100,
+        "to_index": 300,
+        "share": 0.25,
+    }
     await browser.data("GET", "/ready")
 
 

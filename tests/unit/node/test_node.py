@@ -437,7 +437,7 @@ async def test_the_inbox_is_bounded(nursery, autojump_clock):
 
 
 async def test_a_snapshot_from_a_peer_is_not_taken(nursery, autojump_clock):
-    """No log begins later than its first entry yet, so there is nothing to install."""
+    """A node whose log is never cut has nothing to install one with."""
     bench = Bench()
     nursery.start_soon(bench.node.run)
     bench.hear(MessageType.SNAP, snapshot=Snapshot(50, 1, ConfState(voters=VOTERS)))
