@@ -51,7 +51,7 @@ class Checks:
         self.entries: dict[tuple[int, int], tuple[int, EntryType, bytes]] = {}
         """By (index, term): the term before it, type and data."""
         voters = world.options.voters
-        self.committed = {index: (1, 1) for index in range(1, voters + 1)}
+        self.committed = dict.fromkeys(range(1, voters + 1), (1, 1))
         """By index: the entry's term, and that of the leader who committed it first."""
         self.commit_max = voters
         self.applied: dict[int, Entry] = {}
@@ -305,9 +305,7 @@ class Checks:
             assert state.executed == self._world.source.history.set_of(count), (
                 f"{host.id} has executed {state.executed}, no beginning of the history"
             )
-        purged = state.purged.count()
-        if purged > self.purged_count:
-            self.purged_count = purged
+        self.purged_count = max(self.purged_count, state.purged.count())
         held = {row.served_name for row in state.files}
         self.purged_files |= set(state._names_used) - held
         if state.index % DIGEST_EVERY == 1 and host.serves:

@@ -26,11 +26,11 @@ from kingbus.raft.ready import Ready, Role
 from kingbus.raft.types import (
     APPEND_THREAD,
     APPLY_THREAD,
+    NO_LIMIT,
     ConfChange,
     ConfChangeV2,
     Entry,
     EntryType,
-    HardState,
     Message,
     Snapshot,
     decode_conf_change,
@@ -109,9 +109,7 @@ class Host:
             )
         )
         if log.last_index() == 0 and log.hard_state.is_empty and self.id in self.initial:
-            self.core.bootstrap(
-                [(m.id, m.to_context().SerializeToString()) for m in self.initial]
-            )
+            self.core.bootstrap([(m.id, m.to_context().SerializeToString()) for m in self.initial])
         self.append_queue: deque[Message] = deque()
         self.apply_queue: deque[Message] = deque()
         self.responses: list[Message] = []
@@ -152,6 +150,15 @@ class Host:
     @property
     def may_start(self) -> bool:
         return not (self.is_up or self.is_wiped or self.is_removed)
+
+    @property
+    def has_pending_change(self) -> bool:
+        """Whether its log has a change that it has not applied."""
+        log = self.core._raft.log
+        entries = log.slice(
+            max(self.applied + 1, log.first_index()), log.last_index() + 1, NO_LIMIT
+        )
+        return any(entry.type is not EntryType.NORMAL for entry in entries)
 
     @property
     def serves(self) -> bool:
@@ -447,9 +454,7 @@ class Host:
         data = SnapshotData.decode(snapshot.data)
         assert snapshot.index > self.applied, (snapshot.index, self.applied)
         self.database.install(data)
-        self.relay = Relay.load(
-            database=self.database, log=_Packets(self.log), runner=run_inline
-        )
+        self.relay = Relay.load(database=self.database, log=_Packets(self.log), runner=run_inline)
         self.applied = self.relay.applied_index
         assert self.applied == snapshot.index
         record = self.database.members_record
@@ -478,5 +483,3 @@ def _starts_file(entry: Entry) -> bool:
     return command.WhichOneof("kind") == "event_batch" and command.event_batch.HasField(
         "file_start"
     )
-
-

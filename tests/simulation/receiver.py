@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 UNDER_WAY_MAX = 16
 
 
-
-
 class Receiver:
     """One node's receiver."""
 
@@ -153,12 +151,10 @@ class Receiver:
             self._error = error
 
     def _deal_with(self, error: SourceError) -> None:
-        if isinstance(error, DifferentFileError):
-            self._new_epoch = True
-        elif isinstance(error, UnknownFileError):
-            self._ask_by_gtid = True
-        elif not isinstance(error, StreamEndedError | ReplacedAtSourceError):
-            raise AssertionError(f"the receiver of {self._host.id} stops: {error!r}") from error
+        self._new_epoch = isinstance(error, DifferentFileError)
+        self._ask_by_gtid = isinstance(error, UnknownFileError)
+        known = (DifferentFileError, UnknownFileError, StreamEndedError, ReplacedAtSourceError)
+        assert isinstance(error, known), f"the receiver of {self._host.id} stops: {error!r}"
 
     def _propose(self) -> None:
         while self._outbox and len(self._waiting) < UNDER_WAY_MAX:

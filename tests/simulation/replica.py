@@ -258,4 +258,3 @@ class Replica:
         self.seen.append(self.place)
         self.world.checks.note_received(count, index)
         self.place = Place(count=count, file_name=self._file, position=self._position)
-

@@ -27,9 +27,7 @@ class Outcome:
 class SimulationError(AssertionError):
     """An invariant was broken; everything that is needed to see it again."""
 
-    def __init__(
-        self, world: World, *, steps: int, off: Sequence[str], error: Exception
-    ) -> None:
+    def __init__(self, world: World, *, steps: int, off: Sequence[str], error: Exception) -> None:
         self.seed, self.steps, self.off = world.seed, steps, tuple(off)
         self.events = world.events
         self.is_calm = world.is_calm
@@ -63,9 +61,7 @@ def simulate(seed: int, steps: int = STEPS, off: Sequence[str] = ()) -> Outcome:
     return simulate_with(seed, options, steps=steps, off=off)
 
 
-def simulate_with(
-    seed: int, options: Options, *, steps: int, off: Sequence[str] = ()
-) -> Outcome:
+def simulate_with(seed: int, options: Options, *, steps: int, off: Sequence[str] = ()) -> Outcome:
     """The same with other options than those of the seed."""
     world = World(seed, options)
     try:

@@ -159,8 +159,9 @@ class DatabaseModel(MemoryDatabase):
         self.conf = conf
 
     def note_start(self, start: Start) -> None:
-        """Goes with the next write."""
-        self._new_starts[start.index] = start
+        """Goes with the next write; one that came with a snapshot stays."""
+        if start.index not in self.starts:
+            self._new_starts[start.index] = start
 
     def write(self, changes: StateWrite) -> None:
         starts, self._new_starts = self._new_starts, {}

@@ -1,4 +1,4 @@
-"""One simulated cluster: the clock, the network, all that goes wrong, and the end where nothing does.
+"""One simulated cluster: the clock, the network, all that goes wrong, and the calm at the end.
 
 One heap of (time, number, event) is all there is of time. Each kind of thing that happens draws
 from a generator of its own, so that leaving out one kind leaves the others' draws as they were. A
@@ -106,9 +106,7 @@ class World:
 
     @staticmethod
     def _member(node: int, *, learner: bool = False) -> Member:
-        return Member(
-            id=node, name=f"n{node}", peer_urls=(f"http://n{node}:1",), learner=learner
-        )
+        return Member(id=node, name=f"n{node}", peer_urls=(f"http://n{node}:1",), learner=learner)
 
     def rng(self, what: str) -> random.Random:
         """The generator of one kind of thing."""
@@ -126,9 +124,7 @@ class World:
         """Something of a host's process (or nobody's): it does not happen if that ended before."""
         self._number += 1
         tagged = (host.incarnation, *arguments) if host is not None else arguments
-        heapq.heappush(
-            self._heap, (self.now + delay, self._number, what, host, action, tagged)
-        )
+        heapq.heappush(self._heap, (self.now + delay, self._number, what, host, action, tagged))
 
     def _next(self) -> None:
         """One event happens."""
@@ -232,6 +228,8 @@ class World:
             reorder=0.0,
             delay=0.0,
             snapshot_loss=0.0,
+            latency_ms=1,
+            write_ms=1,
         )
         for host in self.hosts.values():
             host.paused_until = 0.0
@@ -430,9 +428,7 @@ class World:
         return self.start_source(leader, started=True)
 
     def start_source(self, leader: Host, *, started: bool) -> bool:
-        config = SourceConfig(
-            started=started, addresses=["source:3306"], user="relay", mode="gtid"
-        )
+        config = SourceConfig(started=started, addresses=["source:3306"], user="relay", mode="gtid")
         return self.propose(leader, encode(Command(source_config=config)))
 
     def _step_receivers(self) -> Any:
@@ -552,14 +548,21 @@ class World:
         return None
 
     def _may_lose(self, node: int) -> bool:
-        """Whether, by every configuration that may still count, a quorum stays."""
-        if any(host.is_wiped and host.id not in self.checks.removed for host in self.hosts.values()):
+        """Whether a quorum stays, whatever becomes of changes that are under way."""
+        if self._has_wiped():
             return False
-        found = [host.core.conf_state for host in self.hosts.values()]
+        state = self.configuration()
+        if state.voters_outgoing or (node in state.voters and len(state.voters) < 3):
+            return False
+        hosts = [self.hosts[member] for member in state.members]
         return all(
-            node not in state.voters or (len(state.voters) >= 3 and not state.voters_outgoing)
-            for state in found
+            host.is_up and host.database.conf[1] == state and not host.has_pending_change
+            for host in hosts
         )
+
+    def _has_wiped(self) -> bool:
+        removed = self.checks.removed
+        return any(host.is_wiped and host.id not in removed for host in self.hosts.values())
 
     def _do_slow_disk(self) -> Any:
         rng = self.rng("slow disk")
@@ -614,7 +617,8 @@ class World:
         """The leader proposes to give up old files, or nodes give up what that left."""
         rng, leader = self.rng("purge"), self.leader()
         if rng.random() < 0.5 or leader is None or len(leader.relay.state.files) < 2:
-            return None if any([host.purge() for host in self._up()]) else False
+            purged = [host.purge() for host in self._up()]
+            return None if any(purged) else False
         files = leader.relay.state.files
         first_index = rng.choice(files[1:]).first_index
         return self.propose(leader, encode(Command(purge=Purge(first_index=first_index))))
@@ -664,9 +668,7 @@ class World:
         return True
 
     def _change(self, leader: Host, change: MemberChange) -> bool:
-        return self._allows(leader, change) and self._propose_change(
-            leader, to_conf_change(change)
-        )
+        return self._allows(leader, change) and self._propose_change(leader, to_conf_change(change))
 
     def remove(self, leader: Host, node: int) -> bool:
         """Never the leader itself, and never so many that those who stay need who goes."""
@@ -674,6 +676,8 @@ class World:
         if node == leader.id or node not in conf_state.members or not leader.ready_term:
             return False
         if not self._leaves_quorum(conf_state, {node}):
+            return False
+        if self._has_wiped() and not self.hosts[node].is_wiped:
             return False
         if self.options.joint:
             gone = (ConfChangeSingle(ConfChangeType.REMOVE_NODE, node),)
@@ -697,6 +701,8 @@ class World:
         conf_state = leader.core.conf_state
         if conf_state.voters_outgoing:
             return rng.random() < 0.5 and self._propose_change(leader, ConfChangeV2())
+        if self._has_wiped():
+            return False
         changes = []
         going: set[int] = set()
         for _ in range(rng.choice((1, 1, 2, 3))):
