@@ -11,7 +11,14 @@ from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import Member
 from kingbus.pb import command_pb2
-from kingbus.raft.types import ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2
+from kingbus.raft.types import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeType,
+    ConfChangeV2,
+    Entry,
+    decode_conf_change,
+)
 
 NOTHING = ConfChangeV2(changes=(ConfChangeSingle(ConfChangeType.ADD_NODE, 0),))
 """A change that does nothing: an operation on nobody. One without operations would leave a joint
@@ -62,6 +69,26 @@ def to_member_change(change: ConfChange | ConfChangeV2, cluster: Cluster) -> Mem
             if member.learner != wanted:
                 raise MembershipError(f"the change of {member.name} contradicts itself")
             return MemberChange(kind=ChangeKind.ADD, member=member)
+
+
+def taken(
+    entry: Entry, cluster: Cluster
+) -> tuple[ConfChange | ConfChangeV2, Cluster, MembershipError | None]:
+    """What the change in an entry does: to Raft's configuration, and to the membership.
+
+    One that the membership refuses does nothing to either, on every node alike; the error says
+    why. A change at or below the index that the membership is from is in it already.
+    """
+    change = decode_conf_change(entry)
+    if entry.index <= cluster.index:
+        return change, cluster, None
+    try:
+        wanted = to_member_change(change, cluster)
+        if wanted is not None:
+            cluster = cluster.apply(entry.index, wanted)
+    except MembershipError as error:
+        return NOTHING, cluster, error
+    return change, cluster, None
 
 
 def _member(context: bytes, member_id: int) -> Member:

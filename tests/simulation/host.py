@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from kingbus.binlog.command import decode
 from kingbus.membership.cluster import Cluster
-from kingbus.membership.errors import MembershipError
-from kingbus.node.changes import NOTHING, to_member_change
+from kingbus.node.changes import taken
 from kingbus.node.core import CoreStorage, conf_state_of, initial_hard_state
 from kingbus.node.machine import AppliedBatch
 from kingbus.node.proposals import Proposal, Proposals
@@ -360,14 +359,10 @@ class Host:
             checks.note_applied(self, entry)
             if entry.type is EntryType.NORMAL:
                 continue
-            change = decode_conf_change(entry)
-            if not self.world.options.joint and entry.index > cluster.index:
-                try:
-                    wanted = to_member_change(change, cluster)
-                    if wanted is not None:
-                        cluster = cluster.apply(entry.index, wanted)
-                except MembershipError:
-                    change = NOTHING
+            if self.world.options.joint:
+                change: ConfChange | ConfChangeV2 = decode_conf_change(entry)
+            else:
+                change, cluster, _ = taken(entry, cluster)
                 members[entry.index] = cluster.to_record()
             changes.append((entry.index, change))
         was_member = self.id in self.database.conf[1].members
