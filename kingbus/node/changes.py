@@ -14,7 +14,14 @@ from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import Member
 from kingbus.pb import command_pb2
-from kingbus.raft.types import ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2
+from kingbus.raft.types import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeType,
+    ConfChangeV2,
+    Entry,
+    decode_conf_change,
+)
 
 NOTHING = ConfChangeV2(changes=(ConfChangeSingle(ConfChangeType.ADD_NODE, 0),))
 """A change that does nothing: an operation on nobody. One without operations would leave a joint
@@ -82,6 +89,31 @@ def _replacement(operations: Sequence[ConfChangeSingle], context: bytes) -> Memb
     if added.node_id == removed.node_id or member.learner:
         raise MembershipError(f"the replacement by {member.name} contradicts itself")
     return MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=removed.node_id)
+
+
+def taken(
+    entry: Entry, cluster: Cluster
+) -> tuple[ConfChange | ConfChangeV2, Cluster, MembershipError | None]:
+    """What the change in an entry does: to Raft's configuration, and to the membership.
+
+    One that the membership refuses does nothing to either, on every node alike; the error says
+    why. A change at or below the index that the membership is from is in it already.
+    """
+    change = decode_conf_change(entry)
+    if entry.index <= cluster.index:
+        return change, cluster, None
+    try:
+        wanted = to_member_change(change, cluster)
+        if wanted is not None:
+            return change, cluster.apply(entry.index, wanted), None
+        if change.as_v2().leaves_joint:
+            # The leader's own entry that ends a replacement.
+            if not cluster.is_joint:
+                return NOTHING, cluster, None
+            return change, cluster.left(entry.index), None
+    except MembershipError as error:
+        return NOTHING, cluster, error
+    return change, cluster, None
 
 
 def _member(context: bytes, member_id: int) -> Member:

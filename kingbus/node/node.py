@@ -38,7 +38,7 @@ from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import Member, derive_member_id, normalize_urls
 from kingbus.node.broadcast import Broadcast
-from kingbus.node.changes import NOTHING, to_conf_change, to_member_change
+from kingbus.node.changes import taken, to_conf_change, to_member_change
 from kingbus.node.core import conf_state_of, core_config, initial_hard_state
 from kingbus.node.errors import (
     EntryTooLargeError,
@@ -74,7 +74,6 @@ from kingbus.raft.types import (
     Message,
     MessageType,
     Snapshot,
-    decode_conf_change,
 )
 from kingbus.storage.installing import pack_snapshot, unpack_snapshot
 from kingbus.storage.log import LogWrite
@@ -541,26 +540,15 @@ class Node:
                 if entry.index == self._change_index:
                     errors[entry.index] = MembershipBusyError("the change was not taken")
                 continue
-            change = decode_conf_change(entry)
             if entry.index <= cluster.index:
                 # The membership came with a snapshot that is newer than this change.
                 members[entry.index] = cluster.to_record()
                 continue
-            try:
-                wanted = to_member_change(change, cluster)
-                if wanted is not None:
-                    cluster = cluster.apply(entry.index, wanted)
-                elif change.as_v2().leaves_joint:
-                    # The leader's own entry that ends a replacement.
-                    if cluster.is_joint:
-                        cluster = cluster.left(entry.index)
-                    else:
-                        change = NOTHING
-            except MembershipError as error:
+            change, cluster, refusal = taken(entry, cluster)
+            if refusal is not None:
                 # Every node refuses it alike: they all have the same membership here.
-                _log.warning("membership change refused", index=entry.index, reason=str(error))
-                errors[entry.index] = error
-                change = NOTHING
+                _log.warning("membership change refused", index=entry.index, reason=str(refusal))
+                errors[entry.index] = refusal
             changes.append((entry.index, change))
             members[entry.index] = cluster.to_record()
         # The machine first: only what is kept in the database may act.
