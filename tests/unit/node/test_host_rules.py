@@ -290,14 +290,15 @@ def test_rule_06_the_log_is_given_up_only_below_the_index(tmp_path):
 # 7. Always report a snapshot's fate
 
 
-@pytest.mark.parametrize(("ok", "following"), [(True, 6), (False, 1)])
+@pytest.mark.parametrize(
+    ("arrived", "following"), [(True, ("StateReplicate", 7)), (False, ("StateProbe", 1))]
+)
 async def test_rule_07_the_fate_of_a_snapshot_reaches_the_core(
-    nursery, autojump_clock, ok, following
+    nursery, autojump_clock, arrived, following
 ):
     """The peer leaves the snapshot state either way, and goes on behind what it surely has.
 
-    What the transport reports: test_transport.py::test_a_sent_snapshot_is_reported and
-    test_a_snapshot_for_a_stranger_is_reported_lost.
+    More: test_fates.py; what the transport reports: test_transport.py.
     """
     bench = Bench(entries=[Entry(1, index, data=b"x") for index in range(1, 6)], applied=5)
     bench.log.create_snapshot(5, ConfState(voters=VOTERS))
@@ -307,10 +308,13 @@ async def test_rule_07_the_fate_of_a_snapshot_reaches_the_core(
     assert bench.node.status().peers[2].progress.state == "StateSnapshot"
     assert MessageType.SNAP in bench.transport.kinds()
 
-    bench.node.report_snapshot(2, ok=ok)
+    if arrived:
+        bench.hear(MessageType.APP_RESP, term=TERM, index=5)
+    else:
+        bench.node.report_snapshot(2, ok=False)
     await wait_all_tasks_blocked()
     progress = bench.node.status().peers[2].progress
-    assert (progress.state, progress.next) == ("StateProbe", following)
+    assert (progress.state, progress.next) == following
 
 
 async def lead_with_two_behind(bench: Bench) -> None:
