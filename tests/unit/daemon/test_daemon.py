@@ -47,7 +47,7 @@ def test_ready_then_a_clean_stop(node: KingbusNode) -> None:
     assert ready["id"] == node.status()["id"]
     assert ready["role"] in {"leader", "follower", "candidate"}
     wait_for(node.is_leader, what="leadership", tolerate=(httpx.HTTPError,))
-    assert node.metric("kingbus_raft_is_leader") == 1.0
+    wait_for(lambda: node.metric("kingbus_raft_is_leader") == 1.0, what="its metric, a tick later")
     assert node.stop() == 0
     assert node.output().count("\nready ") + node.output().startswith("ready ") == 1
 
