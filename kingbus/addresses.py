@@ -54,12 +54,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Url:
-    """`http://HOST:PORT`, where a member is reached; never a wildcard."""
+    """`http://HOST:PORT`, where a member is reached; a wildcard only where that is asked for."""
 
     address: Address
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, wildcard: bool = False) -> Self:
         """Raises ValueError saying what is wrong."""
         parts = urlsplit(str(text).strip())
         if parts.scheme == "https":
@@ -69,7 +69,7 @@ class Url:
         if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
             raise ValueError("must be http://HOST:PORT and nothing more")
         address = Address.parse(parts.netloc)
-        if address.is_wildcard:
+        if address.is_wildcard and not wildcard:
             raise ValueError("must be an address that others can reach, not a wildcard")
         if address.port == 0:
             raise ValueError("needs a port")

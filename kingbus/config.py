@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
 )
 
 from kingbus.addresses import Address, Url
@@ -82,6 +83,13 @@ def _address_with_port(value: object) -> Address:
 
 def _url(value: object) -> Url:
     return value if isinstance(value, Url) else Url.parse(_plain(value))
+
+
+def _peer_url(value: object, info: ValidationInfo) -> Url:
+    """A wildcard only for a node that joins: who adds it sees where it is."""
+    if isinstance(value, Url):
+        return value
+    return Url.parse(_plain(value), wildcard=bool((info.context or {}).get("joins")))
 
 
 def _size(bare_unit: int) -> Callable[[object], int]:
@@ -245,7 +253,7 @@ class Config(_Model):
     """One node's configuration. Durations in seconds, sizes in bytes."""
 
     name: Name
-    peer_url: Annotated[Url, BeforeValidator(_url)]
+    peer_url: Annotated[Url, BeforeValidator(_peer_url)]
     data_dir: Annotated[Path, BeforeValidator(_path)]
     admin_url: Annotated[Url, BeforeValidator(_url)] = Url(
         address=Address(host="127.0.0.1", port=9595)
@@ -482,11 +490,12 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
                 yield Problem(key=key, message=message, got=_shown(key, detail["input"]))
 
 
-def parse(data: Mapping[str, object]) -> Config:
-    """Validate the keys and values of one node.
+def parse(data: Mapping[str, object], *, joins: bool = False) -> Config:
+    """Validate the keys and values of one node; one that `joins` may have a wildcard peer-url.
 
     Raises ConfigError with every problem.
     """
+    context = {"joins": joins}
     found: list[Problem] = []
     sound = {str(key): value for key, value in data.items()}
     # An empty section or value (`source:`) means that it is not given.
@@ -494,14 +503,14 @@ def parse(data: Mapping[str, object]) -> Config:
     bad: set[str] = set()
     config: Config | None = None
     try:
-        config = Config.model_validate(sound)
+        config = Config.model_validate(sound, context=context)
     except ValidationError as error:
         found.extend(_problems(error))
         bad = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
         rest = {key: value for key, value in sound.items() if key not in bad}
         stand_ins = {key: value for key, value in _STAND_INS.items() if key not in rest}
         bad |= stand_ins.keys()
-        partial = Config.model_validate(rest | stand_ins)
+        partial = Config.model_validate(rest | stand_ins, context=context)
     else:
         partial = config
     found.extend(problem for keys, problem in _together(partial) if not bad & set(keys))
@@ -510,18 +519,21 @@ def parse(data: Mapping[str, object]) -> Config:
     return config
 
 
-def parse_text(text: str) -> Config:
+def parse_text(text: str, *, joins: bool = False) -> Config:
     """Validate a YAML document. Raises ConfigError with every problem."""
     data = _parse_yaml(text)
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise ConfigError([Problem(key="the file", message="must be a mapping of keys and values")])
-    return parse(data)
+    return parse(data, joins=joins)
 
 
-def load(path: Path) -> Config:
-    """Read and validate a file. Raises ConfigError with every problem, unreadable file included."""
+def load(path: Path, *, joins: bool = False) -> Config:
+    """Read and validate a file, as `parse`.
+
+    Raises ConfigError with every problem, unreadable file included.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
@@ -535,7 +547,7 @@ def load(path: Path) -> Config:
         text = raw.decode()
     except UnicodeDecodeError:
         raise ConfigError([Problem(key=str(path), message="is not text in UTF-8")]) from None
-    return parse_text(text)
+    return parse_text(text, joins=joins)
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:

@@ -26,15 +26,15 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 
 from kingbus import __version__, log, metrics
-from kingbus.addresses import Address
+from kingbus.addresses import Address, Url
 from kingbus.admin.access import Access, App
 from kingbus.admin.app import create_app
 from kingbus.admin.cluster_key import CALL_METHOD as KEY_METHOD
@@ -55,10 +55,11 @@ from kingbus.admin.serving import (
 from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.config import Config
 from kingbus.errors import ConfigError, KingbusError, Problem
-from kingbus.membership.cluster import parse_initial_cluster
+from kingbus.membership.cluster import Cluster, parse_initial_cluster
 from kingbus.mysql import auth
 from kingbus.node.bootstrap import BootstrapConfig, Prepared, mark_removed, prepare
 from kingbus.node.calls import register_calls
+from kingbus.node.joining import TOKEN_BYTES, answer_dial_back
 from kingbus.node.machine import AppliedBatch
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig, SourceConfig, TlsOptions
@@ -67,8 +68,10 @@ from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_du
 from kingbus.replication.receiver import Receiver
 from kingbus.replication.relay import Relay
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
+from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret, Secret, SecretError, read_secret_file
-from kingbus.storage.directory import DataDirectory
+from kingbus.storage.directory import DataDirectory, Identity
+from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
 from kingbus.storage.recovery import log_holds_anything
 from kingbus.storage.state_store import StateStore
@@ -85,16 +88,22 @@ HANDOVER_SECONDS_MAX = 3.0
 KEEPER_SECONDS = 1.0  # what the applied state does not announce is looked at this often
 KEY_FILE = "cluster.key"
 STANDALONE_FILE = "standalone-peer"
+PEER_URL_FILE = "peer-url"
 NO_PEER_URL = "http://standalone.invalid:1"
 """Stands for the peer URL of a node that has no peer listener, until one is made up for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What one process is started with. `standalone`: no peers, ports may be free ones instead."""
+    """What one process is started with. `standalone`: no peers, ports may be free ones instead.
+
+    `peer_listen` is where the peer port listens when that is not what peer-url says: a node that
+    joined with a wildcard has the peer-url that its cluster saw.
+    """
 
     config: Config
     standalone: bool = False
+    peer_listen: Address | None = None
     source_password: Secret | None = None
     server_password: Secret | None = None
     token: Secret | None = None
@@ -112,6 +121,7 @@ def options_of(
     config: Config,
     *,
     standalone: bool = False,
+    peer_listen: Address | None = None,
     source_password: Secret | None = None,
     server_password: Secret | None = None,
 ) -> Options:
@@ -146,6 +156,7 @@ def options_of(
     options = Options(
         config=config,
         standalone=standalone,
+        peer_listen=peer_listen,
         source_password=source_password,
         server_password=server_password,
         token=token("auth.token-file", config.auth.token_file),
@@ -161,12 +172,56 @@ def has_log(config: Config) -> bool:
     return log_holds_anything(config.data_dir / "log")
 
 
-def joining(config: Config, initial_cluster: str) -> Config:
-    """The configuration with which a node joins these members."""
-    members = parse_initial_cluster(initial_cluster)
+def joined(
+    config: Config, add: Callable[[dict[str, object]], list[dict[str, Any]]], *, learner: bool
+) -> Config:
+    """Have a running cluster add this node; the configuration to run it with then.
+
+    `add` posts the request and gives the members after it. Meanwhile the peer port answers the
+    leader, which dials back before it proposes anything. Raises what `add` raises, and ListenError.
+    """
+    opened = listen(config.peer_url.address, what="peer-url")
+    members = trio.run(_joined, config, opened, add, learner)
+    own = next((each for each in members if each["name"] == config.name), None)
+    if own is None:
+        raise RefusedError(f"the cluster does not name {config.name} among its members")
+    known = ",".join(f"{each['name']}={url}" for each in members for url in each["peerURLs"])
     return config.model_copy(
-        update={"initial_cluster": members, "initial_cluster_state": "existing"}
+        update={
+            "peer_url": Url.parse(own["peerURLs"][0]),
+            "initial_cluster": parse_initial_cluster(known),
+            "initial_cluster_state": "existing",
+        }
     )
+
+
+async def _joined(
+    config: Config,
+    opened: socket.socket,
+    add: Callable[[dict[str, object]], list[dict[str, Any]]],
+    learner: bool,
+) -> list[dict[str, Any]]:
+    token = random.SystemRandom().randbytes(TOKEN_BYTES).hex()
+    body: dict[str, object] = {
+        "name": config.name,
+        "peer_url": str(config.peer_url),
+        "admin_url": str(config.admin_url),
+        "learner": learner,
+        "promote": not learner,
+        "dial_back": token,
+    }
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(opened))
+    try:
+        async with trio.open_nursery() as nursery:
+            answering = partial(answer_dial_back, listener, name=config.name, token=token)
+            await nursery.start(answering)
+            members = await trio.to_thread.run_sync(add, body, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+    finally:
+        await trio.aclose_forcefully(listener)
+    return members
 
 
 def main(options: Options) -> int:
@@ -289,7 +344,7 @@ def _open_sockets(options: Options) -> _Sockets:
 
         peer = None
         if not options.standalone:
-            peer = keep(bind(config.peer_url.address, what="peer-url"))
+            peer = keep(bind(options.peer_listen or config.peer_url.address, what="peer-url"))
         sockets = _Sockets(
             peer=peer,
             admin=default_or_free(config.admin_listen, "admin-url"),
@@ -318,6 +373,30 @@ def _bootstrap_config(options: Options, directory: DataDirectory) -> BootstrapCo
         directory.write_file(STANDALONE_FILE, (url + "\n").encode())
     url = file.read_text(encoding="ascii").strip()
     return BootstrapConfig(name=name, peer_url=url, initial_cluster=((name, (url,)),))
+
+
+def _with_peer_url(options: Options, directory: DataDirectory, database: StateStore) -> Options:
+    """The same with the peer-url that the cluster knows in place of a wildcard. Blocks.
+
+    It is kept in the directory when the node has just joined, for the time until the membership
+    that names it is applied here.
+    """
+    config, file = options.config, directory.path / PEER_URL_FILE
+    if options.peer_listen is None or not options.peer_listen.is_wildcard:
+        return options
+    if not config.peer_url.address.is_wildcard:
+        directory.write_file(PEER_URL_FILE, f"{config.peer_url}\n".encode())
+        return options
+    members, identity = database.members(), directory.identity
+    known = Cluster.from_record(members) if members is not None else None
+    own = known.get(identity.member_id) if known is not None and identity is not None else None
+    if own is None and not file.exists():
+        raise RefusedError(
+            f"peer-url: {config.peer_url} is a wildcard, and the cluster's view of it is not known",
+            hint="Write the address that the other members dial.",
+        )
+    text = own.peer_urls[0] if own is not None else file.read_text(encoding="ascii").strip()
+    return replace(options, config=config.model_copy(update={"peer_url": Url.parse(text)}))
 
 
 class _Stop:
@@ -381,11 +460,13 @@ async def _build(
     stack.callback(directory.close)
     database = await worker(StateStore.open, directory.state_path)
     stack.callback(database.close)
+    await worker(_finish_install, options.config, directory, database)
+    options = await worker(_with_peer_url, options, directory, database)
     bootstrap = await worker(_bootstrap_config, options, directory)
     prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
     for note in prepared.notes:
         _log.info(note)
-    store = await worker(_open_log, options.config, directory, prepared)
+    store = await worker(_open_log, options.config, directory, prepared.identity)
     stack.callback(store.close)
     relay = await worker(partial(Relay.load, database=database, log=store, runner=worker))
     member = _Member(
@@ -393,6 +474,7 @@ async def _build(
         prepared=prepared,
         directory=directory,
         store=store,
+        database=database,
         relay=relay,
         sockets=sockets,
         worker=worker,
@@ -401,13 +483,27 @@ async def _build(
     return member
 
 
-def _open_log(config: Config, directory: DataDirectory, prepared: Prepared) -> LogStore:
+def _finish_install(config: Config, directory: DataDirectory, database: StateStore) -> None:
+    """Before anything is decided by what log and database hold: they may not fit together yet."""
+    if database.installing() is None:
+        return
+    assert directory.identity is not None, "a snapshot is installed by a member"
+    store = _open_log(config, directory, directory.identity)
+    try:
+        snapshot = finish_interrupted(database, store)
+    finally:
+        store.close()
+    assert snapshot is not None
+    _log.info("finished installing a snapshot", index=snapshot.index)
+
+
+def _open_log(config: Config, directory: DataDirectory, identity: Identity) -> LogStore:
     store = LogStore.open(
         directory.log_path,
         segment_bytes=config.segment_size,
         reserve_bytes=config.reserve_data_size,
-        cluster_id=prepared.identity.cluster_id,
-        member_id=prepared.identity.member_id,
+        cluster_id=identity.cluster_id,
+        member_id=identity.member_id,
     )
     for warning in store.warnings:
         _log.warning(warning)
@@ -433,6 +529,7 @@ class _Member:
         prepared: Prepared,
         directory: DataDirectory,
         store: LogStore,
+        database: StateStore,
         relay: Relay,
         sockets: _Sockets,
         worker: _Worker,
@@ -474,6 +571,12 @@ class _Member:
             ),
             bootstrap=prepared.bootstrap,
             foreseen=prepared.foreseen,
+            snapshots=RelaySnapshots(
+                relay=relay,
+                database=database,
+                runner=worker,
+                installed=self._watched.notify,
+            ),
         )
         self._transport.attach(self._node)
         self._facts = ServedFacts(
@@ -618,7 +721,8 @@ class _Member:
         opened = self._sockets.peer
         if opened is None:
             return
-        start_listening(opened, self._config.peer_url.address, what="peer-url")
+        address = self._options.peer_listen or self._config.peer_url.address
+        start_listening(opened, address, what="peer-url")
         self._sockets.peer = None
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(opened))
         await nursery.start(self._transport.serve, listener)

@@ -184,7 +184,11 @@ def _member_routes(app: FastAPI, operations: Operations) -> None:
         responses=_FAILURES,
     )
     async def add(request: Request, body: schema.AddMember) -> Response:
-        return await _forward(operations, request, body)
+        try:
+            seen = body.seen_from(request.client.host if request.client is not None else None)
+        except ValueError as error:
+            raise BadRequestError(str(error)) from None
+        return await _forward(operations, request, seen)
 
     @app.put(
         "/members",
@@ -214,6 +218,16 @@ def _member_routes(app: FastAPI, operations: Operations) -> None:
         responses=_FAILURES,
     )
     async def promote(request: Request, body: schema.NameMember) -> Response:
+        return await _forward(operations, request, body)
+
+    @app.post(
+        "/members/replace",
+        tags=["members"],
+        summary="Replace a voter by another member in one step",
+        response_model=members,
+        responses=_FAILURES,
+    )
+    async def replace(request: Request, body: schema.ReplaceMember) -> Response:
         return await _forward(operations, request, body)
 
     @app.post(

@@ -8,14 +8,17 @@ from typing import ClassVar
 from kingbus.errors import ConfigError, KingbusError
 from kingbus.membership.errors import (
     DuplicateMemberError,
+    JointConfigurationError,
     LastVoterError,
     MembershipError,
     NotALearnerError,
+    NotAVoterError,
     RemovedMemberError,
     UnhealthyClusterError,
     UnknownMemberError,
 )
 from kingbus.node.errors import (
+    DialBackError,
     LeaderRemovalError,
     MembershipBusyError,
     NotCaughtUpError,
@@ -81,12 +84,15 @@ _STATUS: tuple[tuple[type[KingbusError], int], ...] = (
     (ProposalLostError, 503),
     (MembershipBusyError, 409),
     (NotCaughtUpError, 409),
+    (DialBackError, 409),
     (LeaderRemovalError, 409),
     (TransferError, 409),
     (UnhealthyClusterError, 409),
     (DuplicateMemberError, 409),
     (LastVoterError, 409),
     (NotALearnerError, 409),
+    (NotAVoterError, 409),
+    (JointConfigurationError, 409),
     (RemovedMemberError, 410),
     (UnknownMemberError, 404),
     (MembershipError, 400),

@@ -21,12 +21,13 @@ from kingbus.admin.errors import (
     SourceRefusedError,
     UnavailableError,
 )
-from kingbus.admin.protocols import Identity, Keys, Node, Receiver, Relay
+from kingbus.admin.protocols import DialBack, Identity, Keys, Node, Receiver, Relay
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.member import Member, normalize_url
+from kingbus.node.joining import dial_back
 from kingbus.pb.command_pb2 import (
     Command,
     MemberAttributes,
@@ -81,7 +82,7 @@ def sentence(details: Any) -> str:
 
 
 class LeaderOperations:
-    """See the module. `keys` gives the cluster's key."""
+    """See the module. `keys` gives the cluster's key, `dial_back` checks who wants to join."""
 
     def __init__(
         self,
@@ -91,12 +92,14 @@ class LeaderOperations:
         receiver: Receiver,
         identity: Identity,
         keys: Keys,
+        dial_back: DialBack = dial_back,
     ) -> None:
         self._node = node
         self._relay = relay
         self._receiver = receiver
         self._identity = identity
         self._keys = keys
+        self._dial_back = dial_back
         # Checks take seconds; two requests must not decide from the same state.
         self._source_lock = trio.Lock()
         self._routes: Mapping[tuple[str, str], Handler] = {
@@ -104,6 +107,7 @@ class LeaderOperations:
             ("PUT", "/members"): self._update_member,
             ("DELETE", "/members"): self._remove_member,
             ("POST", "/members/promote"): self._promote_member,
+            ("POST", "/members/replace"): self._replace_member,
             ("POST", "/leader/transfer"): self._transfer_leader,
             ("PUT", "/binlog/syncer/start"): self._start_source,
             ("PUT", "/binlog/syncer/config"): self._store_source,
@@ -136,6 +140,11 @@ class LeaderOperations:
 
     async def _add_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.AddMember, body)
+        if wanted.dial_back:
+            await self._dial_back(wanted.peer_url, name=wanted.name, token=wanted.dial_back)
+            known = self._node.cluster.named(wanted.name)
+            if known is not None and normalize_url(wanted.peer_url) in known.peer_urls:
+                return self._members()  # an earlier attempt got so far
         admin_urls = [wanted.admin_url] if wanted.admin_url is not None else []
         member = await self._node.add_member(
             wanted.name,
@@ -168,6 +177,18 @@ class LeaderOperations:
         if member.learner:
             await self._node.promote_member(member.id)
             _log.info("member promoted", name=member.name)
+        return self._members()
+
+    async def _replace_member(self, body: object) -> list[dict[str, Any]]:
+        wanted = validated(schema.ReplaceMember, body)
+        replaced = self._find(wanted.name)
+        member = await self._node.replace_member(
+            replaced.id,
+            wanted.new_name,
+            [wanted.peer_url] if wanted.peer_url is not None else [],
+            [wanted.admin_url] if wanted.admin_url is not None else [],
+        )
+        _log.info("member replaced", name=replaced.name, by=member.name, id=f"{member.id:x}")
         return self._members()
 
     async def _transfer_leader(self, body: object) -> dict[str, Any]:

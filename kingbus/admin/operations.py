@@ -25,7 +25,15 @@ from kingbus.admin.errors import (
     status_of,
 )
 from kingbus.admin.leader import SET_ATTRIBUTES, SET_SERVER, LeaderOperations, packed
-from kingbus.admin.protocols import Events, Identity, Listener, Node, Relay, Transport
+from kingbus.admin.protocols import (
+    Events,
+    Identity,
+    Listener,
+    Node,
+    NodeStatus,
+    Relay,
+    Transport,
+)
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.mysql.errors import MySQLError
@@ -147,7 +155,8 @@ class Operations:
     def is_ready(self) -> bool:
         """Whether `/ready` answers 200."""
         status = self._node.status()
-        return bool(status.leader_id) and self._node.cluster.get(status.member_id) is not None
+        knows_cluster = self._node.cluster.get(status.member_id) is not None
+        return bool(status.leader_id) and knows_cluster and not _is_installing(status)
 
     async def _checked(
         self, lag_seconds_max: float | None, *, needs_leader: bool
@@ -157,6 +166,8 @@ class Operations:
             raise no_leader()
         if needs_leader and self._node.cluster.get(status.member_id) is None:
             raise UnavailableError("this node does not know the cluster's members yet")
+        if needs_leader and _is_installing(status):
+            raise UnavailableError("this node is installing a snapshot")
         lag = None
         if lag_seconds_max is not None:
             lag = await self._lag_seconds()
@@ -257,7 +268,7 @@ class Operations:
         except KingbusError as error:
             # Whether it arrived is unknown. Repeating is safe, but a member added twice would be
             # told as a conflict.
-            if (method, path) == ("POST", "/members"):
+            if method == "POST" and path in {"/members", "/members/replace"}:
                 raise UnavailableError(
                     f"the leader's answer is missing: {error}", hint="look whether it was added"
                 ) from error
@@ -320,6 +331,10 @@ class Operations:
             message = "internal error on the leader; its log tells more"
             answer = {"status": 500, "body": {"message": message}, "applied_index": 0}
         return json.dumps(answer).encode()
+
+
+def _is_installing(status: NodeStatus) -> bool:
+    return status.catch_up is not None and status.catch_up.installing
 
 
 def parse_lag(text: str | None) -> float | None:

@@ -23,6 +23,19 @@ class Proposal(Protocol):
         """Return when it is applied here; raises ProposalLostError when the outcome is unknown."""
 
 
+class CatchUp(Protocol):
+    """How far a node has come that began from a snapshot."""
+
+    @property
+    def installing(self) -> bool: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def share(self) -> float: ...
+
+
 class NodeStatus(Protocol):
     """This node's view of Raft at one moment."""
 
@@ -42,6 +55,8 @@ class NodeStatus(Protocol):
     def first_index(self) -> int: ...
     @property
     def last_index(self) -> int: ...
+    @property
+    def catch_up(self) -> CatchUp | None: ...
 
 
 class Leadership(Protocol):
@@ -74,7 +89,22 @@ class Node(Protocol):
     ) -> Member: ...
     async def promote_member(self, member_id: int) -> object: ...
     async def remove_member(self, member_id: int) -> object: ...
+    async def replace_member(
+        self,
+        member_id: int,
+        name: str,
+        peer_urls: Sequence[str] = (),
+        admin_urls: Sequence[str] = (),
+    ) -> Member: ...
     async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> object: ...
+
+
+class DialBack(Protocol):
+    """Checks that a node which wants to join answers at its peer URL."""
+
+    async def __call__(self, url: str, /, *, name: str, token: str) -> None:
+        """Raises DialBackError."""
+        ...
 
 
 class Relay(Protocol):

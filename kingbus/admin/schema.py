@@ -5,7 +5,9 @@ in this module and in `routes` strings. Ids are lower-case hexadecimal text, unk
 are never null, GTID sets are on one line, times are RFC 3339 in UTC.
 """
 
+import ipaddress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -46,17 +48,18 @@ def _host_port(value: object) -> str:
     return str(address)
 
 
-def _url(value: object) -> str:
+def _url(value: object, *, wildcard: bool = False) -> str:
     if not isinstance(value, str):
         raise ValueError("must be http://HOST:PORT")  # noqa: TRY004
     try:
-        return str(Url.parse(value))
+        return str(Url.parse(value, wildcard=wildcard))
     except ValueError as error:
         raise ValueError(f"{value!r}: {error}") from None
 
 
 HostPort = Annotated[str, BeforeValidator(_host_port)]
 HttpUrl = Annotated[str, BeforeValidator(_url)]
+JoinUrl = Annotated[str, BeforeValidator(partial(_url, wildcard=True))]
 
 
 class Body(BaseModel):
@@ -68,14 +71,36 @@ class Body(BaseModel):
 class AddMember(Body):
     """A member to add; it is started with `initial-cluster-state: existing` afterwards.
 
-    A voter where that is safe; with `promote` a learner until it has caught up.
+    A voter where that is safe; with `promote` a learner until it has caught up. With `dial_back`
+    the leader first dials `peer_url`, where the joining node must answer with that token; its host
+    may then be a wildcard, which stands for the address that the request comes from.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    peer_url: HttpUrl
+    peer_url: JoinUrl
     admin_url: HttpUrl | None = None
     learner: bool = False
     promote: bool = False
+    dial_back: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "AddMember":
+        if Url.parse(self.peer_url, wildcard=True).address.is_wildcard and not self.dial_back:
+            raise ValueError("peer_url must be an address that others can reach, not a wildcard")
+        return self
+
+    def seen_from(self, client_host: str | None) -> "AddMember":
+        """The same with a wildcard replaced by where the request came from; ValueError."""
+        address = Url.parse(self.peer_url, wildcard=True).address
+        if not address.is_wildcard:
+            return self
+        try:
+            host = ipaddress.ip_address((client_host or "").partition("%")[0])
+        except ValueError:
+            raise ValueError("peer_url is a wildcard, and the connection has no address") from None
+        mapped = getattr(host, "ipv4_mapped", None)
+        url = Url(address=Address(host=str(mapped or host), port=address.port))
+        return self.model_copy(update={"peer_url": str(url)})
 
 
 class UpdateMember(Body):
@@ -83,6 +108,24 @@ class UpdateMember(Body):
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     new_peer_url: HttpUrl
+
+
+class ReplaceMember(Body):
+    """A voter that goes, and the member that comes in the same step.
+
+    With `peer_url` that is a new one, otherwise the learner of that name.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    new_name: Annotated[str, Field(min_length=1, max_length=64)]
+    peer_url: HttpUrl | None = None
+    admin_url: HttpUrl | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> "ReplaceMember":
+        if self.admin_url is not None and self.peer_url is None:
+            raise ValueError("admin_url goes with peer_url")
+        return self
 
 
 class NameMember(Body):
@@ -245,6 +288,15 @@ class EventData(Data):
     info: str
 
 
+class CatchUpData(Data):
+    """A node that began from a snapshot and has yet to apply what the leader retains."""
+
+    installing: bool
+    from_index: int
+    to_index: int
+    share: float
+
+
 class NodeStatusData(Data):
     name: str
     id: str
@@ -261,6 +313,7 @@ class NodeStatusData(Data):
     version: str
     cluster_id: str
     warnings: list[str]
+    catch_up: CatchUpData | None = None
 
 
 class HealthData(Data):

@@ -7,7 +7,7 @@ Each function takes the applied state (and what other layers say of themselves) 
 from collections.abc import Iterable
 
 from kingbus.admin import schema
-from kingbus.admin.protocols import Identity, NodeStatus, ReceiverStatus, Replica
+from kingbus.admin.protocols import CatchUp, Identity, NodeStatus, ReceiverStatus, Replica
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import FIRST_POSITION, RelayState
 from kingbus.membership.cluster import Cluster
@@ -161,4 +161,16 @@ def node_status(
         version=version,
         cluster_id=schema.member_id_text(cluster_id),
         warnings=list(warnings),
+        catch_up=_catch_up(status.catch_up),
+    )
+
+
+def _catch_up(catch_up: CatchUp | None) -> schema.CatchUpData | None:
+    if catch_up is None:
+        return None
+    return schema.CatchUpData(
+        installing=catch_up.installing,
+        from_index=catch_up.begin,
+        to_index=catch_up.end,
+        share=round(catch_up.share, 4),
     )

@@ -14,6 +14,9 @@ one node and none on another would part them. Only broken invariants of the stat
   0, and abandons an open transaction: its packets become a hole that readers skip.
 * A **file** is keyed by its ordinal, which rises over all epochs. Its name is an attribute; the
   name that clients see is unique among all files ever held.
+* A **start** is the state just before a file began, without what the file's own row and the list
+  of names tell already, so it is small and kept for every file. Once the files before are purged,
+  it is where a node that begins later begins: from there on it comes to the same state as all.
 """
 
 from collections.abc import Iterable, Sequence
@@ -97,6 +100,8 @@ class Changes:
     deleted_files: list[int] = field(default_factory=list)
     visible_moved: bool = False
     checkpoint: bool = False
+    start: tuple[int, StateRecord] | None = None
+    """A file began: its ordinal and the start to keep for it; see `RelayState.at_start`."""
 
 
 class RelayState:
@@ -124,8 +129,8 @@ class RelayState:
         self._open: OpenTransaction | None = None
         self._ends_in_event = False
         self._first_file = 0
-        # Insertion order, so that the record is the same on every node.
-        self._names_used: dict[str, None] = {}
+        # Served name and epoch of each file ever held, in their order: one for each ordinal.
+        self._names_used: dict[str, int] = {}
 
     # -- questions --------------------------------------------------------------------------
 
@@ -169,6 +174,9 @@ class RelayState:
                 break
             if row.epoch == epoch and row.name == name:
                 return row.served_name
+        return self._new_name(epoch, name)
+
+    def _new_name(self, epoch: int, name: str) -> str:
         served, number = name, 1
         while served in self._names_used:
             served = f"e{epoch}-{name}" if number == 1 else f"e{epoch}-{number}-{name}"
@@ -330,6 +338,7 @@ class RelayState:
         while count < len(self.files) - 1 and self.files[count].last_index < purge.first_index:
             count += 1
         if not count:
+            # On a node that began later than the log of the others it is so, too, and no harm.
             return f"no whole file lies below index {purge.first_index}"
         changes.deleted_files = [row.ordinal for row in self.files[:count]]
         changes.deleted_batches = range(self.files[0].first_index, self.files[count].first_index)
@@ -351,6 +360,8 @@ class RelayState:
         )
         if reason:
             return reason
+        if meta.HasField("file_start"):
+            changes.start = self._start(changes.index - 1)
         self.next_sequence += 1
         if meta.HasField("file_start"):
             self._start_file(changes, meta)
@@ -402,8 +413,8 @@ class RelayState:
                 return f"a file begins at {meta.start_position} with a gap of {meta.gap_before}"
             if not 0 < len(meta.file_name) <= FILE_NAME_LENGTH_MAX or "\0" in meta.file_name:
                 return "a file with an impossible name"
-            if any(r.epoch == self.epoch and r.name == meta.file_name for r in self.files):
-                return f"file {meta.file_name} of epoch {self.epoch} is held already"
+            if self._was_held(meta.file_name):
+                return f"file {meta.file_name} of epoch {self.epoch} was held already"
             if not meta.visible_packets:
                 return "a file begins without a visible event"
             return ""
@@ -470,16 +481,24 @@ class RelayState:
                     return "the open transaction begins again"
         return ""
 
+    def _was_held(self, name: str) -> bool:
+        """Whether a file of this name began in this epoch, be it purged by now.
+
+        Not asked of `files`: nodes that began with different snapshots must give one answer.
+        """
+        names, epoch = self._names_used, self.epoch
+        return epoch in {names.get(name), names.get(f"e{epoch}-{name}")}
+
     def _start_file(self, changes: Changes, meta: EventBatch) -> None:
-        ordinal = 1
+        ordinal = len(self._names_used) + 1
         if self.files:
             self.files[-1].closed = True
             changes.file_rows.append(_copy(self.files[-1]))
-            ordinal = self.files[-1].ordinal + 1
+            assert ordinal == self.files[-1].ordinal + 1
         else:
             self._first_file = ordinal
-        served_name = self.served_name_of(self.epoch, meta.file_name)
-        self._names_used[served_name] = None
+        served_name = self._new_name(self.epoch, meta.file_name)
+        self._names_used[served_name] = self.epoch
         row = FileRow(
             ordinal=ordinal,
             epoch=self.epoch,
@@ -615,12 +634,48 @@ class RelayState:
             ends_in_event=self._ends_in_event,
             first_file=self._first_file,
             last_event_time=self.last_event_time,
-            names_used=list(self._names_used),
+            names_used=self._names_used,
+            name_epochs=self._names_used.values(),
             last_gtid=self._last_gtid,
         )
         if self.files:
             record.file.CopyFrom(self.files[-1])
         return record
+
+    def _start(self, index: int) -> tuple[int, StateRecord]:
+        """Just before a file begins: its ordinal, and what is to be kept of the state."""
+        assert self._open is None
+        assert not self._ends_in_event
+        record = self.to_record()
+        record.index = index
+        for told_elsewhere in (
+            "executed",
+            "purged",
+            "names_used",
+            "name_epochs",
+            "file",
+            "visible_index",
+            "visible_packets",
+            "visible_position",
+            "last_transaction",  # is forgotten when a file begins
+        ):
+            record.ClearField(told_elsewhere)
+        record.first_file = len(self._names_used) + 1
+        return record.first_file, record
+
+    def at_start(self, start: StateRecord) -> StateRecord:
+        """The whole state just before the first file held began, from the start kept for it.
+
+        Nothing before that file is known to it: what was executed then is what is purged.
+        """
+        first = self.files[0]
+        assert start.first_file == first.ordinal, (start.first_file, first.ordinal)
+        whole = _copy(start)
+        whole.executed = whole.purged = first.previous_gtids
+        before = first.ordinal - 1
+        whole.names_used.extend(list(self._names_used)[:before])
+        whole.name_epochs.extend(list(self._names_used.values())[:before])
+        return whole
 
     @classmethod
     def from_record(cls, record: StateRecord, files: Iterable[FileRow] = ()) -> "RelayState":
@@ -651,7 +706,8 @@ class RelayState:
         state.last_event_time = record.last_event_time
         state._ends_in_event = record.ends_in_event
         state._first_file = record.first_file
-        state._names_used = dict.fromkeys(record.names_used)
+        epochs = record.name_epochs or [0] * len(record.names_used)
+        state._names_used = dict(zip(record.names_used, epochs, strict=True))
         state._last_gtid = _copy(record.last_gtid) if record.HasField("last_gtid") else None
         if record.HasField("last_transaction"):
             state.last_transaction = _copy(record.last_transaction)

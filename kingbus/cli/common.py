@@ -83,6 +83,8 @@ def cell(value: object) -> str:
             return "no"
         case list():
             return ", ".join(map(str, value)) or "-"
+        case dict():
+            return ", ".join(f"{key} {cell(each)}" for key, each in value.items()) or "-"
         case _:
             return str(value) or "-"
 

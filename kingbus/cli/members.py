@@ -109,6 +109,27 @@ def remove(
     _change(admin, token_file, as_json, "DELETE", "/members", {"name": name})
 
 
+@app.command()
+def replace(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(help="A new member's name, or a learner's.")],
+    peer_url: Annotated[
+        str | None, typer.Option("--peer-url", help="Where a new member is reached.")
+    ] = None,
+    admin_url: Annotated[str | None, typer.Option(help="Where its admin API will be.")] = None,
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+    as_json: Json = False,
+) -> None:
+    """Replace a voter by a new member, or by a learner that has caught up, in one step."""
+    body = {"name": name, "new_name": new_name}
+    if peer_url is not None:
+        body["peer_url"] = peer_url
+    if admin_url is not None:
+        body["admin_url"] = admin_url
+    _change(admin, token_file, as_json, "POST", "/members/replace", body)
+
+
 @app.command("transfer-leader")
 def transfer_leader(
     name: Annotated[str, typer.Argument(help="Who shall lead; nobody: the fittest.")] = "",

@@ -113,12 +113,12 @@ def _source_url(text: str) -> tuple[str, str]:
     return unquote(parts.username), f"{shown}:{port or 3306}"
 
 
-def load(path: Path) -> "Config":
+def load(path: Path, *, joins: bool = False) -> "Config":
     """The configuration; every problem is printed before UsageError is raised."""
     from kingbus import config
 
     try:
-        return config.load(path)
+        return config.load(path, joins=joins)
     except ConfigError as error:
         for problem in error.problems:
             complain(f"{path}: {problem}")
@@ -137,31 +137,16 @@ def join(
     """Add this node to a running cluster, then run it."""
     from kingbus import daemon
 
-    found = load(config)
+    found = load(config, joins=True)
+    peer_listen = found.peer_url.address
     if not daemon.has_log(found):
-        members = _added(found, via, learner=learner, token_file=token_file)
-        urls = {each["name"]: each["peerURLs"][0] for each in members}
-        cluster = ",".join(f"{name}={url}" for name, url in urls.items())
-        found = daemon.joining(found, cluster)
+        with client(via, token_file or found.auth.token_file) as api:
+            found = daemon.joined(
+                found, lambda body: list(api.ask("POST", "/members", body)), learner=learner
+            )
     else:
         complain("this data directory belongs to a member already; it is only started")
-    raise typer.Exit(daemon.main(daemon.options_of(found)))
-
-
-def _added(
-    config: "Config", via: str, *, learner: bool, token_file: Path | None
-) -> list[dict[str, Any]]:
-    """The members after this node was added; an earlier attempt that got so far counts."""
-    own = {"name": config.name, "peer_url": str(config.peer_url)}
-    with client(via, token_file or config.auth.token_file) as api:
-        members: list[dict[str, Any]] = api.ask("GET", "/members")
-        for member in members:
-            if member["name"] == config.name and own["peer_url"] in member["peerURLs"]:
-                return members
-        body = own | {"admin_url": str(config.admin_url), "learner": learner}
-        if not learner:
-            body["promote"] = True
-        return list(api.ask("POST", "/members", body))
+    raise typer.Exit(daemon.main(daemon.options_of(found, peer_listen=peer_listen)))
 
 
 def leave(
@@ -172,7 +157,7 @@ def leave(
     token_file: TokenFile = None,
 ) -> None:
     """Remove this node from its cluster; it stops."""
-    found = load(config)
+    found = load(config, joins=True)
     with client(via or str(found.admin_url), token_file or found.auth.token_file) as api:
         api.ask("DELETE", "/members", {"name": found.name})
     say(f"{found.name} was removed from the cluster")

@@ -14,9 +14,11 @@ from typing import Self
 from kingbus.errors import ConfigError, Problem
 from kingbus.membership.errors import (
     DuplicateMemberError,
+    JointConfigurationError,
     LastVoterError,
     MembershipError,
     NotALearnerError,
+    NotAVoterError,
     RemovedMemberError,
     UnhealthyClusterError,
     UnknownMemberError,
@@ -41,15 +43,21 @@ class ChangeKind(Enum):
     ADD = "add"
     PROMOTE = "promote"
     REMOVE = "remove"
+    REPLACE = "replace"
     UPDATE = "update"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberChange:
-    """One change; for a removal only the member's id counts."""
+    """One change; for a removal only the member's id counts.
+
+    REPLACE makes `member` a voter, new or a learner so far, and removes the voter `replaced` in the
+    same step: through a joint configuration, which the leader leaves by itself.
+    """
 
     kind: ChangeKind
     member: Member
+    replaced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +152,20 @@ class Cluster:
 
     @property
     def voters(self) -> tuple[int, ...]:
-        """Ids of the members that vote."""
-        return tuple(member.id for member in self.members if not member.learner)
+        """Ids of the members that vote; in a joint configuration, in its new half."""
+        return tuple(m.id for m in self.members if not m.learner and not m.leaving)
+
+    @property
+    def outgoing(self) -> tuple[int, ...]:
+        """Ids of the voters of the old half of a joint configuration; otherwise nobody."""
+        if not self.is_joint:
+            return ()
+        return tuple(m.id for m in self.members if not m.learner and not m.entering)
+
+    @property
+    def is_joint(self) -> bool:
+        """True while a replacement is under way: both halves must agree to everything."""
+        return any(member.entering or member.leaving for member in self.members)
 
     @property
     def learners(self) -> tuple[int, ...]:
@@ -159,8 +179,13 @@ class Cluster:
     def check(self, change: MemberChange) -> None:
         """Raise the MembershipError that says why the change is not possible here."""
         member = change.member
+        if self.is_joint:
+            raise JointConfigurationError("another member is being replaced")
         if change.kind is ChangeKind.ADD:
             self._check_new(member)
+            return
+        if change.kind is ChangeKind.REPLACE:
+            self._check_replacement(member, self.require(change.replaced))
             return
         known = self.require(member.id)
         if change.kind is ChangeKind.REMOVE:
@@ -171,6 +196,15 @@ class Cluster:
                 raise NotALearnerError(f"{known.name} is a voter already")
         elif change.kind is ChangeKind.UPDATE:
             self._check_urls(member)
+
+    def _check_replacement(self, member: Member, replaced: Member) -> None:
+        if replaced.learner:
+            raise NotAVoterError(f"{replaced.name} is a learner")
+        known = self.get(member.id)
+        if known is None:
+            self._check_new(member)
+        elif not known.learner:
+            raise NotALearnerError(f"{known.name} is a voter already")
 
     def _check_new(self, member: Member) -> None:
         check_name(member.name)
@@ -209,12 +243,35 @@ class Cluster:
                 others = (*others, self.require(change.member.id).promoted())
             case ChangeKind.UPDATE:
                 others = (*others, self._updated(change.member))
+            case ChangeKind.REPLACE:
+                known = self.get(change.member.id) or change.member
+                replaced = self.require(change.replaced)
+                others = (
+                    *(member for member in others if member.id != replaced.id),
+                    replace(known.promoted(), entering=True),
+                    replace(replaced, leaving=True),
+                )
             case ChangeKind.REMOVE:
                 removed |= {change.member.id}
                 removed_names |= {self.require(change.member.id).name}
         members = tuple(sorted(others, key=lambda member: member.id))
         return replace(
             self, index=index, members=members, removed=removed, removed_names=removed_names
+        )
+
+    def left(self, index: int) -> Self:
+        """The membership after the joint configuration was left: who was leaving is removed."""
+        assert self.is_joint
+        assert index > self.index, (index, self.index)
+        leaving = [member for member in self.members if member.leaving]
+        return replace(
+            self,
+            index=index,
+            members=tuple(
+                replace(member, entering=False) for member in self.members if not member.leaving
+            ),
+            removed=self.removed | {member.id for member in leaving},
+            removed_names=self.removed_names | {member.name for member in leaving},
         )
 
     def _updated(self, member: Member) -> Member:
@@ -245,8 +302,18 @@ class Cluster:
             case ChangeKind.REMOVE:
                 voters.discard(change.member.id)
                 healthy.discard(change.member.id)
+            case ChangeKind.REPLACE:
+                # The old half must agree, too.
+                self._check_majority(change, voters, healthy)
+                voters = voters - {change.replaced} | {change.member.id}
+                known = {change.member.id} & set(self.learners)
+                healthy = (healthy | known & set(active)) & voters
             case ChangeKind.UPDATE:
                 return
+        self._check_majority(change, voters, healthy)
+
+    @staticmethod
+    def _check_majority(change: MemberChange, voters: set[int], healthy: set[int]) -> None:
         needed = len(voters) // 2 + 1
         if len(healthy) < needed:
             raise UnhealthyClusterError(

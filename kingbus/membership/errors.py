@@ -37,6 +37,18 @@ class NotALearnerError(MembershipError):
     """Only a learner can be promoted."""
 
 
+class NotAVoterError(MembershipError):
+    """Only a voter can be replaced."""
+
+    hint = "Remove the learner and add the other."
+
+
+class JointConfigurationError(MembershipError):
+    """A replacement is under way: until the old half is left, no other change is possible."""
+
+    hint = "It ends by itself as soon as a majority of both halves is up; then try again."
+
+
 class UnhealthyClusterError(MembershipError):
     """The change would leave fewer healthy voters than a majority needs."""
 

@@ -94,7 +94,11 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One member. URLs are in normal form; `promote` marks a learner that awaits its promotion."""
+    """One member. URLs are in normal form; `promote` marks a learner that awaits its promotion.
+
+    While one voter replaces another, they vote in one half each of a joint configuration: the one
+    that is `entering` in the new one, the one that is `leaving` in the old one.
+    """
 
     id: int
     name: str
@@ -102,6 +106,8 @@ class Member:
     admin_urls: tuple[str, ...] = ()
     learner: bool = False
     promote: bool = False
+    entering: bool = False
+    leaving: bool = False
 
     @classmethod
     def from_context(cls, context: command_pb2.MemberContext) -> Self:
@@ -113,6 +119,8 @@ class Member:
             admin_urls=tuple(context.admin_urls),
             learner=context.learner,
             promote=context.promote,
+            entering=context.entering,
+            leaving=context.leaving,
         )
 
     def to_context(self) -> command_pb2.MemberContext:
@@ -124,6 +132,8 @@ class Member:
             admin_urls=self.admin_urls,
             learner=self.learner,
             promote=self.promote,
+            entering=self.entering,
+            leaving=self.leaving,
         )
 
     def promoted(self) -> Self:

@@ -122,6 +122,11 @@ def server_shutdown() -> MySQLError:
     return MySQLError(1053, "08S01", "Server shutdown in progress")
 
 
+def installing_snapshot() -> MySQLError:
+    """1105, and not 1236: a replica comes back after this, here or at another node."""
+    return MySQLError(1105, "HY000", "This relay node is installing a snapshot, try again later")
+
+
 def internal_error(message: str) -> MySQLError:
     """1105: nothing more precise is known."""
     return MySQLError(1105, "HY000", message)

@@ -10,7 +10,7 @@ before the log holds its first record.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -229,6 +229,7 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
                 if not problem:
                     member = cluster.named(config.name)
                     assert member is not None
+                    _check_memory(member, answers)
                     return Prepared(
                         path="join",
                         identity=_identity(config.name, member, cluster),
@@ -239,6 +240,20 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
                     break  # waiting would not make the configuration right
             await trio.sleep(_JOIN_PAUSE_SECONDS)
     raise BootstrapError(f"cannot join: {problem}")
+
+
+def _check_memory(member: Member, answers: Mapping[str, ClusterAnswer]) -> None:
+    """BootstrapError for a voter that took part before: without its log it forgot its votes."""
+    if member.learner:
+        return  # nobody counts on what a learner has
+    for url, answer in answers.items():
+        if member.id in answer.bootstrapped:
+            raise BootstrapError(
+                f"{url} says that {member.name} has taken part in the cluster before, but its"
+                " data directory is empty",
+                hint="Restore the directory, or remove the member and add it anew; with its log"
+                " it lost what it promised.",
+            )
 
 
 def join_problem(config: BootstrapConfig, cluster: Cluster) -> str:

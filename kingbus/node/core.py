@@ -50,8 +50,13 @@ class CoreStorage:
 
 
 def conf_state_of(cluster: Cluster) -> ConfState:
-    """The configuration that a membership stands for; joint ones are not used."""
-    return ConfState(voters=cluster.voters, learners=cluster.learners)
+    """The configuration that a membership stands for; a joint one the leader leaves by itself."""
+    return ConfState(
+        voters=cluster.voters,
+        learners=cluster.learners,
+        voters_outgoing=cluster.outgoing,
+        auto_leave=cluster.is_joint,
+    )
 
 
 def initial_hard_state(recorded: HardState, *, applied: int, log: Log) -> HardState:

@@ -46,6 +46,12 @@ class EntryTooLargeError(NodeError):
     """No frame between members has room for such an entry."""
 
 
+class DialBackError(NodeError):
+    """A node that asks to join does not answer where it says that it is; nothing was changed."""
+
+    hint = "peer-url must be an address at which the other members reach this node."
+
+
 class LeaderRemovalError(NodeError):
     """The leader was to be removed and no other member could take over."""
 

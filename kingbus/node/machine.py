@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 from kingbus.pb import record_pb2
 from kingbus.raft.storage import Storage
-from kingbus.raft.types import ConfState, Entry
+from kingbus.raft.types import ConfState, Entry, Snapshot
 from kingbus.storage.log import LogWrite
 
 _Ts = TypeVarTuple("_Ts")
@@ -67,6 +67,51 @@ class Log(Storage, Protocol):
 
     def set_conf_state(self, index: int, conf_state: ConfState) -> None:
         """The membership as applied, and the index of the change that made it."""
+        ...
+
+    def set_snapshot_source(self, source: Callable[[], Snapshot]) -> None:
+        """Who makes the snapshot that a follower behind the log's start gets."""
+        ...
+
+    def truncate_before(self, index: int) -> None:
+        """Give up every entry below; blocking, in a worker thread, never beside `write`."""
+        ...
+
+
+class Snapshots(Protocol):
+    """The half of a snapshot that is the machine's, where its log is ever cut at the beginning.
+
+    A snapshot stands for what lies before the first entry that is still held; its data is as
+    `storage.installing.pack_snapshot` makes it. The node installs one by `begin`, a write of the
+    log, `finish`, with nothing else written or applied in between.
+    """
+
+    @property
+    def first_index(self) -> int:
+        """The first entry that the machine needs, as of what it applied; 1: all of them."""
+        ...
+
+    def make(self) -> tuple[int, bytes]:
+        """The index before the first entry that is needed, and the machine's state there.
+
+        SnapshotTemporarilyUnavailableError while it cannot be told.
+        """
+        ...
+
+    def check(self, snapshot: Snapshot) -> None:
+        """KingbusError when this could not be installed here."""
+        ...
+
+    async def begin(self, snapshot: Snapshot) -> None:
+        """Stop the machine's readers and remember, durably, that this is being installed."""
+        ...
+
+    async def finish(self, snapshot: Snapshot) -> None:
+        """Make the machine's state durably the snapshot's, and forget that it was begun."""
+        ...
+
+    async def sync(self) -> None:
+        """Make durable what was applied, before the log gives up what it came from."""
         ...
 
 

@@ -10,6 +10,11 @@ and the leader sends entries, while its own disk is at work. The append task tak
 waits into one write. Entries are applied in order, on the loop, membership changes among them; the
 machine keeps those in the same database write.
 
+The append task also cuts the log at its beginning, once the machine needs no more what is before
+and has made that durable, and it installs a snapshot: mark, log, state (storage/installing.py), all
+durable before the answer goes. Meanwhile nothing is applied; what the snapshot has overtaken, a
+membership change at or below that of the snapshot too, is never applied.
+
 Time is the event loop's: ticks are due at absolute moments, so a busy loop loses none, but makes
 up for only some of a long stall, lest a node that was stopped for a while takes itself for one
 that hears no leader. What this module must not know: what the entries mean.
@@ -21,18 +26,19 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 from zlib import crc32
 
 import trio
 
 from kingbus import metrics
+from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import Member, derive_member_id, normalize_urls
 from kingbus.node.broadcast import Broadcast
-from kingbus.node.changes import NOTHING, to_conf_change, to_member_change
+from kingbus.node.changes import taken, to_conf_change, to_member_change
 from kingbus.node.core import conf_state_of, core_config, initial_hard_state
 from kingbus.node.errors import (
     EntryTooLargeError,
@@ -44,13 +50,18 @@ from kingbus.node.errors import (
     ProposalLostError,
     TransferError,
 )
+from kingbus.node.fates import SnapshotFates
 from kingbus.node.leadership import Leadership
-from kingbus.node.machine import AppliedBatch, Log, Runner, StateMachine
+from kingbus.node.machine import AppliedBatch, Log, Runner, Snapshots, StateMachine
 from kingbus.node.proposals import Proposal, Proposals
-from kingbus.node.status import NodeSettings, NodeStatus, PeerStatus, Removed
-from kingbus.node.writes import gather
+from kingbus.node.status import CatchUp, NodeSettings, NodeStatus, PeerStatus, Removed
+from kingbus.node.writes import Gathered, gather
 from kingbus.pb import record_pb2
-from kingbus.raft.errors import ProposalDroppedError, RaftError
+from kingbus.raft.errors import (
+    ProposalDroppedError,
+    RaftError,
+    SnapshotTemporarilyUnavailableError,
+)
 from kingbus.raft.raw_node import RawNode
 from kingbus.raft.ready import Ready, Role
 from kingbus.raft.types import (
@@ -62,8 +73,9 @@ from kingbus.raft.types import (
     EntryType,
     Message,
     MessageType,
-    decode_conf_change,
+    Snapshot,
 )
+from kingbus.storage.installing import pack_snapshot, unpack_snapshot
 from kingbus.storage.log import LogWrite
 from kingbus.transport.codec import ENTRY_BYTES_MAX
 from kingbus.transport.peer import PeerFacts
@@ -87,6 +99,8 @@ INBOX_MESSAGES_MAX = 4096
 INBOX_BYTES_MAX = 32 << 20
 """Appends that wait for the loop: twice what one leader keeps in flight. Beyond, nothing is read
 from the append lanes."""
+SNAPSHOT_BYTES_MAX = ENTRY_BYTES_MAX
+"""As an entry, so that it fits a frame; a set of a million intervals does."""
 IDLE_SECONDS = 1.0
 """After this long without a write the log is told, so that it can mark its end as durable."""
 LATE_SECONDS = 10.0
@@ -116,7 +130,8 @@ class Node:
     `cluster` is the membership as of what the machine has applied; `bootstrap` are the initial
     members of a new cluster, and only on an empty log; `foreseen` is the membership that a joining
     node was told of, by which it answers the others until it has applied as much. `runner` runs
-    a blocking call in a worker thread. RestartError when log and machine do not fit together.
+    a blocking call in a worker thread. Without `snapshots` the log must keep its beginning: none is
+    sent and none is taken. RestartError when log and machine do not fit together.
     """
 
     def __init__(
@@ -132,6 +147,7 @@ class Node:
         settings: NodeSettings | None = None,
         bootstrap: Sequence[Member] = (),
         foreseen: Cluster | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.member_id = member_id
         self.settings = settings or NodeSettings()
@@ -142,6 +158,9 @@ class Node:
         self._machine = machine
         self._transport = transport
         self._runner = runner
+        self._snapshots = snapshots
+        if snapshots is not None:
+            log.set_snapshot_source(self._make_snapshot)
         self._applied = machine.applied_index
         recorded, _ = log.initial_state()
         hard_state = initial_hard_state(recorded, applied=self._applied, log=log)
@@ -168,7 +187,12 @@ class Node:
         self._room = Broadcast()
         self._responses: deque[Message] = deque()
         self._unreachable: set[int] = set()
-        self._snapshot_fates: list[tuple[int, bool]] = []
+        self._fates = SnapshotFates()
+        self._truncate_to = 0  # the first entry to keep, while the log still holds more
+        self._installing = 0  # the index of the snapshot that is being installed
+        self._installed = Broadcast()
+        self._began_at = 0  # the index of the snapshot that this node has yet to catch up from
+        self._heard_commit = 0
         self._append_queue: deque[Message] = deque()
         self._append_work = trio.Event()
         self._apply_queue: deque[Message] = deque()
@@ -243,7 +267,9 @@ class Node:
             # may lie in the inbox beside the tick that would declare it gone.
             self._take_inputs()
             self._tick()
+            self._note_purge()
             while self._raw.has_ready():
+                self._observe()  # who acts for the leader has stopped when another one is answered
                 self._handle(self._raw.ready())
             self._observe()
             self._turned.notify()
@@ -262,14 +288,20 @@ class Node:
             for message in inbox:
                 self._heard[message.from_] = now
                 self._step(message)
+                if message.type is MessageType.APP:
+                    self._heard_commit = max(self._heard_commit, message.commit)
+                elif message.type is MessageType.APP_RESP and not message.reject:
+                    self._fates.acknowledged(message.from_, message.index)
             self._room.notify()
         if self._unreachable:
             for member_id in sorted(self._unreachable):
                 raw.report_unreachable(member_id)
+                self._fates.lost(member_id)
             self._unreachable.clear()
-        for member_id, ok in self._snapshot_fates:
+        for member_id, ok in self._fates.take(trio.current_time()):
+            if not ok:
+                _log.info("a snapshot was lost on its way", member=f"{member_id:x}")
             raw.report_snapshot(member_id, ok)
-        self._snapshot_fates.clear()
 
     def _step(self, message: Message) -> None:
         try:
@@ -292,7 +324,8 @@ class Node:
             self._raw.tick()
             self._commits.append(self._raw.committed)
         self._ticks += 1
-        if self._raw.role is Role.FOLLOWER and self._cluster.voters == (self.member_id,):
+        alone = self._cluster.voters == (self.member_id,) and not self._cluster.is_joint
+        if self._raw.role is Role.FOLLOWER and alone:
             # There is nobody whose vote to wait for. But a candidate waits for its own disk:
             # to campaign again would begin anew each tick for as long as a sync takes longer.
             self._raw.campaign()
@@ -315,6 +348,11 @@ class Node:
                 self._apply_queue.append(message)
                 self._apply_work.set()
             else:
+                if message.snapshot is not None:
+                    self._fates.sent(message.to, message.snapshot.index, trio.current_time())
+                    _log.info(
+                        "snapshot sent", member=f"{message.to:x}", index=message.snapshot.index
+                    )
                 outgoing.append(message)
         if outgoing:
             self._transport.send(outgoing)
@@ -328,6 +366,7 @@ class Node:
         (old_role, old_term, old_leader), self._seen = self._seen, seen
         if old_role is Role.LEADER and seen[:2] != (old_role, old_term):
             self._withdraw(ProposalLostError(f"leadership of term {old_term} was lost"))
+            self._fates.forget()
         if seen[:2] != (old_role, old_term) and raw.role is Role.LEADER:
             self._commits.clear()
             _log.info("leader", term=raw.term)
@@ -352,10 +391,15 @@ class Node:
         while True:
             with trio.move_on_after(IDLE_SECONDS):
                 await self._append_work.wait()
-            if not self._append_queue:
+            if not self._append_work.is_set():
                 await self._write_idle()
                 await self._append_work.wait()
-            await self._append()
+            if self._append_queue:
+                await self._append()
+            else:
+                self._append_work = trio.Event()
+            if self._truncate_to:
+                await self._truncate()
 
     async def _append(self) -> None:
         gathered = gather(self._append_queue, self._saved)
@@ -363,19 +407,22 @@ class Node:
             self._append_work = trio.Event()
         if gathered.hard_state is not None:
             self._latest = gathered.hard_state
-        if gathered.needs_write:
-            await self._write(
-                LogWrite(
-                    entries=gathered.entries,
-                    hard_state=self._latest,
-                    snapshot=gathered.snapshot,
-                    must_sync=True,
-                )
-            )
+        if gathered.snapshot is not None:
+            await self._install(gathered.snapshot, gathered)
+        elif gathered.needs_write:
+            await self._write(self._log_write(gathered))
         else:
             await trio.lowlevel.checkpoint()
         # Durable now: what depends on it may be said.
         self._deliver(gathered.responses)
+
+    def _log_write(self, gathered: Gathered) -> LogWrite:
+        return LogWrite(
+            entries=gathered.entries,
+            hard_state=self._latest,
+            snapshot=gathered.snapshot,
+            must_sync=True,
+        )
 
     async def _write(self, write: LogWrite) -> None:
         metrics.STORAGE_FSYNC_SECONDS.observe(await self._runner(self._timed_write, write))
@@ -392,6 +439,68 @@ class Node:
         if self._latest != self._saved:
             await self._write(LogWrite(hard_state=self._latest))
         await self._runner(self._log.note_idle)
+
+    # The log's beginning
+
+    def _make_snapshot(self) -> Snapshot:
+        """The state at the log's start, with the membership as of now and the index of that."""
+        assert self._snapshots is not None
+        index, state = self._snapshots.make()
+        cluster = self._cluster
+        data = pack_snapshot(cluster.to_record(), state)
+        if len(data) > SNAPSHOT_BYTES_MAX:
+            _log.error("a snapshot is too large to be sent", bytes=len(data))
+            raise SnapshotTemporarilyUnavailableError
+        return Snapshot(
+            index=index,
+            term=self._log.term(index),
+            conf_state=conf_state_of(cluster),
+            data=data,
+            conf_index=cluster.index,
+        )
+
+    def _note_purge(self) -> None:
+        """Have the log cut where the machine needs it no more, at most at what the core applied."""
+        if self._snapshots is None or self._installing or self._truncate_to:
+            return
+        first = self._snapshots.first_index
+        if self._log.first_index() < first <= self._raw.applied + 1:
+            self._truncate_to = first
+            self._append_work.set()
+
+    async def _truncate(self) -> None:
+        assert self._snapshots is not None
+        first = self._truncate_to
+        # First that is durable which says that these entries are not needed.
+        await self._snapshots.sync()
+        await self._runner(self._log.truncate_before, first)
+        self._truncate_to = 0
+        _log.info("the log was cut", first_index=first)
+
+    async def _install(self, snapshot: Snapshot, gathered: Gathered) -> None:
+        """Replace log and state; each step is durable before the next (storage/installing.py)."""
+        assert self._snapshots is not None
+        assert snapshot.index > self._applied, (snapshot.index, self._applied)
+        began = time.perf_counter()
+        _log.info("installing a snapshot", index=snapshot.index, applied=self._applied)
+        self._installing = self._began_at = snapshot.index
+        members, _ = unpack_snapshot(snapshot)
+        await self._snapshots.begin(snapshot)
+        await self._write(self._log_write(gathered))
+        await self._snapshots.finish(snapshot)
+        self._applied = snapshot.index
+        self._truncate_to = 0
+        self._cluster = Cluster.from_record(members)
+        self._go_by_cluster()
+        self._installing = 0
+        _log.info(
+            "snapshot installed",
+            index=snapshot.index,
+            members_index=self._cluster.index,
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        self._installed.notify()
+        self._progressed.notify()
 
     def _deliver(self, responses: Sequence[Message]) -> None:
         outgoing: list[Message] = []
@@ -410,8 +519,12 @@ class Node:
         while True:
             await self._apply_work.wait()
             while self._apply_queue:
+                while self._installing:
+                    await self._installed.wait()
                 message = self._apply_queue.popleft()
-                self._apply(message.entries)
+                if message.entries[-1].index > self._applied:
+                    self._apply(message.entries)
+                # Otherwise a snapshot has overtaken them.
                 self._deliver(message.responses)
                 await trio.lowlevel.checkpoint()
             self._apply_work = trio.Event()
@@ -427,16 +540,15 @@ class Node:
                 if entry.index == self._change_index:
                     errors[entry.index] = MembershipBusyError("the change was not taken")
                 continue
-            change = decode_conf_change(entry)
-            try:
-                wanted = to_member_change(change, cluster)
-                if wanted is not None:
-                    cluster = cluster.apply(entry.index, wanted)
-            except MembershipError as error:
+            if entry.index <= cluster.index:
+                # The membership came with a snapshot that is newer than this change.
+                members[entry.index] = cluster.to_record()
+                continue
+            change, cluster, refusal = taken(entry, cluster)
+            if refusal is not None:
                 # Every node refuses it alike: they all have the same membership here.
-                _log.warning("membership change refused", index=entry.index, reason=str(error))
-                errors[entry.index] = error
-                change = NOTHING
+                _log.warning("membership change refused", index=entry.index, reason=str(refusal))
+                errors[entry.index] = refusal
             changes.append((entry.index, change))
             members[entry.index] = cluster.to_record()
         # The machine first: only what is kept in the database may act.
@@ -449,6 +561,9 @@ class Node:
             self._log.set_conf_state(cluster.index, conf_state_of(cluster))
             self._go_by_cluster()
         self._proposals.settle(entries, errors=errors)
+        if self._began_at and self._applied >= self._heard_commit > self._began_at:
+            _log.info("caught up from a snapshot", index=self._began_at, applied=self._applied)
+            self._began_at = 0
         raw = self._raw
         self._observe()
         if raw.role is Role.LEADER and entries[-1].term == raw.term:
@@ -470,10 +585,8 @@ class Node:
     def receive(self, messages: Sequence[Message]) -> None:
         """Queue messages from a peer; beyond the limit they are dropped, as on a network."""
         for message in messages:
-            if message.type is MessageType.SNAP:
-                # Nothing is purged yet, so every log reaches back to its beginning.
-                _log.error("snapshot ignored", sender=f"{message.from_:x}")
-                continue
+            if message.type is MessageType.SNAP and not self._can_install(message):
+                continue  # its sender hears nothing and sends another one, after a while
             if len(self._inbox) >= INBOX_MESSAGES_MAX:
                 self._inbox_dropped += 1
                 continue
@@ -481,7 +594,22 @@ class Node:
             self._ever_heard.add(message.from_)
             for entry in message.entries:
                 self._inbox_bytes += len(entry.data)
+            if message.snapshot is not None:
+                self._inbox_bytes += len(message.snapshot.data)
         self._wake()
+
+    def _can_install(self, message: Message) -> bool:
+        reason = "the log here is never cut"
+        if self._snapshots is not None:
+            if message.snapshot is None:
+                return True  # the core says what is wrong with it
+            try:
+                self._snapshots.check(message.snapshot)
+                return True
+            except KingbusError as error:
+                reason = str(error)
+        _log.error("snapshot ignored", sender=f"{message.from_:x}", reason=reason)
+        return False
 
     async def wait_room(self) -> None:
         """Wait while the inbox holds too many bytes."""
@@ -494,9 +622,10 @@ class Node:
         self._wake()
 
     def report_snapshot(self, member_id: int, *, ok: bool) -> None:
-        """What became of a snapshot; to be told for each, or the peer stays paused."""
-        self._snapshot_fates.append((member_id, ok))
-        self._wake()
+        """Whether a snapshot left this node. That it arrived only its receiver can say."""
+        if not ok:
+            self._fates.lost(member_id)
+            self._wake()
 
     def removed_by_peer(self, member_id: int) -> None:
         """A member of this cluster says that this one was removed."""
@@ -621,6 +750,14 @@ class Node:
             last_index=raw.last_index,
             uncommitted_bytes=raw.uncommitted_size,
             peers=peers,
+            catch_up=CatchUp(
+                installing=bool(self._installing),
+                begin=self._began_at,
+                applied=self._applied,
+                end=self._heard_commit,
+            )
+            if self._began_at
+            else None,
         )
 
     @property
@@ -710,6 +847,49 @@ class Node:
             await self._change(change)
             return
         self._cluster.check_health(change, self._active())
+        await self._hand_over_to_be_removed(member)
+
+    async def replace_member(
+        self,
+        member_id: int,
+        name: str,
+        peer_urls: Sequence[str] = (),
+        admin_urls: Sequence[str] = (),
+    ) -> Member:
+        """Make another member a voter and remove a voter, in one step: both, or neither.
+
+        With peer URLs the other is added, otherwise it is the learner of that name, which must have
+        caught up. Returns when the old half of the joint configuration is left, or an election
+        timeout later: from the moment that the change is committed, every leader sees to that.
+        Errors: as add_member, promote_member and remove_member.
+        """
+        self._check_leader()
+        replaced = self._cluster.require(member_id)
+        if peer_urls:
+            urls = normalize_urls(peer_urls)
+            index = self._raw.last_index + 1
+            member = Member(
+                id=derive_member_id(name, urls, index=index),
+                name=name,
+                peer_urls=urls,
+                admin_urls=normalize_urls(admin_urls),
+            )
+        else:
+            member = self._cluster.find(name).promoted()
+        change = MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=member_id)
+        self._cluster.check(change)
+        if not peer_urls and not self.has_caught_up(member.id):
+            raise NotCaughtUpError(f"{member.name} has not caught up with the leader's log yet")
+        if member_id == self.member_id:
+            self._cluster.check_health(change, self._active())
+            await self._hand_over_to_be_removed(replaced)
+        await self._change(change)
+        with trio.move_on_after(self.settings.election_seconds):
+            while replaced.id in self._cluster:
+                await self._progressed.wait()
+        return self._cluster.require(member.id)
+
+    async def _hand_over_to_be_removed(self, member: Member) -> NoReturn:
         try:
             leader_id = await self.transfer_leader(None)
         except TransferError as error:

@@ -34,6 +34,26 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CatchUp:
+    """A member that began from a snapshot, until it has applied what the leader had committed.
+
+    `begin` is the snapshot's index, `end` the leader's commit index as last heard of, 0 before.
+    """
+
+    installing: bool
+    begin: int
+    applied: int
+    end: int
+
+    @property
+    def share(self) -> float:
+        """How much of what the leader has committed is applied here, from 0 to 1."""
+        if self.installing or self.end <= self.begin:
+            return 0.0
+        return min(1.0, max(0, self.applied - self.begin) / (self.end - self.begin))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """What this node knows at this moment."""
 
@@ -48,6 +68,7 @@ class NodeStatus:
     last_index: int
     uncommitted_bytes: int
     peers: dict[int, PeerStatus] = field(default_factory=dict)
+    catch_up: CatchUp | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -612,11 +612,17 @@ class MemberContext(_message.Message):
     ADMIN_URLS_FIELD_NUMBER: _builtins.int
     LEARNER_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
+    ENTERING_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     member_id: _builtins.int
     name: _builtins.str
     learner: _builtins.bool
     promote: _builtins.bool
     """a learner that the leader promotes once it has caught up"""
+    entering: _builtins.bool
+    """a voter of the new half of a joint configuration only"""
+    leaving: _builtins.bool
+    """of the old half only: removed when the configuration is left"""
     @_builtins.property
     def peer_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -630,10 +636,12 @@ class MemberContext(_message.Message):
         admin_urls: _abc.Iterable[_builtins.str] | None = ...,
         learner: _builtins.bool = ...,
         promote: _builtins.bool = ...,
+        entering: _builtins.bool = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_urls", b"admin_urls", "learner", b"learner", "member_id", b"member_id", "name", b"name", "peer_urls", b"peer_urls", "promote", b"promote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_urls", b"admin_urls", "entering", b"entering", "learner", b"learner", "leaving", b"leaving", "member_id", b"member_id", "name", b"name", "peer_urls", b"peer_urls", "promote", b"promote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

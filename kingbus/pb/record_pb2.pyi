@@ -230,6 +230,7 @@ class RelayState(_message.Message):
     LAST_EVENT_TIME_FIELD_NUMBER: _builtins.int
     NAMES_USED_FIELD_NUMBER: _builtins.int
     LAST_GTID_FIELD_NUMBER: _builtins.int
+    NAME_EPOCHS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     channel: _builtins.int
     index: _builtins.int
@@ -270,9 +271,15 @@ class RelayState(_message.Message):
         """all that are or were a source of this log"""
 
     @_builtins.property
-    def names_used(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def names_used(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """served names of all files ever held, in their order"""
+
     @_builtins.property
     def last_gtid(self) -> _command_pb2.GtidRun: ...
+    @_builtins.property
+    def name_epochs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the epoch of each of these files"""
+
     def __init__(
         self,
         *,
@@ -301,10 +308,11 @@ class RelayState(_message.Message):
         last_event_time: _builtins.int = ...,
         names_used: _abc.Iterable[_builtins.str] | None = ...,
         last_gtid: _command_pb2.GtidRun | None = ...,
+        name_epochs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "file", b"file", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "open_transaction", b"open_transaction", "source", b"source", "source_config", b"source_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "members", b"members", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "members", b"members", "name_epochs", b"name_epochs", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,3 +354,32 @@ class Members(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Members: _TypeAlias = Members  # noqa: Y015
+
+@_typing.final
+class SnapshotData(_message.Message):
+    """What a Raft snapshot carries: the state at the start of the log, and the membership as of now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    state: _builtins.bytes
+    """the state machine's own; a relay's is a RelayState"""
+    @_builtins.property
+    def members(self) -> Global___Members: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        members: Global___Members | None = ...,
+        state: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["members", b"members"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotData: _TypeAlias = SnapshotData  # noqa: Y015

@@ -20,6 +20,7 @@ from kingbus import metrics
 from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.errors import KingbusError
+from kingbus.mysql import errors
 from kingbus.replication.dump_session import (
     ALL_SENT,
     CATCHING_UP,
@@ -38,7 +39,7 @@ from kingbus.replication.dump_session import (
     decode_gtid_set,
     refused,
 )
-from kingbus.replication.relay import PurgedWhileReadingError, Relay, Row
+from kingbus.replication.relay import InstallingError, PurgedWhileReadingError, Relay, Row
 from kingbus.replication.served_batch import (
     PACKET_HEADER,
     PACKET_PAYLOAD_MAX,
@@ -123,13 +124,16 @@ async def run_dump(
     cluster to ask, so what this node has is all there is.
     """
     dump = _Dump(relay, request, sink=sink, identity=identity, progress=progress)
-    begin = await dump.wait_for_start(catch_up, catch_up_seconds_max)
-    if begin is not None:
-        try:
-            await dump.open(begin)
-            await dump.follow()
-        except PurgedWhileReadingError:
-            raise dump.session.purged() from None
+    try:
+        with relay.reading():
+            begin = await dump.wait_for_start(catch_up, catch_up_seconds_max)
+            if begin is not None:
+                await dump.open(begin)
+                await dump.follow()
+    except PurgedWhileReadingError:
+        raise dump.session.purged() from None
+    except InstallingError:
+        raise refused(errors.installing_snapshot()) from None
 
 
 class _Dump:

@@ -15,7 +15,8 @@ abandoned transaction out of sight even where a row is read while it is being tr
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol, TypeVar, TypeVarTuple
@@ -66,6 +67,12 @@ class RelayLoadError(KingbusError):
 
 class PurgedWhileReadingError(KingbusError):
     """What was to be read next has been purged."""
+
+
+class InstallingError(KingbusError):
+    """This node is replacing all that it holds by a snapshot: nothing can be read meanwhile."""
+
+    hint = "Ask another node, or this one again in a moment."
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,8 @@ class Relay:
         self._waiting = trio.lowlevel.ParkingLot()
         self._bytes_since_checkpoint = 0
         self._entries_since_checkpoint = 0
+        self._is_installing = False
+        self._readers: set[trio.CancelScope] = set()
 
     @classmethod
     def load(
@@ -253,6 +262,7 @@ class Relay:
                 deleted_batches=run.deleted,
                 files=list(run.files.values()),
                 deleted_files=run.deleted_files,
+                starts=list(run.starts.items()),
                 checkpoint=checkpoint,
                 members=members,
             )
@@ -265,6 +275,45 @@ class Relay:
             self._recent.put(index, row)
         for index, batch in run.batches.items():
             self._shared.put(index, batch)
+
+    # -- installing a snapshot --------------------------------------------------------------
+
+    @property
+    def is_installing(self) -> bool:
+        """Whether a snapshot is taking the place of everything."""
+        return self._is_installing
+
+    def begin_install(self) -> None:
+        """From now on until `install` nobody reads; who does is stopped."""
+        self._is_installing = True
+        for scope in self._readers:
+            scope.cancel()
+
+    def install(self, state: RelayState) -> None:
+        """Go on from this state, which database and log are of by now."""
+        self.state = state
+        self._recent = _RecentRows(state.index + 1)
+        self._shared = _SharedBatches(SHARED_BYTES)
+        self._bytes_since_checkpoint = self._entries_since_checkpoint = 0
+        self._is_installing = False
+        self._waiting.unpark_all()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For who reads on and on: InstallingError as soon as, or if already, that is not possible.
+
+        What is awaited inside is cancelled then.
+        """
+        if self._is_installing:
+            raise InstallingError("a snapshot is being installed")
+        with trio.CancelScope() as scope:
+            self._readers.add(scope)
+            try:
+                yield
+            finally:
+                self._readers.discard(scope)
+        if scope.cancelled_caught:
+            raise InstallingError("a snapshot is being installed")
 
     # -- waiting ----------------------------------------------------------------------------
 
@@ -397,6 +446,7 @@ class _Run:
         self.deleted: Sequence[int] = ()
         self.files: dict[int, FileRow] = {}
         self.deleted_files: list[int] = []
+        self.starts: dict[int, StateRecord] = {}
         self.batches: dict[int, ServedBatch] = {}
         self.wants_checkpoint = False
 
@@ -411,6 +461,9 @@ class _Run:
         self.deleted_files = changes.deleted_files
         for file_row in changes.file_rows:
             self.files[file_row.ordinal] = file_row
+        if changes.start is not None:
+            ordinal, start = changes.start
+            self.starts[ordinal] = start
         self.wants_checkpoint = changes.checkpoint
 
     def takes(self, other: "_Run") -> bool:
@@ -424,6 +477,7 @@ class _Run:
         self.rows.update(other.rows)
         self.deleted = other.deleted or self.deleted
         self.files.update(other.files)
+        self.starts.update(other.starts)
         self.deleted_files = other.deleted_files or self.deleted_files
         self.batches.update(other.batches)
 

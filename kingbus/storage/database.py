@@ -123,6 +123,13 @@ class Database:
         except Exception as error:
             raise self._failure("writing", error) from error
 
+    def sync(self) -> None:
+        """Make everything durable that was written before. Blocks; beside other writes, too."""
+        try:
+            self._db.flush_wal(sync=True)
+        except Exception as error:
+            raise self._failure("syncing", error) from error
+
     def flush(self) -> None:
         """Write what is in memory to a table file. Blocks."""
         try:

@@ -9,6 +9,8 @@
 | `s` channel u32             | record.RelayState, the newest checkpoint           |
 | `b` channel u32, index u64  | record.BatchRow                                    |
 | `f` channel u32, ordinal u64| record.FileRow                                     |
+| `t` channel u32, ordinal u64| record.RelayState: the start of that file          |
+| `i`                         | raft.Snapshot that is being installed              |
 
 Numbers in keys are big-endian, so that the database's order of bytes is the order of numbers;
 those in values are little-endian, as everywhere on the disk. Letters are never used again for
@@ -21,18 +23,21 @@ __all__ = [
     "APPLIED",
     "CONF_STATE",
     "FORMAT",
+    "INSTALLING",
     "MEMBERS",
     "NUMBER_MAX",
     "batch_key",
     "checkpoint_key",
     "file_key",
     "number_of",
+    "start_key",
 ]
 
 FORMAT = b"v"
 APPLIED = b"a"
 CONF_STATE = b"c"
 MEMBERS = b"m"
+INSTALLING = b"i"
 
 NUMBER_MAX = 2**64 - 1
 
@@ -53,6 +58,11 @@ def batch_key(channel: int, index: int) -> bytes:
 def file_key(channel: int, ordinal: int) -> bytes:
     """The row of a file."""
     return _ROW.pack(b"f", channel, ordinal)
+
+
+def start_key(channel: int, ordinal: int) -> bytes:
+    """The state just before a file began."""
+    return _ROW.pack(b"t", channel, ordinal)
 
 
 def number_of(key: bytes) -> int:

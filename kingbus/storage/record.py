@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kingbus.pb import raft_pb2
-from kingbus.raft.types import ConfState, EntryType, HardState
+from kingbus.raft.types import ConfState, EntryType, HardState, Snapshot
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -39,6 +39,8 @@ __all__ = [
     "conf_state_to_pb",
     "pack_header",
     "pack_record",
+    "snapshot_from_pb",
+    "snapshot_to_pb",
 ]
 
 HEADER = struct.Struct("<IIIIBBHQQ")
@@ -181,4 +183,26 @@ def conf_state_from_pb(message: raft_pb2.ConfState) -> ConfState:
         voters_outgoing=tuple(message.voters_outgoing),
         learners_next=tuple(message.learners_next),
         auto_leave=message.auto_leave,
+    )
+
+
+def snapshot_to_pb(snapshot: Snapshot) -> raft_pb2.Snapshot:
+    """A snapshot as records carry it."""
+    return raft_pb2.Snapshot(
+        index=snapshot.index,
+        term=snapshot.term,
+        conf_state=conf_state_to_pb(snapshot.conf_state),
+        data=snapshot.data,
+        conf_index=snapshot.conf_index,
+    )
+
+
+def snapshot_from_pb(message: raft_pb2.Snapshot) -> Snapshot:
+    """The reverse."""
+    return Snapshot(
+        index=message.index,
+        term=message.term,
+        conf_state=conf_state_from_pb(message.conf_state),
+        data=message.data,
+        conf_index=message.conf_index,
     )

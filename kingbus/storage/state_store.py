@@ -3,7 +3,11 @@
 Everything here follows from the log, so a write is not synced: after a crash of the machine the
 applied index is simply an older one, with the rows that belong to it, and the log is applied again
 from there. That holds because each write is one atomic batch. What must not be lost, before log
-entries are given up, is written with `sync`.
+entries are given up, is written with `sync`, or made durable by `sync()`.
+
+A snapshot takes the place of everything: `begin_install` marks that durably, `finish_install`
+writes the new state and takes the mark away in one synced batch. A mark that is found says that
+the installation is to be repeated.
 """
 
 import struct
@@ -16,21 +20,28 @@ from google.protobuf.message import DecodeError, Message
 
 from kingbus.pb import raft_pb2
 from kingbus.pb.record_pb2 import BatchRow, FileRow, Members, RelayState
-from kingbus.raft.types import ConfState
+from kingbus.raft.types import ConfState, Snapshot
 from kingbus.storage.database import Database
 from kingbus.storage.errors import CorruptRecordError, NewerFormatError
 from kingbus.storage.keys import (
     APPLIED,
     CONF_STATE,
     FORMAT,
+    INSTALLING,
     MEMBERS,
     NUMBER_MAX,
     batch_key,
     checkpoint_key,
     file_key,
     number_of,
+    start_key,
 )
-from kingbus.storage.record import conf_state_from_pb, conf_state_to_pb
+from kingbus.storage.record import (
+    conf_state_from_pb,
+    conf_state_to_pb,
+    snapshot_from_pb,
+    snapshot_to_pb,
+)
 
 __all__ = ["FORMAT_VERSION", "StateStore", "StateWrite"]
 
@@ -50,7 +61,8 @@ class StateWrite:
     """What applying entries up to `applied` (of `term`) has changed.
 
     Deletions happen before puts. `deleted_batches` may name rows that never were; a `range` is
-    deleted as one. `checkpoint` replaces the one of the same channel.
+    deleted as one. `checkpoint` replaces the one of the same channel. `starts` are kept with their
+    files, by ordinal, and go with them.
     """
 
     applied: int
@@ -60,6 +72,7 @@ class StateWrite:
     deleted_batches: Sequence[int] = ()
     files: Sequence[FileRow] = ()
     deleted_files: Sequence[int] = ()
+    starts: Sequence[tuple[int, RelayState]] = ()
     checkpoint: RelayState | None = None
     members: Members | None = None
     conf_state: tuple[int, ConfState] | None = None
@@ -113,10 +126,13 @@ class StateStore:
                 batch.delete(batch_key(channel, index))
         for ordinal in changes.deleted_files:
             batch.delete(file_key(channel, ordinal))
+            batch.delete(start_key(channel, ordinal))
         for index, row in changes.batches:
             batch.put(batch_key(channel, index), row.SerializeToString())
         for file in changes.files:
             batch.put(file_key(channel, file.ordinal), file.SerializeToString())
+        for ordinal, start in changes.starts:
+            batch.put(start_key(channel, ordinal), start.SerializeToString())
         if changes.checkpoint is not None:
             assert changes.checkpoint.channel == channel, (changes.checkpoint.channel, channel)
             batch.put(checkpoint_key(channel), changes.checkpoint.SerializeToString())
@@ -128,6 +144,43 @@ class StateStore:
             batch.put(CONF_STATE, _INDEX.pack(index) + encoded)
         batch.put(APPLIED, _APPLIED.pack(changes.applied, changes.term))
         self._database.write(batch, sync=sync)
+
+    def sync(self) -> None:
+        """Make durable all that was written before. Blocks; may run beside `write`."""
+        self._database.sync()
+
+    def begin_install(self, snapshot: Snapshot) -> None:
+        """Blocks. Remember durably that this snapshot takes the place of log and state."""
+        batch = self._database.new_batch()
+        batch.put(INSTALLING, snapshot_to_pb(snapshot).SerializeToString())
+        self._database.write(batch, sync=True)
+
+    def installing(self) -> Snapshot | None:
+        """The snapshot whose installation was begun and not finished."""
+        message = self._message(raft_pb2.Snapshot, INSTALLING)
+        return None if message is None else snapshot_from_pb(message)
+
+    def finish_install(self, snapshot: Snapshot, *, state: RelayState, members: Members) -> None:
+        """Blocks. Everything here is that of the snapshot from now on, durably, or nothing is.
+
+        `state` is as of the snapshot's index, `members` as of its `conf_index`.
+        """
+        assert state.index == snapshot.index, (state.index, snapshot.index)
+        batch = self._database.new_batch()
+        channel = state.channel
+        for key in (batch_key, file_key, start_key):
+            batch.delete_range(key(channel, 0), key(channel, NUMBER_MAX))
+        batch.put(checkpoint_key(channel), state.SerializeToString())
+        batch.put(MEMBERS, members.SerializeToString())
+        encoded = conf_state_to_pb(snapshot.conf_state).SerializeToString()
+        batch.put(CONF_STATE, _INDEX.pack(members.index) + encoded)
+        batch.put(APPLIED, _APPLIED.pack(snapshot.index, snapshot.term))
+        batch.delete(INSTALLING)
+        self._database.write(batch, sync=True)
+
+    def start(self, channel: int, ordinal: int) -> RelayState | None:
+        """What was kept of the state just before a file began."""
+        return self._message(RelayState, start_key(channel, ordinal))
 
     def applied(self) -> int:
         """The index up to which everything here is; 0 in a new one."""

@@ -75,12 +75,33 @@ class TransportEvents(Protocol):
         ...
 
     def report_snapshot(self, member_id: int, *, ok: bool) -> None:
-        """What became of a snapshot."""
+        """A snapshot did not leave. With `ok` it did, which says nothing of its arrival."""
         ...
 
     def removed_by_peer(self, member_id: int) -> None:
         """That member says that this one was removed from the cluster."""
         ...
+
+
+class SilentEvents:
+    """Events that go nowhere: stands for a host until there is one, and is the base of a host that
+    needs only some of them (one without snapshots, say, or that has no queue to fill).
+    """
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Drop them."""
+
+    async def wait_room(self) -> None:
+        """There is always room."""
+
+    def report_unreachable(self, member_id: int) -> None:
+        """Nobody wants to know."""
+
+    def report_snapshot(self, member_id: int, *, ok: bool) -> None:
+        """Nobody wants to know."""
+
+    def removed_by_peer(self, member_id: int) -> None:
+        """Nobody wants to know."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -230,18 +251,12 @@ class LaneSender:
                 buffers += encode_message(message)
             if buffers:
                 await connection.send(gather(buffers), stall_seconds=timings.write)
-            self._report_sent()
+            # That they left is all that is known of them; the core asks, or waits for an answer.
+            self._in_flight = ()
 
     def _encode_probe(self, number: int) -> bytes:
         probe = peer_pb2.Probe(number=number, sent_ns=self._link.wall_ns())
         return encode_frame(FrameType.PROBE, probe)
-
-    def _report_sent(self) -> None:
-        # That it left is all that is known; if it does not arrive, the core's next probe tells.
-        for message in self._in_flight:
-            if message.type is MessageType.SNAP:
-                self._link.events.report_snapshot(self._peer.id, ok=True)
-        self._in_flight = ()
 
     async def _read_replies(self, connection: Connection, probes: _Probes) -> None:
         buffer = FrameBuffer(_REPLY_LIMITS)

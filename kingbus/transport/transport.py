@@ -41,7 +41,14 @@ from kingbus.transport.errors import (
     PeerUnreachableError,
 )
 from kingbus.transport.hello import Lane, Refusal, Verdict, judge
-from kingbus.transport.peer import Link, Peer, PeerFacts, Timings, TransportEvents
+from kingbus.transport.peer import (
+    Link,
+    Peer,
+    PeerFacts,
+    SilentEvents,
+    Timings,
+    TransportEvents,
+)
 from kingbus.transport.queues import coalesce
 
 CONNECTIONS_MAX = 512  # two lanes and a few calls for each of at most 64 members
@@ -57,16 +64,6 @@ CallHandler = Callable[[int, bytes], Awaitable[bytes]]
 class _Method:
     handler: CallHandler
     strangers: bool
-
-
-class _NoEvents:
-    """Stands for the node until there is one: whatever comes is dropped."""
-
-    def receive(self, messages: Sequence[Message]) -> None: ...
-    async def wait_room(self) -> None: ...
-    def report_unreachable(self, member_id: int) -> None: ...
-    def report_snapshot(self, member_id: int, *, ok: bool) -> None: ...
-    def removed_by_peer(self, member_id: int) -> None: ...
 
 
 class Transport:
@@ -99,7 +96,7 @@ class Transport:
         self._wall_ns = wall_ns
         self._link = Link(
             hello=self._hello,
-            events=_NoEvents(),
+            events=SilentEvents(),
             timings=self._timings,
             random=random,
             wall_ns=wall_ns,

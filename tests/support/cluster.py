@@ -107,13 +107,17 @@ class KingbusNode:
         lines = [f"{key}: {json.dumps(value)}" for key, value in keys.items() if value is not None]
         self.config_file.write_text("\n".join(lines) + "\n")
 
-    def launch(self) -> None:
-        """Start the process without waiting for anything."""
+    def launch(self, *, via: str = "", learner: bool = False) -> None:
+        """Start the process without waiting for anything; `via` an admin URL it joins."""
         assert not self.is_running
         self.write_config()
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self._process = processes.start_kingbus(
-            ["run", "--config", str(self.config_file)],
+            [
+                *(["join", "--via", via] if via else ["run"]),
+                *(["--learner"] if learner else []),
+                *("--config", str(self.config_file)),
+            ],
             log=self.log,
             environment=self._environment,
             stays=self._stays,
@@ -139,9 +143,9 @@ class KingbusNode:
             or {}
         )
 
-    def start(self) -> dict[str, str]:
-        """Start the process and wait for its `ready` line."""
-        self.launch()
+    def start(self, *, via: str = "", learner: bool = False) -> dict[str, str]:
+        """Start the process and wait for its `ready` line; `via` an admin URL it joins."""
+        self.launch(via=via, learner=learner)
         return self.wait_ready()
 
     def output(self) -> str:

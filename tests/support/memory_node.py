@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import Any, Protocol
 
 import trio
 
 from kingbus.membership.cluster import Cluster
-from kingbus.node.machine import AppliedBatch, Log
+from kingbus.node.machine import AppliedBatch, Log, Snapshots, StateMachine
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb import record_pb2
 from kingbus.raft.storage import MemoryStorage
@@ -116,6 +117,31 @@ async def eventually(condition: Callable[[], object], what: str = "") -> object:
     raise AssertionError(f"not within {DEADLINE_SECONDS:g} s: {what or condition}")
 
 
+class Stores(Protocol):
+    """What a member has opened of its directory."""
+
+    log: Log
+    machine: StateMachine
+    snapshots: Snapshots | None
+    members: record_pb2.Members | None
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class MemoryStores:
+    """A log of any kind and a machine in memory."""
+
+    log: Log
+    machine: MemoryMachine
+    members: record_pb2.Members | None
+    snapshots: None = None
+
+    def close(self) -> None:
+        if isinstance(self.log, LogStore):
+            self.log.abandon()
+
+
 @dataclass
 class MemberProcess:
     """One running member: everything that would be one process."""
@@ -123,11 +149,18 @@ class MemberProcess:
     name: str
     node: Node
     transport: Transport
-    log: Log
-    machine: MemoryMachine
+    stores: Stores
     scope: trio.CancelScope
     ended: trio.Event = field(default_factory=trio.Event)
     result: Removed | BaseException | None = None
+
+    @property
+    def log(self) -> Any:
+        return self.stores.log
+
+    @property
+    def machine(self) -> Any:
+        return self.stores.machine
 
     async def stop(self) -> None:
         """As a kill: nothing is said goodbye to."""
@@ -144,8 +177,11 @@ class LoopbackCluster:
         *,
         settings: NodeSettings | None = None,
         make_log: Callable[[str, Disk], Log] | None = None,
+        open_stores: Callable[[str], Stores] | None = None,
     ) -> None:
+        """Either `make_log`, with a machine in memory behind it, or all of a member's stores."""
         self._nursery = nursery
+        self._open_stores = open_stores or self._memory_stores
         self._make_log = make_log or (lambda _name, disk: MemoryLog(disk))
         self.settings = settings or NodeSettings(heartbeat_seconds=0.05, election_seconds=1.0)
         self.timings = Timings(probe=0.3, read=2.0, back_off_max=0.2)
@@ -155,6 +191,10 @@ class LoopbackCluster:
         self.first: Cluster | None = None
         self.ids: dict[str, int] = {}
         self._seed = 1
+
+    def _memory_stores(self, name: str) -> Stores:
+        disk = self.disks[name]
+        return MemoryStores(self._make_log(name, disk), MemoryMachine(disk), disk.members)
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
@@ -176,11 +216,7 @@ class LoopbackCluster:
 
     async def restart(self, name: str) -> MemberProcess:
         """Start a stopped member from its disk."""
-        disk = self.disks[name]
-        cluster = self.first.emptied()
-        if disk.members is not None:
-            cluster = Cluster.from_record(disk.members)
-        return await self._run(name, self.ids[name], cluster)
+        return await self._run(name, self.ids[name], None)
 
     async def join(self, name: str, foreseen: Cluster) -> MemberProcess:
         """Start a member that was added, with an empty disk."""
@@ -191,14 +227,16 @@ class LoopbackCluster:
         self,
         name: str,
         member_id: int,
-        cluster: Cluster,
+        cluster: Cluster | None,
         *,
         bootstrap: bool = False,
         foreseen: Cluster | None = None,
     ) -> MemberProcess:
         self._seed += 1
-        disk = self.disks[name]
-        log, machine = self._make_log(name, disk), MemoryMachine(disk)
+        stores = self._open_stores(name)
+        if cluster is None:
+            members = stores.members
+            cluster = Cluster.from_record(members) if members else self.first.emptied()
         transport = Transport(
             member_id=member_id,
             cluster=foreseen or cluster,
@@ -208,8 +246,9 @@ class LoopbackCluster:
         node = Node(
             member_id=member_id,
             cluster=cluster.emptied() if bootstrap else cluster,
-            log=log,
-            machine=machine,
+            log=stores.log,
+            machine=stores.machine,
+            snapshots=stores.snapshots,
             transport=transport,
             random=random.Random(self._seed),
             runner=run_in_thread,
@@ -218,7 +257,7 @@ class LoopbackCluster:
             foreseen=foreseen or (replace(cluster, index=len(cluster)) if bootstrap else None),
         )
         transport.attach(node)
-        process = MemberProcess(name, node, transport, log, machine, trio.CancelScope())
+        process = MemberProcess(name, node, transport, stores, trio.CancelScope())
         self.ids[name] = member_id
         self.members[name] = process
         listener = await open_listener("127.0.0.1", self.ports[name])
@@ -238,8 +277,7 @@ class LoopbackCluster:
                     nursery.cancel_scope.cancel()
         finally:
             listener.socket.close()
-            if isinstance(process.log, LogStore):
-                process.log.abandon()
+            process.stores.close()
             process.ended.set()
 
     def running(self) -> Iterator[MemberProcess]:
@@ -299,9 +337,12 @@ async def loopback_cluster(
     *names: str,
     settings: NodeSettings | None = None,
     make_log: Callable[[str, Disk], Log] | None = None,
+    open_stores: Callable[[str], Stores] | None = None,
 ) -> AsyncIterator[LoopbackCluster]:
     async with trio.open_nursery() as nursery:
-        cluster = LoopbackCluster(nursery, settings=settings, make_log=make_log)
+        cluster = LoopbackCluster(
+            nursery, settings=settings, make_log=make_log, open_stores=open_stores
+        )
         await cluster.begin(*names)
         try:
             yield cluster

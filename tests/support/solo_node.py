@@ -47,9 +47,18 @@ class SoloNode:
 
     def step_down(self) -> None:
         self.leadership.set(0)
+        self.lose()
+        self.notify()
+
+    @property
+    def under_way(self) -> int:
+        """Proposals that wait."""
+        return len(self._waiting)
+
+    def lose(self) -> None:
+        """All that waits is lost."""
         while self._waiting:
             self._waiting.popleft()[1].settle(ProposalLostError("leadership was lost"))
-        self.notify()
 
     def notify(self) -> None:
         self.changed.set()

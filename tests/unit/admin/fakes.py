@@ -15,7 +15,8 @@ from kingbus.errors import KingbusError
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member, derive_member_id
 from kingbus.mysql.errors import MySQLError
-from kingbus.node.errors import NotLeaderError
+from kingbus.node.errors import DialBackError, NotLeaderError
+from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.secrets import ClusterSecret
 
@@ -34,6 +35,7 @@ class FakeStatus:
     applied: int
     term: int = 3
     first_index: int = 1
+    catch_up: CatchUp | None = None
 
     @property
     def committed(self) -> int:
@@ -69,6 +71,7 @@ class FakeNode:
         member = shared.cluster.named(name)
         assert member is not None
         self.id = member.id
+        self.catch_up: CatchUp | None = None
         shared.nodes[self.id] = self
 
     @property
@@ -93,7 +96,9 @@ class FakeNode:
 
     def status(self) -> FakeStatus:
         role = "leader" if self.is_ready else "follower"
-        return FakeStatus(self.id, role, self.shared.leader_id, self.shared.index)
+        return FakeStatus(
+            self.id, role, self.shared.leader_id, self.shared.index, catch_up=self.catch_up
+        )
 
     def _must_lead(self) -> None:
         if not self.is_ready:
@@ -147,6 +152,30 @@ class FakeNode:
 
     async def remove_member(self, member_id: int) -> None:
         self._change(ChangeKind.REMOVE, self.cluster.require(member_id))
+
+    async def replace_member(
+        self,
+        member_id: int,
+        name: str,
+        peer_urls: Sequence[str] = (),
+        admin_urls: Sequence[str] = (),
+    ) -> Member:
+        if peer_urls:
+            index = self.shared.index
+            member = Member(
+                id=derive_member_id(name, peer_urls, index=index),
+                name=name,
+                peer_urls=tuple(peer_urls),
+                admin_urls=tuple(admin_urls),
+            )
+        else:
+            member = self.cluster.find(name).promoted()
+        self._must_lead()
+        self.shared.index += 2
+        change = MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=member_id)
+        joint = self.cluster.apply(self.shared.index - 1, change)
+        self.shared.cluster = joint.left(self.shared.index)
+        return member
 
     async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> None:
         member = replace(self.cluster.require(member_id), peer_urls=tuple(peer_urls))
@@ -274,9 +303,14 @@ class Pair:
         assert leader is not None
         self.shared = Shared(cluster=cluster, leader_id=leader.id)
         self.transport = FakeTransport()
+        self.joiners: set[tuple[str, str, str]] = set()  # (URL, name, token) of who would answer
         self.secret = ClusterSecret.generate() if with_key else None
         self.n1 = self._member("n1")
         self.n2 = self._member("n2")
+
+    async def _dial_back(self, url: str, /, *, name: str, token: str) -> None:
+        if (url, name, token) not in self.joiners:
+            raise DialBackError(f"{name} cannot be reached from here: {url}")
 
     def _member(self, name: str) -> Member1:
         node, receiver = FakeNode(self.shared, name), FakeReceiver()
@@ -288,6 +322,7 @@ class Pair:
             receiver=receiver,
             identity=identity,
             keys=FakeKeys(self.secret),
+            dial_back=self._dial_back,
         )
         operations = Operations(
             name=name,

@@ -8,6 +8,8 @@ import pytest
 
 from kingbus.admin.access import BODY_BYTES_MAX, Access, Guard
 from kingbus.admin.app import create_app
+from kingbus.admin.schema import AddMember
+from kingbus.node.status import CatchUp
 from kingbus.secrets import SOURCE_PASSWORD, Secret
 from tests.unit.admin.fakes import Member1, Pair
 
@@ -95,6 +97,84 @@ async def test_members_are_changed_through_any_node(pair: Pair, asked: str) -> N
     assert (await browser.refused("DELETE", "/members", {"name": "n3"}))[0] == 410
     assert (await browser.refused("DELETE", "/members", {"name": id_of_n3}))[0] == 410
     assert (await browser.refused("DELETE", "/members", {"name": "n9"}))[0] == 404
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_a_voter_is_replaced_through_any_node(pair: Pair, asked: str) -> None:
+    """By a new member or a learner, in one request; the statuses are those of the single steps."""
+    browser = Browser(getattr(pair, asked))
+    new = {"name": "n3", "peer_url": "http://127.0.0.1:5003", "learner": True}
+    await browser.data("POST", "/members", new)
+    path = "/members/replace"
+    for body, status in (
+        ({"name": "n3", "new_name": "n4", "peer_url": "http://127.0.0.1:5004"}, 409),
+        ({"name": "n2", "new_name": "n1"}, 409),
+        ({"name": "n2", "new_name": "n4", "peer_url": "http://127.0.0.1:5001"}, 409),
+        ({"name": "n2", "new_name": "n4"}, 404),
+        ({"name": "n9", "new_name": "n3"}, 404),
+        ({"name": "n2", "new_name": "n4", "admin_url": "http://127.0.0.1:1"}, 400),
+        ({"name": "n2"}, 400),
+    ):
+        assert (await browser.refused("POST", path, body))[0] == status, body
+
+    after = await browser.data("POST", path, {"name": "n2", "new_name": "n3"})
+    assert [(m["name"], m["isLearner"]) for m in after] == [("n1", False), ("n3", False)]
+    again = {"name": "n2", "new_name": "n4", "peer_url": "http://127.0.0.1:5004"}
+    assert (await browser.refused("POST", path, again))[0] == 410
+    after = await browser.data("POST", path, again | {"name": "n3"})
+    assert {m["name"] for m in after} == {"n1", "n4"}
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_who_asks_to_join_is_dialled_back(pair: Pair, asked: str) -> None:
+    """Added only when it answers; a wildcard becomes where the request came from; again: 200."""
+    browser = Browser(getattr(pair, asked))
+    body = {"name": "n3", "peer_url": "http://0.0.0.0:5003", "promote": True, "dial_back": "ab"}
+
+    status, message = await browser.refused("POST", "/members", body)
+    assert (status, "http://127.0.0.1:5003" in message) == (409, True)
+    assert len(pair.shared.cluster) == 2
+
+    pair.joiners.add(("http://127.0.0.1:5003", "n3", "ab"))
+    for _ in range(2):
+        after = await browser.data("POST", "/members", body)
+        assert [(m["name"], m["peerURLs"], m["isLearner"]) for m in after] == [
+            ("n1", ["http://127.0.0.1:5001"], False),
+            ("n2", ["http://127.0.0.1:5002"], False),
+            ("n3", ["http://127.0.0.1:5003"], True),
+        ]
+    other = body | {"peer_url": "http://[::]:5004"}
+    pair.joiners.add(("http://127.0.0.1:5004", "n3", "ab"))
+    assert (await browser.refused("POST", "/members", other))[0] == 409  # the name is n3's
+
+
+async def test_a_wildcard_needs_a_dial_back(pair: Pair) -> None:
+    """Without one nobody would find out that the address is wrong: 400; never as admin URL."""
+    browser = Browser(pair.n1)
+    wildcard = {"name": "n3", "peer_url": "http://0.0.0.0:5003"}
+
+    status, message = await browser.refused("POST", "/members", wildcard)
+    assert (status, "wildcard" in message) == (400, True)
+    admin = {"peer_url": "http://127.0.0.1:5003", "admin_url": "http://0.0.0.0:1", "dial_back": "a"}
+    assert (await browser.refused("POST", "/members", wildcard | admin))[0] == 400
+    assert len(pair.shared.cluster) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("10.1.2.3", "http://10.1.2.3:5003"),
+        ("fe80::1%eth0", "http://[fe80::1]:5003"),
+        ("::ffff:10.1.2.3", "http://10.1.2.3:5003"),
+    ],
+)
+def test_the_address_of_a_connection(host: str, expected: str) -> None:
+    """Of either family, as a URL; an address that is no wildcard stays."""
+    body = AddMember(name="n3", peer_url="http://0.0.0.0:5003", dial_back="ab")
+    assert body.seen_from(host).peer_url == expected
+    assert body.seen_from(host).seen_from("10.9.9.9").peer_url == expected
+    with pytest.raises(ValueError, match="no address"):
+        body.seen_from(None)
 
 
 async def test_leadership_is_transferred(pair: Pair) -> None:
@@ -296,6 +376,24 @@ async def test_ready_judges_the_lag(pair: Pair) -> None:
     assert (await browser.data("GET", "/ready?lag_seconds=5"))["lag_seconds"] == 3.0
     pair.n1.receiver.now.seconds_behind_source = 9
     assert (await browser.refused("GET", "/ready?lag_seconds=5"))[0] == 503
+    await browser.data("GET", "/ready")
+
+
+async def test_a_node_that_began_from_a_snapshot_says_how_far_it_is(pair: Pair) -> None:
+    """Not ready while it installs, and the share of what is retained until it has all of it."""
+    browser = Browser(pair.n2)
+    assert (await browser.data("GET", "/status"))["catch_up"] is None
+    pair.n2.node.catch_up = CatchUp(installing=True, begin=100, applied=3, end=0)
+    found = await browser.refused("GET", "/ready")
+    assert found == (503, "this node is installing a snapshot")
+    await browser.data("GET", "/health")
+    pair.n2.node.catch_up = CatchUp(installing=False, begin=100, applied=150, end=300)
+    assert (await browser.data("GET", "/status"))["catch_up"] == {
+        "installing": False,
+        "from_index": 100,
+        "to_index": 300,
+        "share": 0.25,
+    }
     await browser.data("GET", "/ready")
 
 

@@ -344,6 +344,106 @@ def test_a_purge_takes_whole_files_and_never_the_open_one() -> None:
     assert applied.state.file(2) is applied.state.files[0]
 
 
+def history() -> tuple[Applied, list[tuple[int, Command, int]], dict[int, StateRecord]]:
+    """Sessions, epochs with the same names, configuration, a file left in a transaction."""
+    applied = Applied()
+    commands: list[tuple[int, Command, int]] = []
+    starts: dict[int, StateRecord] = {}
+    take = applied.apply
+
+    def apply(command: Command, packets: bytes = b"") -> Changes:
+        changes = take(command, packets)
+        commands.append((changes.index, command, len(packets)))
+        if changes.start is not None:
+            ordinal, start = changes.start
+            starts[ordinal] = start
+        return changes
+
+    applied.apply = apply  # type: ignore[method-assign]
+    number = 0
+    for epoch, uuid in ((1, UUID_A), (1, UUID_A), (2, UUID_B), (4, UUID_A)):
+        for part in range(3):
+            apply(Command(source_config=SourceConfig(started=True, user=f"u{epoch}{part}")))
+            cutter = applied.session(epoch=epoch, uuid=uuid)
+            name = f"binlog.{len(starts) + 1 if epoch == 1 else part + 1:06d}"
+            file = BinlogFile(name, uuid, applied.state.executed.copy())
+            for _ in range(2):
+                number += 1
+                file.transaction(number)
+            packets = packets_of(file.events)
+            if part:
+                # Left in the middle of a transaction, which the next session abandons.
+                packets = packets[:-2]
+                number -= 1
+            for at in range(0, len(packets), 3):
+                assert applied.batch(cutter, file, packets[at : at + 3]).accepted
+            assert applied.state.in_transaction == bool(part)
+            apply(Command(server_config=ServerConfig(member_id=part, address=f"h:{number}")))
+    return applied, commands, starts
+
+
+@pytest.mark.parametrize("first", range(1, 13))
+def test_who_begins_at_a_file_comes_to_the_same_state(first: int) -> None:
+    """From the start of any file on the log makes the same of it, once the rest is purged."""
+    applied, commands, starts = history()
+    assert sorted(starts) == list(range(1, 13))
+    state = applied.state
+    begins_at = state.file(first).first_index
+    if first > 1:
+        assert applied.apply(Command(purge=Purge(first_index=begins_at))).accepted
+        assert state.files[0].ordinal == first
+    whole = state.at_start(starts[first])
+
+    late = RelayState.from_record(whole)
+    assert (late.index, late.files) == (begins_at - 1, [])
+    assert late.executed == late.purged == state.purged
+    for index, command, packets in commands:
+        late.apply(index, command, packet_bytes=packets)
+
+    assert late.digest() == state.digest()
+    assert late.files == state.files
+    assert late.to_record() == state.to_record()
+    # Both refuse and name alike what comes then.
+    cutter = applied.session(epoch=4)
+    late.apply(applied.state.index, session_command(epoch=4))
+    for name in ("binlog.000001", "binlog.000009"):
+        file = file_a(name)
+        meta, raw = cutter.cut(file, packets_of(file.events))
+        meta.sequence = applied.state.next_sequence
+        mine = applied.apply(batch_command(meta), raw)
+        theirs = late.apply(mine.index, batch_command(meta), packet_bytes=len(raw))
+        assert (mine.accepted, mine.reason) == (theirs.accepted, theirs.reason)
+        assert mine.accepted == (name == "binlog.000009")
+    assert late.digest() == state.digest()
+
+
+def test_a_start_tells_nothing_twice() -> None:
+    """It is kept for every file, so it has neither sets nor lists that grow with the log."""
+    _, _, starts = history()
+    for ordinal, start in starts.items():
+        assert start.first_file == ordinal
+        assert not (start.executed or start.purged or start.names_used or start.name_epochs)
+        assert not (start.HasField("file") or start.HasField("open_transaction"))
+        assert len(start.SerializeToString()) < 500
+
+
+def test_a_name_is_not_given_twice_in_an_epoch_even_after_a_purge() -> None:
+    """The answer must not depend on which files a node still holds."""
+    applied, file, packets, cutter = opened()
+    applied.batch(cutter, file, packets)
+    second = file_a("binlog.000002", "a:1-3")
+    changes = applied.batch(cutter, second, packets_of(second.events))
+    applied.apply(Command(purge=Purge(first_index=changes.index)))
+    again = applied.batch(cutter, file_a(), packets_of(file_a().events))
+    assert (again.accepted, "was held already" in again.reason) == (False, True)
+
+    cutter = applied.session(epoch=2, uuid=UUID_B)
+    assert applied.batch(cutter, file_a(), packets_of(file_a().events)).accepted
+    assert applied.state.files[-1].served_name == "e2-binlog.000001"
+    again = applied.batch(cutter, file_a(), packets_of(file_a().events))
+    assert "was held already" in again.reason
+
+
 def test_the_first_cluster_key_counts() -> None:
     """What was sealed with it must stay readable; the same key again is no error."""
     applied = Applied()
@@ -499,7 +599,7 @@ def test_a_transaction_is_held_once() -> None:
 
 
 def test_a_file_that_cannot_be_is_ignored() -> None:
-    """Held already, nameless, or beginning elsewhere than at its beginning."""
+    """Held already, nameless, of another epoch, or beginning elsewhere than at its beginning."""
     applied, file, _, cutter = opened()
     meta, raw = cutter.cut(file, packets_of(file.events[:2]))
     assert "held already" in applied.apply(batch_command(meta), raw).reason
@@ -507,6 +607,10 @@ def test_a_file_that_cannot_be_is_ignored() -> None:
         meta.file_name = name
         assert "name" in applied.apply(batch_command(meta), raw).reason
     meta.file_name = "binlog.000002"
+    for epoch in (0, 2):
+        meta.epoch = epoch
+        assert "epoch" in applied.apply(batch_command(meta), raw).reason
+    meta.epoch = 1
     meta.start_position += 4
     assert "begins" in applied.apply(batch_command(meta), raw).reason
 

@@ -122,6 +122,12 @@ def test_members(api: RunningApi, capsys: Captured) -> None:
     assert "learner" not in capsys.readouterr().out
     assert invoke(["member", "remove", "n3"]) == 0
     assert "n3" not in capsys.readouterr().out
+    replace = ["member", "replace", "n2"]
+    assert "is unknown" in failed([*replace, "n4"], 1, capsys)
+    assert invoke([*replace, "n4", "--peer-url", "http://127.0.0.1:5004"]) == 0
+    assert "5004" in capsys.readouterr().out
+    assert invoke(["member", "replace", "n4", "n2", "--peer-url", "http://127.0.0.1:5002"]) == 0
+    capsys.readouterr()
     assert invoke(["member", "list", "--json"]) == 0
     assert [member["name"] for member in json.loads(capsys.readouterr().out)] == ["n1", "n2"]
     assert invoke(["member", "transfer-leader", "n2"]) == 0

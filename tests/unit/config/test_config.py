@@ -23,6 +23,16 @@ def problems(**changes: object) -> dict[str, str]:
     return {}
 
 
+def test_only_a_joiner_may_have_a_wildcard_peer_url() -> None:
+    """Who adds it sees where it is; the admin URL must be given all the same."""
+    text = "{name: n1, data-dir: /d, peer-url: 'http://0.0.0.0:1'}"
+    assert config.parse_text(text, joins=True).peer_url.address.is_wildcard
+    with pytest.raises(ConfigError, match="wildcard"):
+        config.parse_text(text)
+    with pytest.raises(ConfigError, match="admin-url"):
+        config.parse_text(text[:-1] + ", admin-url: 'http://0.0.0.0:2'}", joins=True)
+
+
 def test_defaults_are_the_pinned_ones() -> None:
     """Three keys are enough; the rest has the documented defaults."""
     parsed = config.parse(MINIMAL)

@@ -14,9 +14,11 @@ from kingbus.membership.cluster import (
 )
 from kingbus.membership.errors import (
     DuplicateMemberError,
+    JointConfigurationError,
     LastVoterError,
     MembershipError,
     NotALearnerError,
+    NotAVoterError,
     RemovedMemberError,
     UnhealthyClusterError,
     UnknownMemberError,
@@ -55,6 +57,11 @@ def promote(number):
 
 def update(number, url):
     return MemberChange(kind=ChangeKind.UPDATE, member=member(number, url=url))
+
+
+def swap(number, by):
+    """A voter is replaced, in one step."""
+    return MemberChange(kind=ChangeKind.REPLACE, member=member(by), replaced=number)
 
 
 def test_initial_members_agree_without_talking():
@@ -200,11 +207,60 @@ def test_a_promoted_learner_counts_when_it_is_up():
         found.check_health(promote(2), {1})
 
 
+def test_a_voter_is_replaced_in_two_halves():
+    """Both are members until the old half is left; then the old one is removed for ever."""
+    joint = cluster_of(1, 2, 3, learners=(4,)).apply(10, swap(3, 4))
+    assert (joint.voters, joint.outgoing, joint.learners) == ((1, 2, 4), (1, 2, 3), ())
+    assert [each.id for each in joint] == [1, 2, 3, 4]
+    for change in (add(5), remove(2), update(1, "http://x:1"), swap(1, 5)):
+        with pytest.raises(JointConfigurationError):
+            joint.apply(11, change)
+
+    after = joint.left(11)
+    assert (after.voters, after.outgoing, after.index) == ((1, 2, 4), (), 11)
+    assert after == Cluster.from_record(after.to_record())
+    with pytest.raises(RemovedMemberError):
+        after.find("n3")
+    assert cluster_of(1, 2, 3).apply(10, swap(3, 9)).voters == (1, 2, 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (swap(4, 5), NotAVoterError),
+        (swap(3, 2), NotALearnerError),
+        (swap(3, 3), NotALearnerError),
+        (swap(9, 5), UnknownMemberError),
+        (
+            MemberChange(kind=ChangeKind.REPLACE, member=member(5, url="http://h:3"), replaced=3),
+            DuplicateMemberError,
+        ),
+    ],
+)
+def test_what_cannot_be_replaced(change, error):
+    """Learners, unknown members, by a voter or by somebody at the address of another."""
+    with pytest.raises(error):
+        cluster_of(1, 2, 3, learners=(4,)).check(change)
+
+
+def test_both_halves_of_a_replacement_must_be_healthy():
+    """The new half counts a learner that is up, but not a member that has not started."""
+    found = cluster_of(1, 2, 3, learners=(4,))
+    found.check_health(swap(3, 4), {1, 2})
+    found.check_health(swap(3, 9), {1, 2})
+    found.check_health(swap(3, 4), {1, 3, 4})  # {1, 3} of the old, {1, 4} of the new
+    for change, active in ((swap(3, 4), {1, 4}), (swap(3, 9), {1, 3}), (swap(3, 4), {1, 3})):
+        with pytest.raises(UnhealthyClusterError):
+            found.check_health(change, active)
+
+
 changes = st.one_of(
     st.builds(add, st.integers(1, 6), learner=st.booleans()),
     st.builds(remove, st.integers(1, 6)),
     st.builds(promote, st.integers(1, 6)),
     st.builds(update, st.integers(1, 6), st.sampled_from(["http://h:1", "http://x:9"])),
+    st.builds(swap, st.integers(1, 6), st.integers(1, 6)),
+    st.none(),  # the joint configuration, if any, is left
 )
 
 
@@ -216,7 +272,12 @@ def test_whatever_happens_the_membership_is_sound(history):
     for index, change in enumerate(history, 1):
         before = found
         try:
-            found = found.apply(index, change)
+            if change is not None:
+                found = found.apply(index, change)
+            elif found.is_joint:
+                found = found.left(index)
+            else:
+                continue
         except MembershipError:
             assert found == before
             continue
@@ -227,6 +288,7 @@ def test_whatever_happens_the_membership_is_sound(history):
         assert len({each.name for each in found}) == len(found)
         assert not {each.id for each in found} & found.removed
         assert found.removed >= before.removed
+        assert bool(found.outgoing) == found.is_joint
         assert Cluster.from_record(found.to_record()) == found
 
 

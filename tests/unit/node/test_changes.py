@@ -1,22 +1,31 @@
 """Between Raft's configuration changes and membership changes; proposals; leadership."""
 
+from dataclasses import replace
+from random import Random
+
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import Member
 from kingbus.node.changes import NOTHING, to_conf_change, to_member_change
+from kingbus.node.core import conf_state_of, core_config
 from kingbus.node.errors import ProposalLostError
 from kingbus.node.leadership import Leadership
 from kingbus.node.proposals import Proposals
+from kingbus.node.status import NodeSettings
+from kingbus.raft import MemoryStorage, RaftConfig, RawNode
 from kingbus.raft.types import (
     ConfChange,
     ConfChangeSingle,
     ConfChangeType,
     ConfChangeV2,
     Entry,
+    HardState,
 )
 
 VOTER = Member(id=1, name="a", peer_urls=("http://h:1",), admin_urls=("http://h:2",))
@@ -36,6 +45,8 @@ NEW = Member(id=3, name="c", peer_urls=("http://h:5",))
         MemberChange(kind=ChangeKind.PROMOTE, member=LEARNER.promoted()),
         MemberChange(kind=ChangeKind.REMOVE, member=LEARNER),
         MemberChange(kind=ChangeKind.UPDATE, member=VOTER),
+        MemberChange(kind=ChangeKind.REPLACE, member=NEW, replaced=1),
+        MemberChange(kind=ChangeKind.REPLACE, member=LEARNER.promoted(), replaced=1),
     ],
 )
 def test_a_change_survives_the_log(change):
@@ -65,6 +76,27 @@ def single(kind, number, context=b""):
                 ConfChangeSingle(ConfChangeType.REMOVE_NODE, 2),
             )
         ),
+        ConfChangeV2(
+            changes=(
+                ConfChangeSingle(ConfChangeType.REMOVE_NODE, 1),
+                ConfChangeSingle(ConfChangeType.ADD_NODE, 3),
+            ),
+            context=NEW.to_context().SerializeToString(),
+        ),
+        ConfChangeV2(
+            changes=(
+                ConfChangeSingle(ConfChangeType.ADD_NODE, 3),
+                ConfChangeSingle(ConfChangeType.REMOVE_NODE, 3),
+            ),
+            context=NEW.to_context().SerializeToString(),
+        ),
+        ConfChangeV2(
+            changes=(
+                ConfChangeSingle(ConfChangeType.ADD_NODE, 2),
+                ConfChangeSingle(ConfChangeType.REMOVE_NODE, 1),
+            ),
+            context=LEARNER.to_context().SerializeToString(),
+        ),
         single(ConfChangeType.ADD_NODE, 3, b"\xff\xff"),
         single(ConfChangeType.ADD_NODE, 4, NEW.to_context().SerializeToString()),
         single(ConfChangeType.ADD_LEARNER_NODE, 3, NEW.to_context().SerializeToString()),
@@ -74,6 +106,53 @@ def test_a_change_of_another_form_is_refused(change):
     """Several members at once, unreadable or contradicting contexts: an error, not a guess."""
     with pytest.raises(MembershipError):
         to_member_change(change, CLUSTER)
+
+
+def moves():
+    """A change of a small membership, or None to leave a joint configuration."""
+
+    def made(kind, number, other, learner):
+        who = Member(id=number, name=f"n{number}", peer_urls=(f"http://h:{number}",))
+        if kind is ChangeKind.ADD:
+            who = replace(who, learner=learner)
+        return MemberChange(
+            kind=kind, member=who, replaced=other if kind is ChangeKind.REPLACE else 0
+        )
+
+    numbers = st.integers(1, 6)
+    return st.none() | st.builds(made, st.sampled_from(ChangeKind), numbers, numbers, st.booleans())
+
+
+@given(st.lists(moves(), max_size=20))
+def test_the_core_and_the_membership_agree(history):
+    """What the membership accepts the core accepts, and both come to the same configuration."""
+    cluster = Cluster(cluster_id=7)
+    raw = RawNode(RaftConfig(id=1, storage=MemoryStorage(), random=Random(1)))
+    first = MemberChange(kind=ChangeKind.ADD, member=VOTER)  # as every cluster begins
+    for index, move in enumerate([first, *history], 1):
+        try:
+            if move is not None:
+                change = to_conf_change(move)
+                cluster = cluster.apply(index, move)
+            elif cluster.is_joint:
+                change, cluster = ConfChangeV2(), cluster.left(index)
+            else:
+                continue
+        except MembershipError:
+            continue
+        assert raw.apply_conf_change(change, index=index) == conf_state_of(cluster)
+        again = RawNode(
+            core_config(
+                member_id=1,
+                log=MemoryStorage(),
+                hard_state=HardState(),
+                cluster=Cluster.from_record(cluster.to_record()),
+                applied=0,
+                random=Random(1),
+                settings=NodeSettings(),
+            )
+        )
+        assert again.conf_state == raw.conf_state
 
 
 def test_a_change_about_nobody():

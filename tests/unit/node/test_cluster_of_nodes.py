@@ -351,6 +351,72 @@ async def test_the_leader_hands_over_before_it_is_removed():
         assert len(successor.node.cluster.voters) == 2
 
 
+async def test_a_voter_is_replaced_by_a_new_member():
+    """A voter that is gone for good and its successor change places in one step, under load."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await propose(leader, b"before")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        await cluster.members["c"].stop()
+        await cluster.reserve("d")
+        member = await leader.node.replace_member(cluster.ids["c"], "d", [cluster.url("d")])
+        assert not member.entering
+        assert not leader.node.cluster.is_joint
+        assert {each.name for each in leader.node.cluster} == {"a", "b", "d"}
+        await propose(leader, b"meanwhile")  # decided by a and b, although d does not run yet
+        await cluster.join("d", leader.node.cluster)
+        await cluster.wait_equal("a", "b", "d")
+
+        assert cluster.members["d"].machine.data == [b"before", b"meanwhile"]
+        assert cluster.members["d"].node.cluster == leader.node.cluster
+        assert isinstance(await ended(await cluster.restart("c")), Removed)
+
+
+async def test_a_voter_is_replaced_by_a_learner_that_has_caught_up():
+    """Refused before; then the replaced one stops by itself, and the learner votes."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await propose(leader, b"one")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        await cluster.reserve("d")
+        await leader.node.add_member("d", [cluster.url("d")], learner=True)
+        with pytest.raises(NotCaughtUpError):
+            await leader.node.replace_member(cluster.ids["c"], "d")
+        await cluster.join("d", leader.node.cluster)
+        await eventually(lambda: leader.node.has_caught_up(cluster.ids["d"]), "d catches up")
+        gone = cluster.members["c"]
+        await leader.node.replace_member(cluster.ids["c"], "d")
+
+        assert isinstance(await ended(gone), Removed)
+        assert leader.node.cluster.voters == tuple(sorted(cluster.ids[each] for each in "abd"))
+        await propose(leader, b"two")
+        await cluster.wait_equal("a", "b", "d")
+        with pytest.raises(RemovedMemberError):
+            await leader.node.replace_member(cluster.ids["c"], "d")
+
+
+async def test_a_leader_that_is_replaced_hands_over_first():
+    """It names its successor, who replaces it; what was acknowledged is kept."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await propose(leader, b"kept")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        await cluster.reserve("d")
+        urls = [cluster.url("d")]
+        with pytest.raises(NotLeaderError) as caught:
+            await leader.node.replace_member(cluster.ids["a"], "d", urls)
+        successor = next(m for m in cluster.running() if m.node.member_id == caught.value.leader_id)
+        await eventually(lambda: successor.node.leadership.is_ready)
+        await eventually(lambda: len(successor.node._active()) == 3)
+        await successor.node.replace_member(cluster.ids["a"], "d", urls)
+
+        assert isinstance(await ended(leader), Removed)
+        await cluster.join("d", successor.node.cluster)
+        await propose(successor, b"after")
+        await cluster.wait_equal("b", "c", "d")
+        assert cluster.members["d"].machine.data == [b"kept", b"after"]
+
+
 async def test_what_would_lose_the_majority_is_refused():
     """Removing or adding a voter on an unhealthy cluster is refused; so is the last voter's end."""
     async with loopback_cluster("a", "b", "c") as cluster:

@@ -73,16 +73,27 @@ class GatedRunner:
 class Bench:
     """Node 1 of three, whose peers are the test."""
 
-    def __init__(self, *, entries=(), applied=0, members=VOTERS, foreseen=None, **settings):
-        cluster = Cluster(
+    def __init__(
+        self,
+        *,
+        entries=(),
+        applied=0,
+        members=VOTERS,
+        cluster=None,
+        disk=None,
+        foreseen=None,
+        **settings,
+    ):
+        cluster = cluster or Cluster(
             cluster_id=7,
             index=applied,
             members=tuple(
                 Member(id=n, name=f"n{n}", peer_urls=(f"http://h:{n}",)) for n in members
             ),
         )
-        self.disk = Disk(entries=list(entries), applied_index=applied)
-        self.disk.hard_state = HardState(1, 0, applied) if entries else HardState()
+        self.disk = disk or Disk(entries=list(entries), applied_index=applied)
+        if entries:
+            self.disk.hard_state = HardState(1, 0, applied)
         self.log = MemoryLog(self.disk)
         self.machine = MemoryMachine(self.disk)
         self.transport = RecordingTransport()
@@ -259,6 +270,56 @@ async def test_a_change_is_kept_with_what_was_applied(nursery, autojump_clock):
     assert bench.transport.clusters[-1].get(9) == member
 
 
+def replacing(index, old, new):
+    """The entry that replaces a voter by a new one."""
+    member = Member(id=new, name=f"n{new}", peer_urls=(f"http://h:{new}",))
+    change = MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=old)
+    return Entry(1, index, EntryType.CONF_CHANGE_V2, to_conf_change(change).encode())
+
+
+async def test_a_replacement_is_kept_joint_until_it_is_left(nursery, autojump_clock):
+    """Both halves are on the disk, and a restart goes on with both; then the old one is removed."""
+    bench = Bench()
+    nursery.start_soon(bench.node.run)
+    bench.append(replacing(1, 3, 9), commit=1)
+    await wait_all_tasks_blocked()
+    joint = ConfState(voters=(1, 2, 9), voters_outgoing=VOTERS, auto_leave=True)
+    assert bench.node._raw.conf_state == joint
+    assert bench.log.conf == (1, joint)
+    assert bench.transport.clusters[-1].get(3) is not None
+
+    again = Bench(cluster=Cluster.from_record(bench.disk.members), disk=bench.disk)
+    assert again.node._raw.conf_state == joint
+    nursery.start_soon(again.node.run)
+    again.append(Entry(1, 2, EntryType.CONF_CHANGE_V2), Entry(1, 3, data=b"x"), commit=3)
+    await wait_all_tasks_blocked()
+    assert again.node._raw.conf_state == ConfState(voters=(1, 2, 9))
+    assert list(again.disk.members.removed) == [3]
+    assert again.transport.clusters[-1].get(3) is None
+    assert not again.node.cluster.is_joint
+
+    # Nothing is joint any more: another such entry is passed over.
+    again.append(Entry(1, 4, EntryType.CONF_CHANGE_V2), commit=4)
+    await wait_all_tasks_blocked()
+    assert again.node.applied == 4
+    assert again.node._raw.conf_state == ConfState(voters=(1, 2, 9))
+
+
+async def test_a_sole_new_half_does_not_elect_itself(nursery, autojump_clock):
+    """While the old half still counts, the only voter of the new one waits as any follower does."""
+    learner = Member(id=1, name="n1", peer_urls=("http://h:1",), learner=True)
+    voter = Member(id=2, name="n2", peer_urls=("http://h:2",))
+    cluster = Cluster(cluster_id=7, members=(learner, voter))
+    change = MemberChange(kind=ChangeKind.REPLACE, member=learner.promoted(), replaced=2)
+    bench = Bench(cluster=cluster.apply(1, change))
+    assert bench.node.cluster.voters == (1,)
+    nursery.start_soon(bench.node.run)
+    await trio.sleep(ELECTION_SECONDS / 2)
+    assert bench.node.role == "follower"
+    await trio.sleep(3 * ELECTION_SECONDS)
+    assert bench.node.role == "candidate"
+
+
 def adding(index, number):
     """The entry that adds a voter."""
     member = Member(id=number, name=f"n{number}", peer_urls=(f"http://h:{number}",))
@@ -376,7 +437,7 @@ async def test_the_inbox_is_bounded(nursery, autojump_clock):
 
 
 async def test_a_snapshot_from_a_peer_is_not_taken(nursery, autojump_clock):
-    """No log begins later than its first entry yet, so there is nothing to install."""
+    """A node whose log is never cut has nothing to install one with."""
     bench = Bench()
     nursery.start_soon(bench.node.run)
     bench.hear(MessageType.SNAP, snapshot=Snapshot(50, 1, ConfState(voters=VOTERS)))

@@ -1,5 +1,8 @@
 """Binlog dumps as conversations: what a replica is sent, packet by packet."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -9,6 +12,7 @@ from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, Purge, SourceConfig
 from kingbus.replication import dump
 from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest, run_dump
+from kingbus.replication.relay import Relay
 from tests.support.relay_logs import (
     FORMAT_DESCRIPTION,
     UUID_A,
@@ -278,6 +282,23 @@ async def test_whole_batches_are_skipped_without_being_read() -> None:
     assert node.log.reads == 2
 
 
+async def test_anonymous_transactions_are_in_no_set() -> None:
+    """Nobody has them already, so batches of them are sent whatever the replica knows."""
+    node = RelayNode()
+    file = binlog(1, range(1, 2))
+    file.uuid = b""
+    file.transaction(1)
+    file.transaction(2)
+    packets = packets_of(file.events)
+    node.session()
+    for first, last in ((0, 6), (6, 10), (10, 14)):
+        node.batch(file, packets[first:last])
+
+    replica = await node.dump(by_gtid("a:1"))
+
+    assert b"".join(replica.stored).endswith(b"".join(e.data for e in file.events[6:]))
+
+
 async def test_a_replica_ahead_for_a_foreign_uuid_is_served() -> None:
     """Only uuids that are or were a source of this log say that a replica is ahead."""
     node, _, second = two_files()
@@ -378,6 +399,42 @@ async def test_a_blocking_dump_follows_the_log(autojump_clock: trio.testing.Mock
         assert b"".join(replica.stored) == file.bytes()
     assert node.log.reads == 0
     assert node.database.reads == 0
+
+
+class InterruptedNode(RelayNode):
+    """Something happens just after a dump has read that there is nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.then: list[Callable[[], object]] = []
+
+    def load(self) -> Relay:
+        relay = Relay.load(database=self.database, log=self.log, runner=self._run)
+        relay._recent.first = 1 << 60  # so that every row is read by the runner
+        return relay
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        found = function(*args)
+        await trio.lowlevel.checkpoint()
+        if function == self.database.batch_rows and len(found) == 1 and self.then:
+            self.then.pop()()
+        return found
+
+
+async def test_what_comes_between_reading_and_waiting_is_sent() -> None:
+    """The wait is for what was not visible when the rows were read."""
+    node = InterruptedNode()
+    file = binlog(1, range(1, 4))
+    packets = packets_of(file.events)
+    node.session()
+    node.batch(file, packets[:6])
+    async with node.dumping(by_gtid("", non_blocking=False)) as replica:
+        node.then.append(lambda: node.batch(file, packets[10:]))
+        node.batch(file, packets[6:10])
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert not node.then
+        assert b"".join(replica.stored) == file.bytes()
 
 
 async def test_an_abandoned_transaction_is_never_seen() -> None:

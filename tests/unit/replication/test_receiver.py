@@ -279,6 +279,45 @@ async def test_another_session_in_the_log_ends_this_one():
         assert pull.node.state.executed == GtidSet.parse(f"{A_TEXT}:1-3")
 
 
+async def test_a_batch_that_the_log_refuses_ends_the_session():
+    """Everything behind it would be refused too, so a new session sends all of it again."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        await pull.until_status("running")
+        commit = pull.node.held.commit
+
+        def damaged(data):
+            pull.node.held.commit = commit
+            return commit(data[:-100])  # fewer packets than the batch says
+
+        pull.node.held.commit = damaged
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.sessions() == 2, "a new session")
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+
+
+async def test_a_lost_proposal_ends_the_session():
+    """Whether it is in the log nobody knows: a new session asks from what is applied."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        await pull.until_status("running")
+        pull.node.is_holding = True
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.under_way, "a proposal")
+        pull.node.is_holding = False
+        pull.node.lose()
+        await pull.until(lambda: pull.node.sessions() == 2, "a new session")
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+
+
 async def test_the_open_transactions_size_is_shown_while_it_arrives():
     """The gauge says how much of a transaction is here, and 0 when the session is over."""
     file = one_file()

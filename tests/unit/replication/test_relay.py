@@ -52,6 +52,29 @@ def test_how_entries_are_gathered_makes_no_difference(
     assert other.relay.state.digest() == feed.node.relay.state.digest()
 
 
+async def test_fences_that_commit_together_leave_nothing_of_what_they_cut() -> None:
+    """Two abandoned transactions and two sessions in one run: the rows of one at a time."""
+    single = RelayNode()
+    file = binlog(2)
+    packets = packets_of(file.events)
+    single.session()
+    single.batch(file, packets[:2])
+    for _ in range(2):
+        single.batch(file, packets[2:4])
+        single.batch(file, packets[4:5])
+        single.session()
+    entries = single.log.entries
+    assert sorted(single.database.rows) == [2]
+    for size in range(1, len(entries) + 1):
+        node = RelayNode()
+        for at in range(0, len(entries), size):
+            node.commit(*[entry.data for entry in entries[at : at + size]])
+
+        assert node.database.rows == single.database.rows
+        rows = await node.relay.read_rows(0, 10)
+        assert [row.index for row in rows] == [2]
+
+
 async def test_every_entry_counts_as_applied() -> None:
     """A new leader's, a membership change, what is no command; the membership is kept with it."""
     node = RelayNode()

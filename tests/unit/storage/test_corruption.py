@@ -175,6 +175,22 @@ def test_every_write_vouches_for_the_one_before(logs):
         logs.open(segment_bytes=8192)
 
 
+def test_a_write_does_not_vouch_for_what_was_never_synced(logs):
+    """Of two writes without a sync the disk may have lost the first: that is a tail, no damage."""
+    store = logs.open(segment_bytes=8192)
+    append(store, entry(1, b"first"))
+    end = store.bytes_used
+    append(store, entry(2, b"second"), must_sync=False)
+    append(store, entry(3, b"third"), must_sync=False)
+    logs.disk.kill_process()
+    logs.disk.flip_bit(logs.segment_paths()[0], end + 70, 0)
+
+    store = logs.open(segment_bytes=8192)
+
+    assert store.last_index() == 1
+    assert store.recovery is not None
+
+
 def test_a_mark_inside_an_entry_is_not_believed(logs):
     """Data that looks like a mark of this very file does not turn a tail into corruption."""
     store = logs.open(segment_bytes=8192)

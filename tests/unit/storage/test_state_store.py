@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kingbus.pb.command_pb2 import MemberContext
 from kingbus.pb.record_pb2 import BatchRow, FileRow, Members, RelayState
-from kingbus.raft.types import ConfState
+from kingbus.raft.types import ConfState, Snapshot
 from kingbus.storage.database import Database
 from kingbus.storage.errors import (
     CorruptRecordError,
@@ -183,3 +183,69 @@ def test_keys_sort_as_their_numbers(first, second):
         assert (make(*first) < make(*second)) == (first < second)
         assert number_of(make(*first)) == first[1]
     assert len({batch_key(*first)[:1], file_key(*first)[:1], checkpoint_key(first[0])[:1]}) == 3
+
+
+SNAPSHOT = Snapshot(50, 3, ConfState((1, 2), (3,)), b"data", 60)
+
+
+def fill(store):
+    store.write(
+        StateWrite(
+            applied=8,
+            term=2,
+            batches=rows(7, 8),
+            files=[FileRow(ordinal=1), FileRow(ordinal=2)],
+            starts=[(1, RelayState(index=3)), (2, RelayState(index=6))],
+            checkpoint=RelayState(index=8),
+            members=Members(index=1),
+        )
+    )
+
+
+def test_a_start_goes_with_its_file(store):
+    """Kept by ordinal, until the file is purged."""
+    fill(store)
+    assert store.start(0, 2) == RelayState(index=6)
+    assert store.start(1, 2) is None
+
+    store.write(StateWrite(applied=9, deleted_files=[1]))
+
+    assert store.start(0, 1) is None
+    assert store.start(0, 2) == RelayState(index=6)
+
+
+def test_an_installation_replaces_everything_at_once(tmp_path):
+    """The mark stays over a restart, until the state is the snapshot's and nothing else's."""
+    store = StateStore.open(tmp_path)
+    fill(store)
+    assert store.installing() is None
+    store.begin_install(SNAPSHOT)
+    store.close()
+    store = StateStore.open(tmp_path)
+    assert store.installing() == SNAPSHOT
+    assert store.applied() == 8
+    assert indexes(store.batch_rows(0, 0, 10)) == [7, 8]
+
+    state, members = RelayState(index=50, epoch=4), Members(cluster_id=1, index=60)
+    store.finish_install(SNAPSHOT, state=state, members=members)
+
+    for _ in range(2):
+        assert store.installing() is None
+        assert store.applied_with_term() == (50, 3)
+        assert store.checkpoint() == state
+        assert store.members() == members
+        assert store.conf_state() == (60, SNAPSHOT.conf_state)
+        assert store.batch_rows(0, 0, 10) == []
+        assert store.file_rows(0) == []
+        assert store.start(0, 1) is store.start(0, 2) is None
+        store.close()
+        store = StateStore.open(tmp_path)
+    store.close()
+
+
+def test_a_sync_may_run_beside_writes(store):
+    """It makes durable what came before, and disturbs nothing."""
+    fill(store)
+    store.sync()
+    store.write(StateWrite(applied=9))
+    assert store.applied() == 9

@@ -1,21 +1,8 @@
-"""Whole clusters under faults drawn from seeds; a failing seed replays exactly."""
+"""A cluster in memory as the tests of single rules use it; tests/simulation has the faults."""
 
 import pytest
 
 from tests.unit.raft.cluster import Cluster
-from tests.unit.raft.simulation import simulate, trace
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_safety_and_recovery(seed: int) -> None:
-    """No step breaks a promise, and without faults the cluster gets going again."""
-    simulate(seed, 1200)
-
-
-def test_a_seed_replays_exactly() -> None:
-    """The same inputs give the same outputs."""
-    assert trace(7, 1500) == trace(7, 1500)
-    assert trace(7, 1500) != trace(8, 1500)
 
 
 @pytest.mark.parametrize("options", [{}, {"pre_vote": True, "check_quorum": True}])
