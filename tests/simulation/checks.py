@@ -231,7 +231,7 @@ class Checks:
         A message may have been on its way when its receiver was removed: then the host drops it.
         """
         self.note_promise(host, message)
-        if message.type is MessageType.PRE_VOTE:
+        if message.type is MessageType.PRE_VOTE and self._world.options.asynchronous:
             assert message.term == host.core.term + 1, "a pre-vote raises no term"
         if message.type in _CAMPAIGNS:
             self._note_campaign(host)

@@ -406,6 +406,7 @@ class Host:
             if is_news:
                 checks.note_configuration(self, index, conf_state)
                 self.database.conf = (index, conf_state)
+                self.leads_since = self.ticks  # counted anew: there may be new voters
         if members and not self.world.options.joint:
             self.database.conf = (cluster.index, conf_state_of(cluster))
             if self.world.options.voters <= cluster.index == self.core.conf_index:
