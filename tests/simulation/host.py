@@ -99,6 +99,9 @@ class Host:
         cluster = Cluster.from_record(record) if record is not None else self.initial.emptied()
         self.cluster = cluster
         conf_index, conf_state = database.conf
+        assert options.joint or conf_state == conf_state_of(cluster), (
+            f"{self.id} comes back with {conf_state} and the membership {cluster}"
+        )
         self.relay = Relay.load(database=database, log=_Packets(log), runner=run_inline)
         self.applied = self.relay.applied_index
         hard_state = initial_hard_state(log.hard_state, applied=self.applied, log=log)
