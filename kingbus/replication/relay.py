@@ -28,6 +28,7 @@ from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import Changes, RelayState, VisibleEnd
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
+from kingbus.pb.command_pb2 import Command
 from kingbus.pb.record_pb2 import BatchRow, FileRow, Members
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 from kingbus.raft.errors import CompactedError
@@ -90,7 +91,7 @@ class AppliedBatch(Protocol):
     def entries(self) -> Sequence[Entry]: ...
 
     @property
-    def last_members(self) -> Members | None: ...
+    def members(self) -> Mapping[int, Members]: ...
 
 
 class Database(Protocol):
@@ -200,44 +201,50 @@ class Relay:
         """
         if not batch.entries:
             return
-        before, wants_checkpoint = self.state.visible, False
+        before = self.state.visible
         run = _Run()
         for entry in batch.entries:
             assert entry.index == self.state.index + 1, (entry.index, self.state.index)
-            next_run = _Run()
-            self._apply_entry(next_run, entry)
-            wants_checkpoint |= next_run.wants_checkpoint
-            if not run.takes(next_run):
-                # A crash between the two writes finds the first, with its applied index.
-                self._write(run)
+            decoded = _decoded(entry)
+            if run.holds and decoded is not None and _may_delete(decoded[0]):
+                # It comes in a write of its own: one write deletes before it puts. A crash between
+                # the two finds the first, so that one has to be as complete as the last.
+                self._finish(run, batch.members)
                 run = _Run()
+            next_run = _Run()
+            self._apply_decoded(next_run, entry, decoded)
+            assert run.takes(next_run)
             run.take(next_run)
+            self._bytes_since_checkpoint += len(entry.data)
+            self._entries_since_checkpoint += 1
+        self._finish(run, batch.members)
+        if self.state.visible != before:
+            self._waiting.unpark_all()
+
+    def _finish(self, run: "_Run", members: Mapping[int, Members]) -> None:
+        """Writes a run, which ends where the state is, with checkpoint and membership as due."""
         checkpoint = None
-        self._bytes_since_checkpoint += sum(len(entry.data) for entry in batch.entries)
-        self._entries_since_checkpoint += len(batch.entries)
         if (
-            wants_checkpoint
+            run.wants_checkpoint
             or self._bytes_since_checkpoint >= CHECKPOINT_BYTES
             or self._entries_since_checkpoint >= CHECKPOINT_ENTRIES
         ):
             checkpoint = self.state.to_record()
             self._bytes_since_checkpoint = self._entries_since_checkpoint = 0
-        self._write(run, checkpoint=checkpoint, members=batch.last_members)
-        if self.state.visible != before:
-            self._waiting.unpark_all()
+        known = max((index for index in members if index <= run.applied), default=0)
+        self._write(run, checkpoint=checkpoint, members=members.get(known))
 
     def _apply_entry(self, run: "_Run", entry: Entry) -> None:
+        self._apply_decoded(run, entry, _decoded(entry))
+
+    def _apply_decoded(
+        self, run: "_Run", entry: Entry, decoded: tuple[Command, memoryview] | None
+    ) -> None:
         run.applied, run.term = entry.index, entry.term
-        if entry.type is not EntryType.NORMAL or not entry.data:
+        if decoded is None:
             self.state.skip(entry.index)
             return
-        try:
-            command, packets = decode(entry.data)
-        except MalformedCommandError as error:
-            # The same bytes on every node, so every node passes over it.
-            _log.error("ignored an entry", index=entry.index, reason=str(error))
-            self.state.skip(entry.index)
-            return
+        command, packets = decoded
         changes = self.state.apply(entry.index, command, packet_bytes=len(packets))
         if not changes.accepted:
             kind = command.WhichOneof("kind")
@@ -425,6 +432,23 @@ class Relay:
         return batches
 
 
+def _decoded(entry: Entry) -> tuple[Command, memoryview] | None:
+    """The command of an entry; None where there is none."""
+    if entry.type is not EntryType.NORMAL or not entry.data:
+        return None
+    try:
+        return decode(entry.data)
+    except MalformedCommandError as error:
+        # The same bytes on every node, so every node passes over it.
+        _log.error("ignored an entry", index=entry.index, reason=str(error))
+        return None
+
+
+def _may_delete(command: Command) -> bool:
+    """Whether applying it may delete rows; batches, of which there are many, never do."""
+    return command.WhichOneof("kind") != "event_batch"
+
+
 def _clipped(row: Row, visible: VisibleEnd) -> Row:
     """The row without what lies behind the visible end."""
     if row.index != visible.index or row.row.packets <= visible.packets:
@@ -466,10 +490,14 @@ class _Run:
             self.starts[ordinal] = start
         self.wants_checkpoint = changes.checkpoint
 
+    @property
+    def holds(self) -> bool:
+        """Whether anything but the applied index is to be written."""
+        return bool(self.rows or self.files or self.deleted or self.deleted_files)
+
     def takes(self, other: "_Run") -> bool:
         """Whether one write can do both: it deletes one range only, and that one first."""
-        holds = self.rows or self.files or self.deleted or self.deleted_files
-        return not (holds and (other.deleted or other.deleted_files))
+        return not (self.holds and (other.deleted or other.deleted_files))
 
     def take(self, other: "_Run") -> None:
         """Adds what a later entry changed."""
@@ -480,6 +508,7 @@ class _Run:
         self.starts.update(other.starts)
         self.deleted_files = other.deleted_files or self.deleted_files
         self.batches.update(other.batches)
+        self.wants_checkpoint |= other.wants_checkpoint
 
 
 class _RecentRows:

@@ -37,6 +37,7 @@ _TO_MEMBERS = frozenset(
         MessageType.TIMEOUT_NOW,
     )
 )
+_CAMPAIGNS = frozenset((MessageType.VOTE, MessageType.PRE_VOTE))
 DIGEST_EVERY = 4
 """Of the indexes at which nodes stop to compare, one in so many; a digest costs 0.2 ms."""
 
@@ -101,6 +102,24 @@ class Checks:
         if committed > noted:
             self._note_commits(host, noted, committed, leads=leads)
         self._seen[host.id] = (term, committed, committed)
+
+    def note_leads(self, host: "Host") -> None:
+        """With check-quorum nobody leads for long without hearing from a majority."""
+        options = self._world.options
+        since = host.ticks - 3 * options.election_tick
+        if not options.check_quorum or host.leads_since >= since:
+            return
+        heard = {host.id, *(node for node, tick in host.heard_tick.items() if tick >= since)}
+        conf_state = host.core.conf_state
+        assert _is_quorum(heard, conf_state), (
+            f"{host.id} leads {conf_state} and has heard only from {heard}"
+        )
+
+    def _note_campaign(self, host: "Host") -> None:
+        """Only a voter asks for votes, and only when it has applied all changes that it knows."""
+        assert host.id in host.core.conf_state.voters + host.core.conf_state.voters_outgoing, (
+            f"{host.id} campaigns and is no voter of {host.core.conf_state}"
+        )
 
     def _note_leader(self, host: "Host", term: int) -> None:
         assert term not in self.leaders, (
@@ -212,6 +231,10 @@ class Checks:
         A message may have been on its way when its receiver was removed: then the host drops it.
         """
         self.note_promise(host, message)
+        if message.type is MessageType.PRE_VOTE and self._world.options.asynchronous:
+            assert message.term == host.core.term + 1, "a pre-vote raises no term"
+        if message.type in _CAMPAIGNS:
+            self._note_campaign(host)
         if message.type in _TO_MEMBERS and message.to not in host.core._raft.progress:
             assert self.removed.get(message.to, host.applied + 1) <= host.applied, (
                 f"{host.id} sends {message.type} to {message.to}, who is not a member"

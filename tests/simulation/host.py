@@ -20,6 +20,7 @@ from kingbus.node.writes import gather
 from kingbus.pb import record_pb2
 from kingbus.raft.config import RaftConfig
 from kingbus.raft.errors import ProposalDroppedError, RaftError
+from kingbus.raft.raft import CAMPAIGN_TRANSFER
 from kingbus.raft.raw_node import RawNode
 from kingbus.raft.ready import Ready, Role
 from kingbus.raft.types import (
@@ -31,6 +32,7 @@ from kingbus.raft.types import (
     Entry,
     EntryType,
     Message,
+    MessageType,
     Snapshot,
     decode_conf_change,
 )
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TICK_MS = 100
+
+
+_FROM_LEADER = frozenset((MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP))
+_VOTE_REQUESTS = frozenset((MessageType.VOTE, MessageType.PRE_VOTE))
 
 
 class Crashed(Exception):  # noqa: N818 - it is what happens, not what is wrong
@@ -93,6 +99,9 @@ class Host:
         cluster = Cluster.from_record(record) if record is not None else self.initial.emptied()
         self.cluster = cluster
         conf_index, conf_state = database.conf
+        assert options.joint or conf_state == conf_state_of(cluster), (
+            f"{self.id} comes back with {conf_state} and the membership {cluster}"
+        )
         self.relay = Relay.load(database=database, log=_Packets(log), runner=run_inline)
         self.applied = self.relay.applied_index
         hard_state = initial_hard_state(log.hard_state, applied=self.applied, log=log)
@@ -119,6 +128,9 @@ class Host:
         self.seen_role: tuple[Role, int] = (Role.FOLLOWER, self.core.term)
         self.change_index = 0
         self.heard: dict[int, float] = {}
+        # In ticks of its own: when it heard from whom, from its leader, and since when it leads.
+        self.ticks = self.leader_tick = self.leads_since = 0
+        self.heard_tick: dict[int, int] = {}
         self.receiver = Receiver(self)
         self.world.checks.note_start(self)
         self._tick_later(self.rng.uniform(0, self.tick_ms))
@@ -175,8 +187,11 @@ class Host:
         missed = int((self.world.now - self.tick_at) / self.tick_ms)
         for _ in range(min(1 + missed, max(1, self.world.options.election_tick // 2))):
             self.core.tick()
+            self.ticks += 1
         self._tick_later(self.tick_ms)
         self.pump()
+        if self.core.role is Role.LEADER:
+            self.world.checks.note_leads(self)
 
     def _tick_later(self, delay: float) -> None:
         self.tick_at = self.world.now + delay
@@ -185,8 +200,29 @@ class Host:
     def receive(self, message: Message) -> None:
         """A message from a peer."""
         self.heard[message.from_] = self.world.now
+        self.heard_tick[message.from_] = self.ticks
+        lease = self._lease_against(message)
         self._step(message)
+        core = self.core
+        if message.type in _FROM_LEADER and core.leader_id == message.from_:
+            self.leader_tick = self.ticks
+        assert lease is None or lease == (core.term, core.leader_id), (
+            f"{self.id} is disturbed by {message.from_} while it has leader {lease[1]}"
+        )
         self.pump()
+
+    def _lease_against(self, message: Message) -> tuple[int, int] | None:
+        """Term and leader, where a live one must not be disturbed by such a message."""
+        core, options = self.core, self.world.options
+        if message.type not in _VOTE_REQUESTS or message.term <= core.term or not core.leader_id:
+            return None
+        hears = core.role is Role.LEADER or self.ticks - self.leader_tick < options.election_tick
+        is_forced = message.context == CAMPAIGN_TRANSFER
+        return (
+            (core.term, core.leader_id)
+            if options.check_quorum and hears and not is_forced
+            else None
+        )
 
     def _step(self, message: Message) -> None:
         try:
@@ -247,6 +283,7 @@ class Host:
         if seen != self.seen_role:
             was_leader = self.seen_role[0] is Role.LEADER
             self.seen_role = seen
+            self.leads_since = self.ticks
             if was_leader:
                 # The flag first, as in the node.
                 self.ready_term = 0
@@ -372,8 +409,13 @@ class Host:
             if is_news:
                 checks.note_configuration(self, index, conf_state)
                 self.database.conf = (index, conf_state)
+                self.leads_since = self.ticks  # counted anew: there may be new voters
         if members and not self.world.options.joint:
             self.database.conf = (cluster.index, conf_state_of(cluster))
+            if self.world.options.voters <= cluster.index == self.core.conf_index:
+                assert self.core.conf_state == conf_state_of(cluster), (
+                    f"Raft has {self.core.conf_state}, the membership is {cluster}"
+                )
         self._feed(entries, members)
         self.applied = entries[-1].index
         self.cluster = cluster

@@ -19,7 +19,7 @@ FAULTS: dict[str, tuple[float, float, float]] = {
     "clog": (0.3, 1500, 6000),
     "type_filter": (0.25, 2000, 8000),
     "reset": (0.3, 500, 3000),
-    "minority": (0.25, 2500, 9000),
+    "minority": (0.35, 1500, 6000),
     # Processes.
     "crash": (0.5, 800, 6000),
     "crash_in_ready": (0.35, 800, 6000),
@@ -32,7 +32,7 @@ FAULTS: dict[str, tuple[float, float, float]] = {
     "disk_error": (0.25, 2000, 8000),
     # What operators do.
     "transfer": (0.45, 700, 5000),
-    "change": (0.55, 500, 3000),
+    "change": (0.65, 300, 2500),
     "purge": (0.6, 400, 2500),
     "campaign": (0.2, 1000, 4000),
     "forget_leader": (0.2, 1000, 4000),
@@ -166,7 +166,7 @@ def draw(seed: int) -> Options:
         check_quorum=rng.random() < 0.75,
         step_down_on_removal=rng.random() < 0.7,
         disable_proposal_forwarding=rng.random() < 0.7,
-        joint=rng.random() < 0.3,
+        joint=rng.random() < 0.4,
         election_tick=maybe(0.6, 10, 3, 5),
         max_size_per_msg=max_size_per_msg,
         max_committed_size_per_ready=maybe(0.4, 1 << 20, 1, 400, 4000),

@@ -150,10 +150,11 @@ class Replica:
 
     def _take_refusal(self, refusal: DumpRefusedError) -> None:
         """Only what was purged may be refused; the replica is set up anew behind it."""
+        reading = {self.place.file_name, self._file}
         self.detach()
         self.refused += 1
         purged = self.world.checks.purged_count
-        assert self.place.count < purged or self._file_was_purged(), (
+        assert self.place.count < purged or reading & self.world.checks.purged_files, (
             f"replica {self.number} at {self.place} is refused: {refusal}"
         )
         if self.place.count < purged:
@@ -161,9 +162,6 @@ class Replica:
             self.seen.clear()
         else:
             self.place = Place(count=self.place.count)
-
-    def _file_was_purged(self) -> bool:
-        return self.place.file_name in self.world.checks.purged_files
 
     # -- reading --------------------------------------------------------------------------------
 

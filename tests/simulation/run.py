@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tests.simulation.options import Options, draw
 from tests.simulation.world import World
 
-STEPS = 2000
+STEPS = 3000
 """Events with faults per seed: with 400 seeds the suite takes about two minutes on two cores."""
 
 

@@ -354,6 +354,7 @@ class World:
             ("command", options.command_ms, self._command),
             ("read", options.read_ms, self._read),
             ("configure", 200.0, self._configure),
+            ("dial", 500.0, self._dial),
         ):
             if mean:
                 self._again(name, mean, action)
@@ -419,6 +420,17 @@ class World:
         host.core.read_index(context)
         host.pump()
         return context
+
+    def _dial(self) -> Any:
+        """A node connects to another, and is told if it was removed: it may hear it only so."""
+        rng = self.rng("dial")
+        host, other = self._some(rng), self._some(rng)
+        if host is None or other is None or self._is_cut((host.id, other.id)):
+            return False
+        if self.checks.removed.get(host.id, math.inf) > other.database.conf[0]:
+            return False
+        host.told_removed()
+        return None
 
     def _configure(self) -> Any:
         """Somebody tells the relay, once, where to pull from."""
@@ -700,7 +712,7 @@ class World:
     def _change_jointly(self, rng: random.Random, leader: Host) -> bool:
         conf_state = leader.core.conf_state
         if conf_state.voters_outgoing:
-            return rng.random() < 0.5 and self._propose_change(leader, ConfChangeV2())
+            return rng.random() < 0.25 and self._propose_change(leader, ConfChangeV2())
         if self._has_wiped():
             return False
         changes = []
@@ -847,6 +859,9 @@ class _Recovery:
 
     def _members(self, leader: Host) -> str:
         hosts = self._world.hosts
+        for node in sorted(self._world.checks.removed):
+            if hosts[node].is_up:
+                return f"that {node} hears that it was removed"
         for node in sorted(leader.core.conf_state.members):
             host = hosts[node]
             log = host.core._raft.log

@@ -1,5 +1,6 @@
 """The node's state machine: what is written, what is read again, who is woken, what is shared."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,17 @@ from hypothesis import strategies as st
 from kingbus.binlog.command import encode
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import VisibleEnd
-from kingbus.pb.command_pb2 import Command, MemberAttributes
+from kingbus.pb.command_pb2 import Command, MemberAttributes, Purge
 from kingbus.pb.record_pb2 import Members
 from kingbus.raft.types import Entry, EntryType
 from kingbus.replication import relay as relay_module
 from kingbus.replication.dump import DumpRequest
 from kingbus.replication.relay import PurgedWhileReadingError, Relay, RelayLoadError
 from kingbus.storage.log import LogStore, LogWrite
-from kingbus.storage.state_store import StateStore
+from kingbus.storage.state_store import StateStore, StateWrite
 from tests.support.relay_feed import Feed, history, steps
 from tests.support.relay_logs import UUID_A, BinlogFile, batch_command, gtids, packets_of
-from tests.support.relay_node import Applied, MemoryDatabase, RelayNode
+from tests.support.relay_node import Applied, MemoryDatabase, RelayNode, run_inline
 
 
 def binlog(count: int, size: int = 10) -> BinlogFile:
@@ -73,6 +74,63 @@ async def test_fences_that_commit_together_leave_nothing_of_what_they_cut() -> N
         assert node.database.rows == single.database.rows
         rows = await node.relay.read_rows(0, 10)
         assert [row.index for row in rows] == [2]
+
+
+class PowerCutError(Exception):
+    """The database takes nothing more."""
+
+
+class CutDatabase(MemoryDatabase):
+    """A database that takes so many writes and no more."""
+
+    def __init__(self, writes: int) -> None:
+        super().__init__()
+        self.writes = writes
+
+    def write(self, changes: StateWrite) -> None:
+        if not self.writes:
+            raise PowerCutError
+        self.writes -= 1
+        super().write(changes)
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_crash_between_two_writes_of_a_run_leaves_a_whole_state(writes: int) -> None:
+    """Each write of a run has the checkpoint and the membership that belong to it.
+
+    The run purges a file, then begins a session that abandons a transaction: one write cannot do
+    both. Behind the first one no older checkpoint fits, for the rows of that file are gone.
+    """
+    node = RelayNode()
+    change = Entry(term=1, index=1, type=EntryType.CONF_CHANGE_V2, data=b"a change")
+    node.log.entries.append(change)
+    node.relay.apply(Applied(entries=[change]))
+    feed = Feed(node)
+    feed.session()
+    feed.commit(5)
+    feed.send_all()
+    feed.next_file(rotate=True)
+    feed.send_all()
+    node.command(Command(purge=Purge(first_index=node.relay.state.files[1].first_index)))
+    feed.commit(5, 5)
+    feed.send(2)  # the transaction stays open
+    feed.session()
+    feed.send_all()
+    entries, members = node.log.entries, Members(cluster_id=7, index=1)
+
+    database = CutDatabase(writes)
+    relay = Relay.load(database=database, log=node.log, runner=run_inline)
+    with contextlib.suppress(PowerCutError):
+        relay.apply(Applied(entries=entries, members={1: members}))
+    database.writes = 1000
+    again = Relay.load(database=database, log=node.log, runner=run_inline)
+
+    applied = again.applied_index
+    assert (applied == len(entries)) == (writes >= 3)
+    assert database.members_record == (members if applied else None)
+    again.apply(Applied(entries=entries[applied:]))
+    assert again.state.digest() == node.relay.state.digest()
+    assert (database.rows, database.files) == (node.database.rows, node.database.files)
 
 
 async def test_every_entry_counts_as_applied() -> None:
