@@ -9,7 +9,7 @@ from kingbus.pb.record_pb2 import Members
 from kingbus.raft.errors import SnapshotTemporarilyUnavailableError
 from kingbus.raft.types import ConfState, Snapshot
 from kingbus.replication.dump import DumpRequest
-from kingbus.replication.relay import InstallingError
+from kingbus.replication.relay import InstallingError, PurgedWhileReadingError
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.storage.installing import UnreadableSnapshotError, pack_snapshot
 from tests.support.relay_logs import UUID_A, BinlogFile, gtids
@@ -153,6 +153,9 @@ async def test_an_installed_state_is_served(autojump_clock):
     """Everything of before is gone from memory, and who waits looks again."""
     node = RelayNode(in_memory=100)
     node.hold(*files(2))
+    held = node.relay.state.files[0].first_index
+    assert held in await node.relay.read_batches(held, held)
+    assert await node.relay.read_rows(0, 10)
     told = []
     snapshots = RelaySnapshots(
         relay=node.relay, database=Starts({}), runner=run_inline, installed=lambda: told.append(1)
@@ -176,4 +179,9 @@ async def test_an_installed_state_is_served(autojump_clock):
     assert told == [1]
     assert not node.relay.is_installing
     assert node.relay.applied_index == 50
-    assert await node.relay.read_rows(50, 10) == []
+    # As the real stores are by now.
+    node.database.rows.clear()
+    node.log.first = 51
+    assert await node.relay.read_rows(0, 10) == []
+    with pytest.raises(PurgedWhileReadingError):
+        await node.relay.read_batches(held, held)
