@@ -21,17 +21,12 @@ class AppliedBatch:
     """Committed entries, of all types and without a gap, in the order of the log.
 
     `members` gives, for the index of each configuration change among them, the membership that
-    results (an unchanged one where the change was refused). The machine keeps the last of them
-    in the same database write as the rest of the batch.
+    results (an unchanged one where the change was refused). The machine keeps each in the same
+    database write as its entry, or a later one that replaces it.
     """
 
     entries: Sequence[Entry]
     members: Mapping[int, record_pb2.Members] = field(default_factory=dict)
-
-    @property
-    def last_members(self) -> record_pb2.Members | None:
-        """The membership as of the end of the batch; None when nothing changed in it."""
-        return self.members[max(self.members)] if self.members else None
 
 
 class StateMachine(Protocol):

@@ -408,14 +408,13 @@ class Host:
             conf_state = self.core.apply_conf_change(change, index=index)
             if is_news:
                 checks.note_configuration(self, index, conf_state)
-                self.database.conf = (index, conf_state)
+                if self.world.options.joint:  # else it is written as the membership
+                    self.database.conf = (index, conf_state)
                 self.leads_since = self.ticks  # counted anew: there may be new voters
-        if members and not self.world.options.joint:
-            self.database.conf = (cluster.index, conf_state_of(cluster))
-            if self.world.options.voters <= cluster.index == self.core.conf_index:
-                assert self.core.conf_state == conf_state_of(cluster), (
-                    f"Raft has {self.core.conf_state}, the membership is {cluster}"
-                )
+        if members and self.world.options.voters <= cluster.index == self.core.conf_index:
+            assert self.core.conf_state == conf_state_of(cluster), (
+                f"Raft has {self.core.conf_state}, the membership is {cluster}"
+            )
         self._feed(entries, members)
         self.applied = entries[-1].index
         self.cluster = cluster

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kingbus.membership.cluster import Cluster
+from kingbus.node.core import conf_state_of
 from kingbus.pb.record_pb2 import FileRow, Members
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 from kingbus.raft.storage import MemoryStorage
@@ -165,6 +167,9 @@ class DatabaseModel(MemoryDatabase):
 
     def write(self, changes: StateWrite) -> None:
         starts, self._new_starts = self._new_starts, {}
+        if changes.members is not None:
+            cluster = Cluster.from_record(changes.members)
+            self.conf = (cluster.index, conf_state_of(cluster))
         self._unsynced.append((changes, self.conf, starts))
         self._put(changes, self.conf, starts)
 

@@ -94,8 +94,8 @@ class MemoryMachine:
             if entry.type == 0 and entry.data:
                 self.disk.applied.append((entry.index, bytes(entry.data)))
         self.disk.applied_index = batch.entries[-1].index
-        if batch.last_members is not None:
-            self.disk.members = batch.last_members
+        if batch.members:
+            self.disk.members = batch.members[max(batch.members)]
 
     @property
     def data(self) -> list[bytes]:

@@ -121,10 +121,6 @@ class Applied:
     entries: Sequence[Entry]
     members: Mapping[int, Members] = field(default_factory=dict)
 
-    @property
-    def last_members(self) -> Members | None:
-        return self.members[max(self.members)] if self.members else None
-
 
 async def run_inline(function: Callable[..., Any], *args: Any) -> Any:
     """A worker thread that takes one turn of the loop."""
