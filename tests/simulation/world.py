@@ -598,6 +598,8 @@ class World:
         if leader is None:
             return False
         leader.core.transfer_leader(self.rng("transfer").choice(list(self.hosts)))
+        # It has an election timeout from now on, and the leader looks for its majority after that.
+        leader.leads_since = leader.ticks
         leader.pump()
         return None
 
