@@ -216,6 +216,7 @@ class World:
         self.is_calm = True
         self._cuts.clear()
         self._clogs.clear()
+        self._last_arrival.clear()  # what is still on its way holds nothing up any more
         self._slow_until.clear()
         self._broken_disks.clear()
         self._doomed.clear()
