@@ -565,7 +565,9 @@ class World:
         if self._has_wiped():
             return False
         state = self.configuration()
-        if state.voters_outgoing or (node in state.voters and len(state.voters) < 3):
+        if not state.voters or state.voters_outgoing:
+            return False  # nobody has written that it is a member yet, or a change is under way
+        if node in state.voters and len(state.voters) < 3:
             return False
         hosts = [self.hosts[member] for member in state.members]
         return all(
