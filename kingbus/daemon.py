@@ -70,7 +70,7 @@ from kingbus.replication.relay import Relay
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret, Secret, SecretError, read_secret_file
-from kingbus.storage.directory import DataDirectory, Identity
+from kingbus.storage.directory import DataDirectory, Identity, identity_in
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
 from kingbus.storage.recovery import log_holds_anything
@@ -170,6 +170,17 @@ def options_of(
 def has_log(config: Config) -> bool:
     """Whether a member ever wrote in this configuration's data directory."""
     return log_holds_anything(config.data_dir / "log")
+
+
+def check_same_cluster(config: Config, cluster_id: str) -> None:
+    """RefusedError when the data directory is of another cluster; the id in hexadecimal."""
+    identity = identity_in(config.data_dir)
+    if identity is not None and identity.cluster_id != int(cluster_id, 16):
+        raise RefusedError(
+            f"data-dir {config.data_dir} belongs to a member of cluster {identity.cluster_id:x},"
+            f" the cluster to join is {cluster_id}",
+            hint="use an empty data-dir to join, or `kingbus run` to go on as that member",
+        )
 
 
 def joined(

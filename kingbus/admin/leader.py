@@ -79,7 +79,9 @@ def sentence(details: Any) -> str:
                 reason = "must be a JSON object"
             case _:
                 reason = detail["msg"][:1].lower() + detail["msg"][1:]
-        parts.append(f"{field} {reason}")
+        # What is wrong with several fields together names them itself.
+        together = detail["type"] == "value_error" and not location
+        parts.append(reason if together else f"{field} {reason}")
     return "; ".join(parts)
 
 

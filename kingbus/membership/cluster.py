@@ -317,9 +317,11 @@ class Cluster:
         needed = len(voters) // 2 + 1
         present = sorted(self.require(each).name for each in voters & up)
         if len(present) < needed:
-            name = change.member.name or f"{change.member.id:x}"
+            what = change.member.name or f"{change.member.id:x}"
+            if change.kind is ChangeKind.REPLACE:
+                what = f"{self.require(change.replaced).name} by {what}"
             raise UnhealthyClusterError(
-                f"{change.kind.value} {name}: {needed} of the {len(voters)} voters {when} must be"
+                f"{change.kind.value} {what}: {needed} of the {len(voters)} voters {when} must be"
                 f" up, heard from are {', '.join(present) or 'none'}"
             )
 

@@ -949,7 +949,7 @@ class Node:
                     return attempt()
                 except (MembershipBusyError, JointConfigurationError):
                     pass
-                except (UnhealthyClusterError, NotCaughtUpError):
+                except (UnhealthyClusterError, NotCaughtUpError, TransferError):
                     if len(self._commits) == self._commits.maxlen:
                         raise
                 await self._turned.wait()
@@ -1003,14 +1003,18 @@ class Node:
         """Hand leadership to a voter, or to the one that is furthest; the new leader's id.
 
         TransferError when there is none to take it, or it did not within two election timeouts.
+        One that is not up is not tried: nothing can be proposed meanwhile.
         """
         self._check_leader()
-        target = self._successor() if member_id is None else member_id
+        if member_id is not None and self._cluster.require(member_id).learner:
+            name = self._cluster.require(member_id).name
+            raise TransferError(f"{name} is a learner and cannot lead")
+        if member_id == self.member_id:
+            return member_id
+        target = await self._when_possible(
+            lambda: self._successor() if member_id is None else self._present(member_id)
+        )
         member = self._cluster.require(target)
-        if member.learner:
-            raise TransferError(f"{member.name} is a learner and cannot lead")
-        if target == self.member_id:
-            return target
         self._raw.transfer_leader(target)
         self._wake()
         with trio.move_on_after(2 * self.settings.election_seconds):
@@ -1020,6 +1024,12 @@ class Node:
         if leader_id in {0, self.member_id} or (member_id is not None and leader_id != target):
             raise TransferError(f"leadership did not move to {member.name}")
         return leader_id
+
+    def _present(self, member_id: int) -> int:
+        member = self._cluster.require(member_id)
+        if member_id not in self._active():
+            raise TransferError(f"{member.name} is not up")
+        return member_id
 
     def _successor(self) -> int:
         active = self._active()

@@ -448,6 +448,17 @@ class KingbusCluster:
         members = self.leader().get("/members")
         return next((dict(each) for each in members if each["name"] == name), None)
 
+    def wait_member(self, name: str) -> dict[str, Any]:
+        """Wait until the leader lists a member, and return that."""
+        found = wait_for(
+            lambda: self.member(name),
+            what=f"a member {name}",
+            tolerate=(httpx.HTTPError,),
+            explain=self.logs,
+        )
+        assert found is not None
+        return found
+
     def wait_voter(self, name: str, *, seconds: float = 30.0) -> dict[str, Any]:
         """Wait until the member votes; as the leader lists it."""
 
