@@ -470,6 +470,7 @@ class KingbusCluster:
             voter,
             what=f"{name} votes",
             seconds=seconds,
+            every=0.2,
             tolerate=(httpx.HTTPError,),
             explain=self.logs,
         )
