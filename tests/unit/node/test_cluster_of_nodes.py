@@ -545,6 +545,24 @@ async def test_a_handover_that_fails_holds_proposals_back_and_loses_none():
         assert leader.node.leadership.term == term
 
 
+async def test_leadership_is_not_offered_to_who_is_not_up():
+    """Refused at once, and proposals are never held back for it."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        await cluster.members["c"].stop()
+        await eventually(lambda: len(leader.node._active()) == 2)
+        await eventually(lambda: len(leader.node._commits) == leader.node._commits.maxlen)
+        with pytest.raises(TransferError, match="c is not up"):
+            await leader.node.transfer_leader(cluster.ids["c"])
+        assert not leader.node._raw.lead_transferee
+
+        await cluster.members["b"].stop()
+        leader.node._heard.clear()
+        with pytest.raises(TransferError, match="no other voter is up"):
+            await leader.node.transfer_leader(None)
+
+
 async def test_of_two_voters_none_is_removed_while_one_is_down():
     """Both have to agree to it: refused at once, where a proposal would hang for good."""
     async with loopback_cluster("a", "b") as cluster:
