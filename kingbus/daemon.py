@@ -70,7 +70,7 @@ from kingbus.replication.relay import Relay
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret, Secret, SecretError, read_secret_file
-from kingbus.storage.directory import DataDirectory, Identity
+from kingbus.storage.directory import DataDirectory, Identity, identity_in
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
 from kingbus.storage.recovery import log_holds_anything
@@ -97,8 +97,8 @@ NO_PEER_URL = "http://standalone.invalid:1"
 class Options:
     """What one process is started with. `standalone`: no peers, ports may be free ones instead.
 
-    `peer_listen` is where the peer port listens when that is not what peer-url says: a node that
-    joined with a wildcard has the peer-url that its cluster saw.
+    `peer_listen` is only given by `kingbus join`: where the peer port listens, as that may not be
+    what peer-url says. A node that joined with a wildcard has the peer-url that its cluster saw.
     """
 
     config: Config
@@ -170,6 +170,17 @@ def options_of(
 def has_log(config: Config) -> bool:
     """Whether a member ever wrote in this configuration's data directory."""
     return log_holds_anything(config.data_dir / "log")
+
+
+def check_same_cluster(config: Config, cluster_id: str) -> None:
+    """RefusedError when the data directory is of another cluster; the id in hexadecimal."""
+    identity = identity_in(config.data_dir)
+    if identity is not None and identity.cluster_id != int(cluster_id, 16):
+        raise RefusedError(
+            f"data-dir {config.data_dir} belongs to a member of cluster {identity.cluster_id:x},"
+            f" the cluster to join is {cluster_id}",
+            hint="use an empty data-dir to join, or `kingbus run` to go on as that member",
+        )
 
 
 def joined(
@@ -363,6 +374,7 @@ def _bootstrap_config(options: Options, directory: DataDirectory) -> BootstrapCo
             peer_url=str(config.peer_url),
             initial_cluster=config.cluster,
             is_new=config.initial_cluster_state == "new",
+            lists_all=options.peer_listen is None,
         )
     identity = directory.identity
     name = identity.name if identity is not None else config.name

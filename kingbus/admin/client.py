@@ -27,8 +27,16 @@ class AdminApiError(KingbusError):
 class AdminClient:
     """Talks to one node's admin API."""
 
-    def __init__(self, url: str, *, token: Secret | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Secret | None = None,
+        hint: str = "is the node running, and is --admin its admin-url?",
+    ) -> None:
+        """`hint` is for when nobody answers at the URL: what the caller took it from."""
         self.url = url.rstrip("/")
+        self._hint = hint
         headers = {"authorization": f"Bearer {token.reveal()}"} if token is not None else {}
         try:
             self._client = httpx.Client(
@@ -54,7 +62,7 @@ class AdminClient:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise AdminApiError(
                 f"admin API {self.url}: {error or type(error).__name__}",
-                hint="is the node running, and is --admin its admin-url?",
+                hint=self._hint,
             ) from error
         try:
             content = reply.json()

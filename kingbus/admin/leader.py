@@ -5,6 +5,7 @@ JSON body and gives the reply's data with the index that a node must have applie
 routes under `/internal/` exist only between members and are no part of the HTTP API.
 """
 
+import contextlib
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
+from kingbus.membership.errors import NotALearnerError
 from kingbus.membership.member import Member, normalize_url
 from kingbus.node.joining import dial_back
 from kingbus.pb.command_pb2 import (
@@ -77,7 +79,9 @@ def sentence(details: Any) -> str:
                 reason = "must be a JSON object"
             case _:
                 reason = detail["msg"][:1].lower() + detail["msg"][1:]
-        parts.append(f"{field} {reason}")
+        # What is wrong with several fields together names them itself.
+        together = detail["type"] == "value_error" and not location
+        parts.append(reason if together else f"{field} {reason}")
     return "; ".join(parts)
 
 
@@ -175,8 +179,10 @@ class LeaderOperations:
     async def _promote_member(self, body: object) -> list[dict[str, Any]]:
         member = self._find(validated(schema.NameMember, body).name)
         if member.learner:
-            await self._node.promote_member(member.id)
-            _log.info("member promoted", name=member.name)
+            # A learner that awaits its promotion may get it while this waits for its turn.
+            with contextlib.suppress(NotALearnerError):
+                await self._node.promote_member(member.id)
+                _log.info("member promoted", name=member.name)
         return self._members()
 
     async def _replace_member(self, body: object) -> list[dict[str, Any]]:

@@ -33,8 +33,11 @@ class UsageError(KingbusError):
     """The command cannot be meant like this; exit code 2."""
 
 
-def client(admin: str, token_file: Path | None) -> "AdminClient":
-    """A client for the admin API. Raises UsageError for an unreadable token file."""
+def client(admin: str, token_file: Path | None, *, hint: str = "") -> "AdminClient":
+    """A client for the admin API. Raises UsageError for an unreadable token file.
+
+    `hint` is for when nobody answers, where the URL is not that of --admin.
+    """
     from kingbus.admin.client import AdminClient
     from kingbus.secrets import SecretError, read_secret_file
 
@@ -42,7 +45,7 @@ def client(admin: str, token_file: Path | None) -> "AdminClient":
         token = read_secret_file(token_file) if token_file is not None else None
     except SecretError as error:
         raise UsageError(f"--token-file: {error}") from error
-    return AdminClient(admin, token=token)
+    return AdminClient(admin, token=token, **({"hint": hint} if hint else {}))
 
 
 def password(file: Path | None, variable: str) -> str | None:

@@ -284,41 +284,45 @@ class Cluster:
         )
 
     def check_health(self, change: MemberChange, active: Collection[int]) -> None:
-        """Raise UnhealthyClusterError unless a majority of the voters after the change is active.
+        """Raise UnhealthyClusterError unless active voters are a majority, before and after.
 
-        `active` are the members heard from lately, the leader itself among them. A voter that is
-        only being added counts as down: it has not started yet.
+        `active` are the members heard from lately, the leader itself among them. The voters of now
+        have to agree to the change, those after it to everything that follows; in a replacement,
+        which is the joint configuration of both, each half by itself. A voter that is only being
+        added counts as down: it has not started yet.
         """
-        voters = set(self.voters)
-        healthy = voters & set(active)
+        before = set(self.voters)
+        after = set(before)
+        up = before & set(active)
         match change.kind:
-            case ChangeKind.ADD:
-                if change.member.learner:
-                    return
-                voters.add(change.member.id)
-            case ChangeKind.PROMOTE:
-                voters.add(change.member.id)
-                healthy |= {change.member.id} & set(active)
-            case ChangeKind.REMOVE:
-                voters.discard(change.member.id)
-                healthy.discard(change.member.id)
-            case ChangeKind.REPLACE:
-                # The old half must agree, too.
-                self._check_majority(change, voters, healthy)
-                voters = voters - {change.replaced} | {change.member.id}
-                known = {change.member.id} & set(self.learners)
-                healthy = (healthy | known & set(active)) & voters
             case ChangeKind.UPDATE:
                 return
-        self._check_majority(change, voters, healthy)
+            case ChangeKind.ADD if not change.member.learner:
+                after.add(change.member.id)
+            case ChangeKind.ADD:
+                pass
+            case ChangeKind.PROMOTE:
+                after.add(change.member.id)
+            case ChangeKind.REMOVE:
+                after.discard(change.member.id)
+            case ChangeKind.REPLACE:
+                after = before - {change.replaced} | {change.member.id}
+        up |= after & set(self.learners) & set(active)
+        self._check_majority(change, before, up, "now")
+        self._check_majority(change, after, up, "after it")
 
-    @staticmethod
-    def _check_majority(change: MemberChange, voters: set[int], healthy: set[int]) -> None:
+    def _check_majority(
+        self, change: MemberChange, voters: set[int], up: set[int], when: str
+    ) -> None:
         needed = len(voters) // 2 + 1
-        if len(healthy) < needed:
+        present = sorted(self.require(each).name for each in voters & up)
+        if len(present) < needed:
+            what = change.member.name or f"{change.member.id:x}"
+            if change.kind is ChangeKind.REPLACE:
+                what = f"{self.require(change.replaced).name} by {what}"
             raise UnhealthyClusterError(
-                f"{change.kind.value} {change.member.name or f'{change.member.id:x}'}: of the"
-                f" {len(voters)} voters then, {needed} must be healthy, {len(healthy)} are"
+                f"{change.kind.value} {what}: {needed} of the {len(voters)} voters {when} must be"
+                f" up, heard from are {', '.join(present) or 'none'}"
             )
 
 

@@ -50,6 +50,6 @@ class JointConfigurationError(MembershipError):
 
 
 class UnhealthyClusterError(MembershipError):
-    """The change would leave fewer healthy voters than a majority needs."""
+    """Too few voters are up to agree to the change, or to go on after it."""
 
     hint = "Bring the members that are down up again, or remove those that never come back."

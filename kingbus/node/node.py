@@ -25,8 +25,8 @@ import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from dataclasses import dataclass, field, replace
+from typing import NoReturn, Protocol, TypeVar
 from zlib import crc32
 
 import trio
@@ -35,7 +35,11 @@ from kingbus import metrics
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
-from kingbus.membership.errors import MembershipError
+from kingbus.membership.errors import (
+    JointConfigurationError,
+    MembershipError,
+    UnhealthyClusterError,
+)
 from kingbus.membership.member import Member, derive_member_id, normalize_urls
 from kingbus.node.broadcast import Broadcast
 from kingbus.node.changes import taken, to_conf_change, to_member_change
@@ -93,6 +97,8 @@ __all__ = [
 ]
 
 _log = get_logger("node")
+
+_T = TypeVar("_T")
 
 INBOX_MESSAGES_MAX = 4096
 """As in etcd: what a loop that fell behind finds there is mostly outdated by then."""
@@ -657,12 +663,13 @@ class Node:
     async def propose(self, data: bytes, *, checksum: int | None = None) -> Proposal:
         """Append an entry as leader, after waiting while too much is uncommitted.
 
-        Otherwise as propose_now.
+        Or while leadership is being handed over, until it is, or has failed. Otherwise as
+        propose_now.
         """
         await trio.lowlevel.checkpoint()
         while True:
             self._check_leader()
-            if self._fits(len(data)) or self._raw.basic_status().lead_transferee:
+            if self._fits(len(data)) and not self._raw.lead_transferee:
                 return self.propose_now(data, checksum)
             await self._turned.wait()
 
@@ -789,7 +796,7 @@ class Node:
         wanted = to_member_change(change, self._cluster)
         if wanted is None:
             raise MembershipError("the change names no member")
-        await self._change(wanted)
+        await self._change(lambda: wanted)
 
     async def add_member(
         self,
@@ -806,32 +813,44 @@ class Node:
         one begins as a learner that is promoted. Errors: MembershipError and its kin,
         UnhealthyClusterError, MembershipBusyError, NotLeaderError, ProposalLostError.
         """
-        self._check_leader()
-        if not learner and len(self._cluster.voters) == 1:
-            learner = promote = True
         urls = normalize_urls(peer_urls)
+
+        def change() -> MemberChange:
+            member = self._newcomer(name, urls, admin_urls)
+            if learner:
+                member = replace(member, learner=True, promote=promote)
+            elif len(self._cluster.voters) == 1:
+                member = replace(member, learner=True, promote=True)
+            return MemberChange(kind=ChangeKind.ADD, member=member)
+
+        done = await self._change(change)
+        return self._cluster.require(done.member.id)
+
+    def _newcomer(self, name: str, urls: Sequence[str], admin_urls: Sequence[str]) -> Member:
         # The index that the change will take is part of the id, so that no id ever comes twice.
         index = self._raw.last_index + 1
-        member = Member(
+        return Member(
             id=derive_member_id(name, urls, index=index),
             name=name,
-            peer_urls=urls,
+            peer_urls=tuple(urls),
             admin_urls=normalize_urls(admin_urls),
-            learner=learner,
-            promote=learner and promote,
         )
-        await self._change(MemberChange(kind=ChangeKind.ADD, member=member))
-        return self._cluster.require(member.id)
 
     async def promote_member(self, member_id: int) -> None:
         """Make a learner a voter; NotCaughtUpError while it is behind, else as add_member."""
-        self._check_leader()
-        member = self._cluster.require(member_id)
-        change = MemberChange(kind=ChangeKind.PROMOTE, member=member.promoted())
-        self._cluster.check(change)
-        if not self.has_caught_up(member_id):
-            raise NotCaughtUpError(f"{member.name} has not caught up with the leader's log yet")
+
+        def change() -> MemberChange:
+            member = self._cluster.require(member_id)
+            change = MemberChange(kind=ChangeKind.PROMOTE, member=member.promoted())
+            self._cluster.check(change)
+            self._check_caught_up(member)
+            return change
+
         await self._change(change)
+
+    def _check_caught_up(self, member: Member) -> None:
+        if not self.has_caught_up(member.id):
+            raise NotCaughtUpError(f"{member.name} has not caught up with the leader's log yet")
 
     async def remove_member(self, member_id: int) -> None:
         """Remove a member; errors as add_member.
@@ -841,13 +860,13 @@ class Node:
         """
         self._check_leader()
         member = self._cluster.require(member_id)
-        change = MemberChange(kind=ChangeKind.REMOVE, member=member)
-        self._cluster.check(change)
-        if member_id != self.member_id:
-            await self._change(change)
-            return
-        self._cluster.check_health(change, self._active())
-        await self._hand_over_to_be_removed(member)
+
+        def change() -> MemberChange:
+            return MemberChange(kind=ChangeKind.REMOVE, member=self._cluster.require(member_id))
+
+        if member_id == self.member_id:
+            await self._hand_over_to_be_removed(member, change)
+        await self._change(change)
 
     async def replace_member(
         self,
@@ -865,31 +884,29 @@ class Node:
         """
         self._check_leader()
         replaced = self._cluster.require(member_id)
-        if peer_urls:
-            urls = normalize_urls(peer_urls)
-            index = self._raw.last_index + 1
-            member = Member(
-                id=derive_member_id(name, urls, index=index),
-                name=name,
-                peer_urls=urls,
-                admin_urls=normalize_urls(admin_urls),
-            )
-        else:
-            member = self._cluster.find(name).promoted()
-        change = MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=member_id)
-        self._cluster.check(change)
-        if not peer_urls and not self.has_caught_up(member.id):
-            raise NotCaughtUpError(f"{member.name} has not caught up with the leader's log yet")
+        urls = normalize_urls(peer_urls)
+
+        def change() -> MemberChange:
+            by = self._newcomer(name, urls, admin_urls) if urls else self._cluster.find(name)
+            change = MemberChange(kind=ChangeKind.REPLACE, member=by.promoted(), replaced=member_id)
+            self._cluster.check(change)
+            if not urls:
+                self._check_caught_up(by)
+            return change
+
         if member_id == self.member_id:
-            self._cluster.check_health(change, self._active())
-            await self._hand_over_to_be_removed(replaced)
-        await self._change(change)
+            await self._hand_over_to_be_removed(replaced, change)
+        done = await self._change(change)
         with trio.move_on_after(self.settings.election_seconds):
             while replaced.id in self._cluster:
                 await self._progressed.wait()
-        return self._cluster.require(member.id)
+        return self._cluster.require(done.member.id)
 
-    async def _hand_over_to_be_removed(self, member: Member) -> NoReturn:
+    async def _hand_over_to_be_removed(
+        self, member: Member, change: Callable[[], MemberChange]
+    ) -> NoReturn:
+        """Only when the new leader could make the change, so that nothing moves for nothing."""
+        await self._when_possible(lambda: self._check_change(change()))
         try:
             leader_id = await self.transfer_leader(None)
         except TransferError as error:
@@ -901,19 +918,56 @@ class Node:
         self._check_leader()
         known = self._cluster.require(member_id)
         member = Member(id=member_id, name=known.name, peer_urls=normalize_urls(peer_urls))
-        await self._change(MemberChange(kind=ChangeKind.UPDATE, member=member))
+        await self._change(lambda: MemberChange(kind=ChangeKind.UPDATE, member=member))
 
-    async def _change(self, change: MemberChange) -> None:
-        proposal = self._propose_change(change)
+    async def _change(self, make: Callable[[], MemberChange]) -> MemberChange:
+        """Propose the change that `make` gives, once that may be; it is applied here then.
+
+        `make` is asked again after each wait: what it looked at may have changed meanwhile, and so
+        has the index that the change will take.
+        """
+
+        def attempt() -> tuple[MemberChange, Proposal]:
+            change = make()
+            return change, self._propose_change(change)
+
+        change, proposal = await self._when_possible(attempt)
         await proposal.applied()
+        return change
 
-    def _propose_change(self, change: MemberChange) -> Proposal:
+    async def _when_possible(self, attempt: Callable[[], _T]) -> _T:
+        """What `attempt` returns, which is tried again while it is refused for what soon passes.
+
+        For at most two election timeouts, as long as a request waits for a leader. Two things pass
+        by themselves: another change or a handover under way, and the ignorance of a new leader,
+        which has not heard the others for long enough to judge them.
+        """
+        with trio.move_on_after(2 * self.settings.election_seconds):
+            while True:
+                self._check_leader()
+                try:
+                    return attempt()
+                except (MembershipBusyError, JointConfigurationError):
+                    pass
+                except (UnhealthyClusterError, NotCaughtUpError, TransferError):
+                    if len(self._commits) == self._commits.maxlen:
+                        raise
+                await self._turned.wait()
+        self._check_leader()
+        return attempt()
+
+    def _check_change(self, change: MemberChange) -> None:
         self._check_leader()
         self._cluster.check(change)
         self._cluster.check_health(change, self._active())
-        if not self.leadership.is_ready or self._change_index > self._applied:
+        if not self.leadership.is_ready or self._raw.may_have_pending_change:
             # The core would put an empty entry in its place.
             raise MembershipBusyError("another membership change may be under way")
+        if self._raw.lead_transferee:
+            raise MembershipBusyError("leadership is being handed over")
+
+    def _propose_change(self, change: MemberChange) -> Proposal:
+        self._check_change(change)
         index = self._raw.propose_conf_change(to_conf_change(change))
         self._change_index = index
         self._wake()
@@ -949,14 +1003,18 @@ class Node:
         """Hand leadership to a voter, or to the one that is furthest; the new leader's id.
 
         TransferError when there is none to take it, or it did not within two election timeouts.
+        One that is not up is not tried: nothing can be proposed meanwhile.
         """
         self._check_leader()
-        target = self._successor() if member_id is None else member_id
+        if member_id is not None and self._cluster.require(member_id).learner:
+            name = self._cluster.require(member_id).name
+            raise TransferError(f"{name} is a learner and cannot lead")
+        if member_id == self.member_id:
+            return member_id
+        target = await self._when_possible(
+            lambda: self._successor() if member_id is None else self._present(member_id)
+        )
         member = self._cluster.require(target)
-        if member.learner:
-            raise TransferError(f"{member.name} is a learner and cannot lead")
-        if target == self.member_id:
-            return target
         self._raw.transfer_leader(target)
         self._wake()
         with trio.move_on_after(2 * self.settings.election_seconds):
@@ -966,6 +1024,12 @@ class Node:
         if leader_id in {0, self.member_id} or (member_id is not None and leader_id != target):
             raise TransferError(f"leadership did not move to {member.name}")
         return leader_id
+
+    def _present(self, member_id: int) -> int:
+        member = self._cluster.require(member_id)
+        if member_id not in self._active():
+            raise TransferError(f"{member.name} is not up")
+        return member_id
 
     def _successor(self) -> int:
         active = self._active()

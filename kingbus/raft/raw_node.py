@@ -420,6 +420,14 @@ class RawNode:
         return self._raft.uncommitted_size
 
     @property
+    def may_have_pending_change(self) -> bool:
+        """On a leader: whether a configuration change proposed now would be put aside.
+
+        It would while an earlier one, of this leader or of one before it, may not be applied yet.
+        """
+        return self._raft.pending_conf_index > self._raft.log.applied
+
+    @property
     def lead_transferee(self) -> int:
         """Whom this leader is handing leadership to, 0 for nobody."""
         return self._raft.lead_transferee

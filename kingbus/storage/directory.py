@@ -100,7 +100,7 @@ class DataDirectory:
             raise StorageError(f"cannot use the data directory {path}: {error}") from error
         try:
             directory._check_format()
-            directory._identity = directory._read_identity()
+            directory._identity = identity_in(path)
         except BaseException:
             directory.close()
             raise
@@ -205,14 +205,16 @@ class DataDirectory:
                 f"{self.path} has format {int(text)}; this version knows up to {FORMAT_VERSION}"
             )
 
-    def _read_identity(self) -> Identity | None:
-        path = self.path / "identity.json"
-        try:
-            return Identity.decode(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise CorruptRecordError(path, 0, str(error)) from error
+
+def identity_in(directory: Path) -> Identity | None:
+    """Whose directory it is, without locking it; CorruptRecordError for what does not tell."""
+    path = directory / "identity.json"
+    try:
+        return Identity.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorruptRecordError(path, 0, str(error)) from error
 
 
 def _shown(value: str | int) -> str:

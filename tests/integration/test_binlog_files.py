@@ -3,47 +3,11 @@
 import pytest
 
 from tests.support import workload
-from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.installations import Installation
-from tests.support.servers import MySQLServer, assert_same_binlog, fetch_binlogs
-from tests.support.waiting import wait_for
+from tests.support.relayed_files import assert_same_files, wait_for_end
 from tests.support.world import World
 
 pytestmark = pytest.mark.mysql
-
-
-def wait_for_end(cluster: KingbusCluster, source: MySQLServer) -> None:
-    """Wait until every node's last file and position are the source's."""
-    end = source.binlog_position()
-
-    def at_end() -> bool:
-        return all(
-            (status["last_binlog_file"], status["last_file_position"]) == end
-            for status in (node.listener_status() for node in cluster.running)
-        )
-
-    wait_for(
-        at_end,
-        what=f"every node to stand at {end}",
-        seconds=60,
-        explain=lambda: [node.listener_status() for node in cluster.running],
-    )
-
-
-def assert_same_files(world: World, node: KingbusNode, source: MySQLServer, turn: str) -> None:
-    """All files of the source, read from the node, are equal; only the last one is open."""
-    names = source.binlog_files()
-    assert [file["name"] for file in node.get("/binlog/files")] == names
-    fetched = fetch_binlogs(
-        names,
-        world.directory / f"raw-{turn}-{node.name}",
-        port=node.listen_port,
-        user=LISTENER_USER,
-        password=LISTENER_PASSWORD,
-    )
-    for file in fetched:
-        original = source.binlog_path(file.name)
-        assert_same_binlog(file, original, is_open=file.name == names[-1])
 
 
 def test_files_are_identical_on_every_node(world: World, installation: Installation) -> None:
@@ -102,11 +66,11 @@ def test_files_are_identical_on_every_node(world: World, installation: Installat
     wait_for_end(cluster, source)
 
     for node in cluster.running:
-        assert_same_files(world, node, source, "before")
+        assert_same_files(world.directory / f"raw-before-{node.name}", node, source)
     fourth = cluster.add_member("n4")
     fourth.start_listener()
     wait_for_end(cluster, source)
-    assert_same_files(world, fourth, source, "joined")
+    assert_same_files(world.directory / "raw-joined", fourth, source)
 
 
 def test_restart_of_the_source_while_the_relay_is_away(
@@ -128,4 +92,4 @@ def test_restart_of_the_source_while_the_relay_is_away(
     workload.small_transactions(source, 20)
     cluster.start()
     wait_for_end(cluster, source)
-    assert_same_files(world, cluster.nodes[0], source, "after")
+    assert_same_files(world.directory / "raw-after", cluster.nodes[0], source)

@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -302,6 +302,7 @@ class KingbusCluster:
             KingbusNode(f"n{i}", directory / f"n{i}", settings=settings, stays=stays)
             for i in range(1, count + 1)
         ]
+        self.gone: list[KingbusNode] = []
         self._initial = ",".join(f"{node.name}={node.peer_url}" for node in self.nodes)
         for node in self.nodes:
             node.configure(initial_cluster=self._initial)
@@ -420,21 +421,74 @@ class KingbusCluster:
         """Every running node's own view."""
         return [node.status() for node in self.running]
 
+    def newcomer(self, name: str) -> KingbusNode:
+        """A node with ports and a directory of its own that the cluster does not know yet."""
+        node = KingbusNode(name, self._directory / name, settings=self._settings, stays=self._stays)
+        self.nodes.append(node)
+        return node
+
     def add_member(self, name: str) -> KingbusNode:
         """Add a node through the API and start it; it joins the running cluster."""
-        node = KingbusNode(name, self._directory / name, settings=self._settings, stays=self._stays)
+        node = self.newcomer(name)
         leader = self.leader()
         body = {"name": name, "peer_url": node.peer_url, "admin_url": node.admin_url}
         members = leader.ask("POST", "/members", body)
-        known = ",".join(f"{member['name']}={member['peerURLs'][0]}" for member in members)
-        node.configure(initial_cluster=known, initial_cluster_state="existing")
-        self.nodes.append(node)
+        self.expect(node, members)
         node.start()
         return node
 
+    @staticmethod
+    def expect(node: KingbusNode, members: Iterable[Mapping[str, Any]]) -> None:
+        """Configure a node that was added already to start as one of these members."""
+        known = ",".join(f"{member['name']}={member['peerURLs'][0]}" for member in members)
+        node.configure(initial_cluster=known, initial_cluster_state="existing")
+
+    def member(self, name: str) -> dict[str, Any] | None:
+        """A member as the leader lists it, if it does."""
+        members = self.leader().get("/members")
+        return next((dict(each) for each in members if each["name"] == name), None)
+
+    def wait_member(self, name: str) -> dict[str, Any]:
+        """Wait until the leader lists a member, and return that."""
+        found = wait_for(
+            lambda: self.member(name),
+            what=f"a member {name}",
+            tolerate=(httpx.HTTPError,),
+            explain=self.logs,
+        )
+        assert found is not None
+        return found
+
+    def wait_voter(self, name: str, *, seconds: float = 30.0) -> dict[str, Any]:
+        """Wait until the member votes; as the leader lists it."""
+
+        def voter() -> dict[str, Any] | None:
+            found = self.member(name)
+            return found if found is not None and not found["isLearner"] else None
+
+        found = wait_for(
+            voter,
+            what=f"{name} votes",
+            seconds=seconds,
+            every=0.2,
+            tolerate=(httpx.HTTPError,),
+            explain=self.logs,
+        )
+        assert found is not None
+        return found
+
+    def wait_gone(self, node: KingbusNode) -> None:
+        """Wait for the end of a node that was removed; the cluster's object forgets it."""
+        assert node.wait_end() == 0, processes.tail(node.log)
+        assert "removed from the cluster" in node.output()
+        self.nodes.remove(node)
+        self.gone.append(node)
+
     def logs(self, *, lines: int = 25) -> str:
         """The last lines of all logs."""
-        return "\n".join(processes.tail(node.log, lines=lines) for node in self.nodes)
+        return "\n".join(
+            processes.tail(node.log, lines=lines) for node in (*self.gone, *self.nodes)
+        )
 
 
 def _has_executed(node: KingbusNode, gtids: str, server: MySQLServer) -> bool:

@@ -60,6 +60,8 @@ class Seen:
     bytes: int = 0
     transactions: list[str] = field(default_factory=list)
     """GTIDs of the transactions received whole, in order."""
+    arrived: list[float] = field(default_factory=list)
+    """When the end of each of them came, by the monotonic clock, in seconds."""
     open_gtid: str | None = None
     """The transaction of which a part, but not the end, has come."""
     file: str = ""
@@ -254,6 +256,8 @@ class RawReader:
             self._fault(self._transaction.fault)
             self._transaction.fault = None
         if finished is not None:
+            # The time first: who looks from another thread finds one for each transaction.
+            seen.arrived.append(time.monotonic())
             seen.transactions.append(finished)
         seen.open_gtid = self._transaction.gtid
 

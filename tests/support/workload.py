@@ -75,10 +75,11 @@ class Writer:
     not acknowledged is written again, under another number, so that rows may be more than commits.
     """
 
-    def __init__(self, source: MySQLServer, *, number: int = 1) -> None:
-        """Nothing is written before the context is entered."""
+    def __init__(self, source: MySQLServer, *, number: int = 1, pause_seconds: float = 0.0) -> None:
+        """Nothing is written before the context is entered; `pause_seconds` slow the load down."""
         self._source = source
         self._number = number
+        self._pause_seconds = pause_seconds
         self._stop = threading.Event()
         self._progress = threading.Condition()
         self.committed = 0
@@ -138,6 +139,8 @@ class Writer:
                 with self._progress:
                     self.committed += 1
                     self._progress.notify_all()
+                if self._pause_seconds:
+                    self._stop.wait(self._pause_seconds)
         except BaseException as error:  # noqa: BLE001  # handed to the test by stop()
             self.failure = error
             with self._progress:

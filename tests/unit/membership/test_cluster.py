@@ -1,5 +1,7 @@
 """The membership and its changes."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,14 +185,16 @@ def test_there_is_a_limit():
         ((1, 2, 3), add(4), {1, 2}, False),
         ((1, 2, 3), remove(3), {1, 2}, True),
         ((1, 2, 3), remove(2), {1, 2}, False),
-        ((1, 2), remove(2), {1}, True),
+        ((1, 2), remove(2), {1}, False),  # both have to agree to it
+        ((1, 2), remove(2), {1, 2}, True),
         ((1, 2, 3, 4), remove(4), {1, 2, 4}, True),
         ((1, 2, 3, 4), remove(4), {1, 4}, False),
+        ((1, 2, 3, 4), remove(4), {1, 2}, False),
         ((1, 2, 3), update(3, "http://x:1"), {1, 2}, True),
     ],
 )
 def test_a_majority_must_stay_healthy(voters, change, active, allowed):
-    """A change passes exactly when the voters after it have a healthy majority."""
+    """A change passes exactly when a majority is up of the voters before it, and of those after."""
     found = cluster_of(*voters)
     if allowed:
         found.check_health(change, active)
@@ -252,6 +256,44 @@ def test_both_halves_of_a_replacement_must_be_healthy():
     for change, active in ((swap(3, 4), {1, 4}), (swap(3, 9), {1, 3}), (swap(3, 4), {1, 3})):
         with pytest.raises(UnhealthyClusterError):
             found.check_health(change, active)
+
+
+def test_whoever_decides_is_up():
+    """Every change of up to five voters and a learner, whoever is up: it passes exactly when those
+    who are up are a majority in each configuration that it leads through, to the last."""
+
+    def decides(voters, active):
+        return not voters or 2 * len(set(voters) & active) > len(voters)
+
+    passed = refused = 0
+    changes = [add(9), add(9, learner=True), promote(8), remove(1), remove(8), swap(1, 8)]
+    for size, change in itertools.product(range(1, 6), [*changes, swap(1, 9)]):
+        members = (*range(1, size + 1), 8)
+        found = cluster_of(*members[:-1], learners=(8,))
+        try:
+            after = found.apply(99, change)
+        except LastVoterError:
+            continue
+        for up in itertools.product((False, True), repeat=len(members)):
+            active = set(itertools.compress(members, up))
+            led_through = (found.voters, after.voters, after.outgoing)
+            wanted = all(decides(voters, active) for voters in led_through)
+            try:
+                found.check_health(change, active)
+            except UnhealthyClusterError:
+                assert not wanted, (size, change, active)
+                refused += 1
+            else:
+                assert wanted, (size, change, active)
+                passed += 1
+    assert passed > 100
+    assert refused > 100
+
+
+def test_who_is_missing_is_told():
+    """The refusal says how many voters must be up, when, and which are."""
+    with pytest.raises(UnhealthyClusterError, match=r"3 of the 4 voters after it.* are n1, n2$"):
+        cluster_of(1, 2, 3, learners=(4,)).check_health(promote(4), {1, 2})
 
 
 changes = st.one_of(
