@@ -20,7 +20,7 @@ from kingbus.replication.dump_session import (
     DumpSession,
     Made,
 )
-from kingbus.replication.relay import Row, _clipped
+from kingbus.replication.relay import Relay, Row, _clipped
 from kingbus.replication.served_batch import ServedBatch
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class _Dump:
     """One dump on its way."""
 
     host: "Host"
-    incarnation: int
+    relay: Relay
+    """The node's when it began: another after a restart, and after a snapshot was installed."""
     session: DumpSession
     index: int = 0
     packet: int = 0
@@ -89,7 +90,7 @@ class Replica:
     def step(self) -> None:
         """Read a little from the node that it is attached to, or attach to one."""
         dump = self._dump
-        if dump is not None and not (dump.host.is_up and dump.host.incarnation == dump.incarnation):
+        if dump is not None and not (dump.host.is_up and dump.host.relay is dump.relay):
             self.detach()
         try:
             if self._dump is None:
@@ -121,7 +122,7 @@ class Replica:
         begin = session.start(state, caught_up=has_all)
         if not isinstance(begin, Begin):
             return  # nothing is there yet, or the node is behind: another time, or another node
-        dump = _Dump(host, host.incarnation, session)
+        dump = _Dump(host, host.relay, session)
         first = begin.file.first_index
         description = bytes(self._batch(dump, first).event(0))
         for made in session.open(begin, description):
