@@ -115,7 +115,9 @@ class Durable(MemoryStorage):
         found = store.read(first, last + 1, 1 << 62) if last >= first else []
         if write is None:
             assert first == self.first_index(), (first, self.first_index())
-            assert found == self.held(), f"{len(self.held())} entries were durable, {len(found)} are"
+            assert found == self.held(), (
+                f"{len(self.held())} entries were durable, {len(found)} are"
+            )
             assert state == self._hard_state, (state, self._hard_state)
             return
         # Part of the write may be there.

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from kingbus.errors import KingbusError
 from kingbus.membership.cluster import Cluster
 from kingbus.node.bootstrap import BootstrapConfig, mark_removed, prepare
 from kingbus.node.calls import ask_cluster, register_calls
 from kingbus.node.core import conf_state_of
-from kingbus.node.errors import MemberRemovedError
+from kingbus.node.errors import BootstrapError, MemberRemovedError
 from kingbus.node.machine import AppliedBatch
 from kingbus.node.node import Node
 from kingbus.raft.raw_node import RawNode
@@ -85,6 +84,7 @@ class WatchedMachine:
                 checks.note_applied(member, entry)
         member.relay.apply(batch)
         with member.world.watching():
+            checks.note_purges(member)
             checks.note_state(member)
             member.world.note_applied(member, batch.entries)
             for index, record in batch.members.items():
@@ -112,6 +112,7 @@ class Member:
     store: WatchedLog
     transport: WatchedTransport
     database: _Rows
+    snapshots: RelaySnapshots
 
     def __init__(
         self,
@@ -242,8 +243,8 @@ class Member:
         if isinstance(error, MemberRemovedError):
             self.is_removed = True
             return
-        if isinstance(error, KingbusError) and not self.id:
-            # Not begun yet: the operator looks at it and tries again, or gives it up.
+        if isinstance(error, BootstrapError) and not self.disk.durable.last_index():
+            # It has not begun: the operator looks at it and tries again, or gives it up.
             if "has taken part in the cluster before" in str(error):
                 self.refusal = str(error)
             self.world.note("refused", self.name, str(error))
@@ -284,11 +285,10 @@ class Member:
         )
         try:
             self.store = store
-            relay = await runner(
-                partial(Relay.load, database=database, log=store, runner=runner)
-            )
+            relay = await runner(partial(Relay.load, database=database, log=store, runner=runner))
             self.id = identity.member_id
             self.relay, self.database = relay, _Rows(database)
+            self.snapshots = RelaySnapshots(relay=relay, database=database, runner=runner)
             store.wrote = self._note_written
             self.transport = WatchedTransport(
                 member_id=self.id,
@@ -309,12 +309,14 @@ class Member:
                 settings=world.options.settings(),
                 bootstrap=prepared.bootstrap,
                 foreseen=prepared.foreseen,
-                snapshots=RelaySnapshots(relay=relay, database=database, runner=runner),
+                snapshots=self.snapshots,
             )
             self.transport.attach(self.node)
             register_calls(self.transport, self.node)
             self._watch_core()
-            world.note("up", self.name, f"{prepared.path} {self.id:x} applied {relay.applied_index}")
+            world.note(
+                "up", self.name, f"{prepared.path} {self.id:x} applied {relay.applied_index}"
+            )
             await self._serve(directory)
         finally:
             store.abandon()

@@ -100,17 +100,21 @@ class Network:
         give_up_at = trio.current_time() + seconds
         await trio.sleep_until(min(give_up_at, self.arrival()))
         target = self._find(url)
-        if target is not None and not target.is_dead_machine:
-            if not (self.is_cut(name, target.name) or self.is_cut(target.name, name)):
-                if not target.listens:
-                    raise PeerUnreachableError(f"{url}: connection refused")
-                here, there = Wire(self, name, target.name), Wire(self, target.name, name)
-                here.peer, there.peer = there, here
-                self._wires[here] = self._wires[there] = None
-                target.accept(there)
-                return here
-        await trio.sleep_until(give_up_at)
-        raise PeerUnreachableError(f"{url}: no connection within {seconds:g} s")
+        if target is None or not self._reaches(name, target):
+            await trio.sleep_until(give_up_at)
+            raise PeerUnreachableError(f"{url}: no connection within {seconds:g} s")
+        if not target.listens:
+            raise PeerUnreachableError(f"{url}: connection refused")
+        here, there = Wire(self, name, target.name), Wire(self, target.name, name)
+        here.peer, there.peer = there, here
+        self._wires[here] = self._wires[there] = None
+        target.accept(there)
+        return here
+
+    def _reaches(self, name: str, target: "Member") -> bool:
+        """Whether a question comes there, and its answer back."""
+        is_cut = self.is_cut(name, target.name) or self.is_cut(target.name, name)
+        return not (is_cut or target.is_dead_machine)
 
 
 class Dialler:

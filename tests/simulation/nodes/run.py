@@ -23,7 +23,7 @@ from tests.simulation.nodes.world import World
 
 SECONDS = 15.0
 """Of simulated time with faults."""
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of its own is made in it
+_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,8 +38,25 @@ CHECK_SECONDS = 0.1
 RESTART_SECONDS = (0.05, 0.5, 2.0)
 
 
-class Hosts(dict[int, Member]):
-    """Members by id, for the checks of the first layer."""
+class NodeChecks(Checks):
+    """The first layer's checks, of members in the place of hosts."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        voters = conf_state_of(world.first).voters
+        self.last_configuration = (len(voters), ConfState(voters=voters))
+        self.purges: dict[int, int] = {}
+        """By the first entry that was kept: the purge, or an entry soon behind it."""
+
+    def note_purges(self, member: Member) -> None:
+        first = member.snapshots.first_index
+        self.purges.setdefault(first, member.applied)
+
+    def _note_digest(self, host: Any) -> None:
+        # A state that came by a snapshot is that of before the purge, without what was purged: it
+        # is the others' again as soon as the purge is applied.
+        if host.applied >= self.purges.get(host.store.first_index(), 0):
+            super()._note_digest(host)
 
 
 class World:
@@ -66,9 +83,7 @@ class World:
         names = [f"n{number}" for number in range(1, options.voters + 1)]
         self._initial = [(name, (self.url(name),)) for name in names]
         self.first = Cluster.initial(self._initial)
-        self.checks = Checks(self)
-        voters = conf_state_of(self.first)
-        self.checks.last_configuration = (options.voters, ConfState(voters=voters.voters))
+        self.checks = NodeChecks(self)
         self.readers = [
             Reader(self, number, self.rng(f"reader {number}")) for number in range(options.readers)
         ]
