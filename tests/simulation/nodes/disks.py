@@ -72,6 +72,8 @@ class Durable(MemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.under_way: LogWrite | None = None
+        self.cutting = 0
+        """The first entry to keep, while the log is being cut."""
 
     @property
     def hard_state(self) -> HardState:
@@ -110,10 +112,13 @@ class Durable(MemoryStorage):
     def resume(self, store: LogStore) -> None:
         """A process begins with what the disk has: not less than was durable."""
         write, self.under_way = self.under_way, None
+        cutting, self.cutting = self.cutting, 0
         first, last = store.first_index(), store.last_index()
         state, _ = store.initial_state()
         found = store.read(first, last + 1, 1 << 62) if last >= first else []
         if write is None:
+            if first == cutting:
+                self.cut(cutting)
             assert first == self.first_index(), (first, self.first_index())
             assert found == self.held(), (
                 f"{len(self.held())} entries were durable, {len(found)} are"
@@ -146,7 +151,9 @@ class WatchedLog(LogStore):
         self.wrote(write)
 
     def truncate_before(self, index: int) -> None:
+        self.durable.cutting = index
         super().truncate_before(index)
+        self.durable.cutting = 0
         self.durable.cut(self.first_index())
 
 
@@ -182,11 +189,29 @@ class Disk(Protocol):
     def lose_power(self) -> None: ...
 
 
+class _Opened:
+    """What a process has opened; its end lets go of it, as the operating system does."""
+
+    def __init__(self) -> None:
+        self.directory: DataDirectory | None = None
+        self.database: StateStore | None = None
+        self.log: WatchedLog | None = None
+
+    def close(self) -> None:
+        if self.log is not None:
+            self.log.abandon()
+        if self.database is not None:
+            self.database.close()
+        if self.directory is not None:
+            self.directory.close()
+
+
 def _open_log(
-    directory: DataDirectory, files: FileSystem, durable: Durable, cluster_id: int, member_id: int
+    opened: _Opened, files: FileSystem, durable: Durable, cluster_id: int, member_id: int
 ) -> WatchedLog:
-    store = WatchedLog.open(
-        directory.log_path,
+    assert opened.directory is not None
+    store = opened.log = WatchedLog.open(
+        opened.directory.log_path,
         segment_bytes=SEGMENT_BYTES,
         reserve_bytes=RESERVE_BYTES,
         cluster_id=cluster_id,
@@ -207,19 +232,20 @@ class RealDisk:
         self.durable = Durable()
         self._path = path
         self._files = FaultyFiles(rng)
-        self._directory: DataDirectory | None = None
+        self._opened = _Opened()
 
     def open_directory(self) -> DataDirectory:
-        self._directory = DataDirectory.open_or_create(self._path)
-        return self._directory
+        self._opened = _Opened()
+        self._opened.directory = DataDirectory.open_or_create(self._path)
+        return self._opened.directory
 
     def open_database(self) -> StateStore:
-        assert self._directory is not None
-        return StateStore.open(self._directory.state_path)
+        assert self._opened.directory is not None
+        self._opened.database = StateStore.open(self._opened.directory.state_path)
+        return self._opened.database
 
     def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog:
-        assert self._directory is not None
-        return _open_log(self._directory, self._files, self.durable, cluster_id, member_id)
+        return _open_log(self._opened, self._files, self.durable, cluster_id, member_id)
 
     def refuse_syncs(self) -> None:
         self._files.errors["fdatasync"] = errno.EIO
@@ -228,6 +254,7 @@ class RealDisk:
         """Real files do not fail half way."""
 
     def process_ended(self) -> None:
+        self._opened.close()
         self._files.errors.clear()
 
     def lose_power(self) -> None:
@@ -244,7 +271,7 @@ class VolatileDisk:
         self._path = path
         self._files = SimulatedDisk(seed=rng.getrandbits(32), short_writes=rng.random() < 0.5)
         self._image = VolatileImage(rng)
-        self._directory: DataDirectory | None = None
+        self._opened = _Opened()
 
     def open_directory(self) -> DataDirectory:
         files = self._files
@@ -254,16 +281,18 @@ class VolatileDisk:
             def has_log(self) -> bool:
                 return log_holds_anything(self.log_path, files)
 
-        self._directory = Directory.open_or_create(self._path)
-        return self._directory
+        self._opened = _Opened()
+        self._opened.directory = Directory.open_or_create(self._path)
+        return self._opened.directory
 
     def open_database(self) -> StateStore:
-        assert self._directory is not None
-        return StateStore(VolatileDatabase(self._image, self._directory.state_path))
+        assert self._opened.directory is not None
+        path = self._opened.directory.state_path
+        self._opened.database = StateStore(VolatileDatabase(self._image, path))
+        return self._opened.database
 
     def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog:
-        assert self._directory is not None
-        return _open_log(self._directory, self._files, self.durable, cluster_id, member_id)
+        return _open_log(self._opened, self._files, self.durable, cluster_id, member_id)
 
     def refuse_syncs(self) -> None:
         self._files.errors["fdatasync"] = errno.EIO
@@ -272,10 +301,12 @@ class VolatileDisk:
         self._files.operations_left = operations
 
     def process_ended(self) -> None:
+        self._opened.close()
         self._files.errors.clear()
         self._files.kill_process()
 
     def lose_power(self) -> None:
+        self._opened.close()
         self._files.errors.clear()
         self._files.lose_power()
         self._image.lose_power()

@@ -219,8 +219,11 @@ class Member:
         try:
             with self._scope:
                 await self._run()
+        except trio.Cancelled:
+            self.disk.process_ended()  # the run is over
+            raise
         except Exception as raised:  # noqa: BLE001  # it is judged below
-            error = _first(raised)
+            error = first_of(raised)
         if isinstance(error, PowerLostError):
             self._power_goes = True
         self._cut_off()
@@ -252,20 +255,11 @@ class Member:
         self.world.fail(error)
 
     async def _run(self) -> None:
+        """What is opened here is closed by the disk, however this ends."""
         world, disk, runner = self.world, self.disk, self._runner
         dial = world.network.dialler(self.name)
         directory: DataDirectory = await runner(disk.open_directory)
-        try:
-            store_state = await runner(disk.open_database)
-            try:
-                await self._begin(directory, store_state, dial)
-            finally:
-                store_state.close()
-        finally:
-            directory.close()
-
-    async def _begin(self, directory: DataDirectory, database: StateStore, dial: Any) -> None:
-        world, disk, runner = self.world, self.disk, self._runner
+        database: StateStore = await runner(disk.open_database)
         if database.installing() is not None:
             assert directory.identity is not None
             await runner(self._finish_install, directory, database)
@@ -283,43 +277,38 @@ class Member:
         store = await runner(
             partial(disk.open_log, cluster_id=identity.cluster_id, member_id=identity.member_id)
         )
-        try:
-            self.store = store
-            relay = await runner(partial(Relay.load, database=database, log=store, runner=runner))
-            self.id = identity.member_id
-            self.relay, self.database = relay, _Rows(database)
-            self.snapshots = RelaySnapshots(relay=relay, database=database, runner=runner)
-            store.wrote = self._note_written
-            self.transport = WatchedTransport(
-                member_id=self.id,
-                cluster=prepared.foreseen or prepared.cluster,
-                random=self._rng,
-                wall_ns=lambda: int(trio.current_time() * 1e9),
-                dial=dial,
-            )
-            self.transport.note = self._note_sent
-            self.node = Node(
-                member_id=self.id,
-                cluster=prepared.cluster,
-                log=store,
-                machine=WatchedMachine(self),
-                transport=self.transport,
-                random=self._rng,
-                runner=runner,
-                settings=world.options.settings(),
-                bootstrap=prepared.bootstrap,
-                foreseen=prepared.foreseen,
-                snapshots=self.snapshots,
-            )
-            self.transport.attach(self.node)
-            register_calls(self.transport, self.node)
-            self._watch_core()
-            world.note(
-                "up", self.name, f"{prepared.path} {self.id:x} applied {relay.applied_index}"
-            )
-            await self._serve(directory)
-        finally:
-            store.abandon()
+        self.store = store
+        relay = await runner(partial(Relay.load, database=database, log=store, runner=runner))
+        self.id = identity.member_id
+        self.relay, self.database = relay, _Rows(database)
+        self.snapshots = RelaySnapshots(relay=relay, database=database, runner=runner)
+        store.wrote = self._note_written
+        self.transport = WatchedTransport(
+            member_id=self.id,
+            cluster=prepared.foreseen or prepared.cluster,
+            random=self._rng,
+            wall_ns=lambda: int(trio.current_time() * 1e9),
+            dial=dial,
+        )
+        self.transport.note = self._note_sent
+        self.node = Node(
+            member_id=self.id,
+            cluster=prepared.cluster,
+            log=store,
+            machine=WatchedMachine(self),
+            transport=self.transport,
+            random=self._rng,
+            runner=runner,
+            settings=world.options.settings(),
+            bootstrap=prepared.bootstrap,
+            foreseen=prepared.foreseen,
+            snapshots=self.snapshots,
+        )
+        self.transport.attach(self.node)
+        register_calls(self.transport, self.node)
+        self._watch_core()
+        world.note("up", self.name, f"{prepared.path} {self.id:x} applied {relay.applied_index}")
+        await self._serve(directory)
 
     def _finish_install(self, directory: DataDirectory, database: StateStore) -> None:
         identity = directory.identity
@@ -426,10 +415,11 @@ class Member:
             yield
 
 
-def _first(error: BaseException) -> BaseException:
+def first_of(error: BaseException) -> BaseException:
+    """The first real error in a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
-__all__ = ["ConfState", "Entry", "EntryType", "Identity", "Member"]
+__all__ = ["ConfState", "Entry", "EntryType", "Identity", "Member", "first_of"]

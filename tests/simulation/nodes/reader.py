@@ -202,6 +202,7 @@ class Stream:
             last = source.events[-1]
             assert last.event[4] == EventType.ROTATE
             assert last.start == header.log_pos - header.size, f"a ROTATE at {header.log_pos}"
+            self.file = Rotate.decode(event, crc_bytes=CRC_BYTES).file_name
             return
         known = history.event_ending(source, header.log_pos)
         assert known.event == event, f"{self.file} at {known.start}: not the source's bytes"

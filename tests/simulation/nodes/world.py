@@ -24,7 +24,7 @@ from kingbus.raft.errors import ProposalDroppedError
 from kingbus.raft.types import ConfState, Entry, Message
 from tests.simulation.checks import Checks
 from tests.simulation.nodes.disks import RealDisk, VolatileDisk
-from tests.simulation.nodes.member import Member
+from tests.simulation.nodes.member import Member, first_of
 from tests.simulation.nodes.network import Network
 from tests.simulation.nodes.options import NodeOptions
 from tests.simulation.nodes.reader import Reader
@@ -200,9 +200,8 @@ class World:
                     faults.cancel_scope.cancel()
                 await self._recover()
                 nursery.cancel_scope.cancel()
-        except BaseExceptionGroup:
-            if self.failure is None:
-                raise
+        except BaseExceptionGroup as group:
+            self.failure = self.failure or first_of(group)
         if self.failure is not None:
             raise self.failure
 
@@ -313,7 +312,7 @@ class World:
                     self._add(member.name, initial, is_new=False).start()
                 elif known.refusal:
                     self._remove(leader, member.id)
-                elif not known.is_new and not known.id and known.may_start:
+                elif not known.is_new and not known.disk.durable.last_index():
                     known.initial = tuple((each.name, each.peer_urls) for each in cluster)
 
     def _remove(self, leader: Member, member_id: int) -> None:
