@@ -43,7 +43,7 @@ from kingbus.binlog.errors import (
     UnknownFileError,
 )
 from kingbus.binlog.gtid import GtidSet
-from kingbus.binlog.ingest import IngestedBatch, IngestStream
+from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
@@ -218,11 +218,12 @@ class Receiver:
         clock: Callable[[], float] = time.time,
         timings: Timings = Timings(),
         connect: Connect = SourceConnection.open,
+        batch_bytes: int = BATCH_BYTES,
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
         (without it changes are noticed within half a second), `clock` is the wall clock, `connect`
-        how a source is reached.
+        how a source is reached, `batch_bytes` about how large a batch becomes under load.
         """
         self._node = node
         self._relay = relay
@@ -234,6 +235,7 @@ class Receiver:
         self._clock = clock
         self._timings = timings
         self._connect = connect
+        self._batch_bytes = batch_bytes
         self._status = "stopped"
         self._error = ""
         self._address = ""
@@ -486,7 +488,11 @@ class Receiver:
         if self._ask_by_gtid:
             point = by_gtid(point)
         point = reachable(point, facts.version)
-        stream = IngestStream(point, first_rotate_has_crc=facts.checksum != "NONE")
+        stream = IngestStream(
+            point,
+            first_rotate_has_crc=facts.checksum != "NONE",
+            batch_bytes=self._batch_bytes,
+        )
         command, body = dump_command(point, server_id=self._identity.server_id_of(config))
         await connection.start_dump(command, body)
         _log.info(

@@ -328,6 +328,7 @@ class Member:
             random=self._rng,
             clock=trio.current_time,
             connect=SourceDoor(self).connect,
+            batch_bytes=self.world.options.batch_bytes,
         )
         self.receiver = receiver
         async with trio.open_nursery() as nursery:

@@ -68,6 +68,7 @@ class NodeOptions:
     """Mean time between two commits at the source."""
     chunks: tuple[int, ...] = (1 << 16,)
     """How much of the source's stream comes at once."""
+    batch_bytes: int = 1 << 20
     latency_ms: float = 2
     write_ms: float = 3
     faults: dict[str, float] = field(default_factory=dict)
@@ -162,6 +163,7 @@ def draw(seed: int) -> NodeOptions:
         inflight_bytes_max=max(message_bytes_max, maybe(0.3, 1 << 20, 2000, 6000)),
         transaction_ms=maybe(0.5, 150, 20, 60, 500),
         chunks=maybe(0.5, (1 << 16,), (100, 500, 3000), (1 << 16, 50)),
+        batch_bytes=maybe(0.7, 1 << 20, 300, 700, 2000),
         latency_ms=maybe(0.3, 2, 1, 15, 40),
         write_ms=maybe(0.4, 3, 1, 10, 30),
         faults=faults,
