@@ -49,6 +49,8 @@ SOLE_IMPORTERS = {
     "rocksdict": "kingbus/storage/database.py",
     "pymysql": "kingbus/replication/source_connection.py",
 }
+ALONE = frozenset({"raft", "errors"})
+"""Of use without the rest: nothing but the standard library and one another."""
 LINES_MAX = 1500
 
 
@@ -89,12 +91,16 @@ def complaints(path: Path) -> Iterator[str]:
         top, _, rest = name.partition(".")
         if package in PURE and top in IMPURE_MODULES:
             yield f"{relative}:{line}: {package}/ is pure and may not import {name}"
+        if package in ALONE and top not in sys.stdlib_module_names | {"kingbus"}:
+            yield f"{relative}:{line}: {package}/ takes only the standard library, not {name}"
         sole = SOLE_IMPORTERS.get(top)
         if sole is not None and str(relative) != sole:
             yield f"{relative}:{line}: only {sole} may import {top}"
         other = rest.split(".")[0]
         if top != "kingbus" or not other or other in {package, "__version__"}:
             continue
+        if package in ALONE and other not in {"errors", *ALONE}:
+            yield f"{relative}:{line}: {package}/ stands alone and may not import {name}"
         other_layer = layer_of(other)
         if other_layer > own_layer:
             yield f"{relative}:{line}: {package} may not import {name}, which is above it"

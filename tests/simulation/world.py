@@ -216,6 +216,7 @@ class World:
         self.is_calm = True
         self._cuts.clear()
         self._clogs.clear()
+        self._last_arrival.clear()  # what is still on its way holds nothing up any more
         self._slow_until.clear()
         self._broken_disks.clear()
         self._doomed.clear()
@@ -598,6 +599,8 @@ class World:
         if leader is None:
             return False
         leader.core.transfer_leader(self.rng("transfer").choice(list(self.hosts)))
+        # It has an election timeout from now on, and the leader looks for its majority after that.
+        leader.leads_since = leader.ticks
         leader.pump()
         return None
 

@@ -1,8 +1,8 @@
 """The thirteen rules for whoever hosts the Raft core, each by its number.
 
 The core leaves them to the driver, the storage and the state machine; most were learnt from
-failures. Several have more tests elsewhere, which are named here. Of rules 1, 6 and 7 only that
-part is tested which exists: no node installs a snapshot or gives up the start of its log yet.
+failures. Those about installing a snapshot and cutting the log have more in test_installing.py;
+`pytest -k rule_07` finds all of a rule.
 """
 
 import random

@@ -196,7 +196,7 @@ def removal(index, member_id):
     return Entry(1, index, encoded.entry_type, encoded.encode())
 
 
-async def test_each_step_is_durable_before_the_next(nursery, autojump_clock, host):
+async def test_rule_05_each_step_is_durable_before_the_next(nursery, autojump_clock, host):
     """Mark, log, state, and only then the answer; the commit index is written with the log."""
     node = node_of(host)
     nursery.start_soon(node.run)
@@ -230,7 +230,9 @@ async def test_nothing_is_said_before_the_state_is_durable(nursery, autojump_clo
     assert not node.status().catch_up.installing
 
 
-async def test_a_snapshot_and_the_entries_behind_it_in_one_go(nursery, autojump_clock, host):
+async def test_rule_04_a_snapshot_and_the_entries_behind_it_in_one_go(
+    nursery, autojump_clock, host
+):
     """The snapshot is installed, then the entries are there, in one write."""
     node = node_of(host)
     nursery.start_soon(node.run)
@@ -265,7 +267,7 @@ async def test_what_waited_for_the_disk_before_a_snapshot_is_written_before(
     assert host.log.last_index() == 50
 
 
-async def test_what_a_snapshot_overtook_is_never_applied(nursery, autojump_clock, host):
+async def test_rule_02_what_a_snapshot_overtook_is_never_applied(nursery, autojump_clock, host):
     """Neither while it is installed nor after; the core is told all the same."""
     node = node_of(host)
     nursery.start_soon(node.run)
@@ -289,7 +291,7 @@ async def test_what_a_snapshot_overtook_is_never_applied(nursery, autojump_clock
     assert not node._apply_queue
 
 
-async def test_changes_that_the_membership_has_already_are_not_made_again(
+async def test_rule_02_changes_that_the_membership_has_already_are_not_made_again(
     nursery, autojump_clock, host
 ):
     """Up to the index that the snapshot's membership is from; behind it they are."""
@@ -393,7 +395,7 @@ async def refuse(node, host):
     return host.of(MessageType.SNAP)
 
 
-async def test_a_snapshot_has_the_membership_of_now(nursery, autojump_clock, host):
+async def test_rule_01_a_snapshot_has_the_membership_of_now(nursery, autojump_clock, host):
     """And the index of that, however old the state in it is."""
     node = await leading(nursery, host)
     [sent] = await refuse(node, host)
@@ -424,7 +426,7 @@ async def test_a_peer_waits_until_its_snapshot_is_installed(nursery, autojump_cl
 
 
 @pytest.mark.parametrize("how", ["never left", "connection lost", "no answer"])
-async def test_a_lost_snapshot_is_sent_again(nursery, autojump_clock, host, how):
+async def test_rule_07_a_lost_snapshot_is_sent_again(nursery, autojump_clock, host, how):
     """However it was lost, the peer does not stay paused."""
     node = await leading(nursery, host)
     await refuse(node, host)
@@ -470,7 +472,7 @@ async def test_a_snapshot_too_large_for_a_frame_is_not_made(
 # Cutting the log
 
 
-async def test_the_log_is_cut_behind_a_sync_and_at_most_at_what_was_applied(
+async def test_rule_06_the_log_is_cut_behind_a_sync_and_at_most_at_what_was_applied(
     nursery, autojump_clock
 ):
     """What the core has still to read stays, whatever the machine says."""

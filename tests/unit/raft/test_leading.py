@@ -2,7 +2,12 @@
 
 import pytest
 
-from kingbus.raft.errors import MalformedMessageError, ProposalDroppedError
+from kingbus.raft.errors import (
+    MalformedMessageError,
+    ProposalDroppedError,
+    SnapshotTemporarilyUnavailableError,
+)
+from kingbus.raft.read_only import PENDING_MAX
 from kingbus.raft.ready import ReadState, Role
 from kingbus.raft.types import (
     ConfChange,
@@ -35,6 +40,11 @@ def sent(cluster: Cluster, to: int, kind: MessageType) -> list[Message]:
     for host in cluster.hosts.values():
         cluster.handle_readys(host)
     return cluster.take(lambda message: message.to == to and message.type is kind)
+
+
+def unavailable() -> Snapshot:
+    """A storage that has no snapshot at the moment."""
+    raise SnapshotTemporarilyUnavailableError
 
 
 # Flow control
@@ -177,8 +187,8 @@ def lagging(**options: object) -> Cluster:
     return cluster
 
 
-def offered(cluster: Cluster) -> Message:
-    """The snapshot that node 1 sends to node 3 after a heartbeat."""
+def offers(cluster: Cluster) -> list[Message]:
+    """The snapshots that node 1 sends to node 3 after a heartbeat."""
     cluster.tick(1)
     cluster.step(sent(cluster, 3, MessageType.HEARTBEAT)[0])
     for message in cluster.take(lambda message: message.to == 1):
@@ -188,7 +198,12 @@ def offered(cluster: Cluster) -> Message:
         cluster.storage_work([3])
         for answer in cluster.take(lambda answer: answer.to == 1):
             cluster.step(answer)
-    (snapshot,) = sent(cluster, 3, MessageType.SNAP)
+    return sent(cluster, 3, MessageType.SNAP)
+
+
+def offered(cluster: Cluster) -> Message:
+    """The one."""
+    (snapshot,) = offers(cluster)
     return snapshot
 
 
@@ -204,6 +219,34 @@ def test_a_peer_behind_the_log_start_gets_a_snapshot_and_goes_on() -> None:
     cluster.propose(1, b"after")
     assert cluster.hosts[3].disk.applied == cluster.hosts[1].disk.applied
     assert cluster[3].status().conf_state == cluster[1].conf_state
+
+
+def test_a_snapshot_that_cannot_be_made_now_is_asked_for_again() -> None:
+    """Nothing goes to the peer meanwhile, and it is not taken for one that has a snapshot."""
+    cluster = lagging()
+    disk = cluster.hosts[1].disk
+    make, disk.snapshot = disk.snapshot, unavailable
+    assert offers(cluster) == []
+    progress = cluster[1].progress(3)
+    assert progress is not None
+    assert progress.pending_snapshot == 0
+    disk.snapshot = make
+    assert offered(cluster).snapshot is not None
+
+
+def test_a_snapshot_is_installed_whatever_the_term_by_then() -> None:
+    """The report of the write comes in a newer term: entries may be others now, a snapshot not."""
+    cluster = lagging()
+    cluster.step(offered(cluster))
+    host = cluster.hosts[3]
+    cluster.handle_readys(host)
+    (work,) = host.append_work
+    assert work.snapshot is not None
+    cluster.step(Message(MessageType.HEARTBEAT, 3, from_=2, term=cluster[1].term + 1))
+    cluster.write(host)
+    assert cluster[3].term == cluster[1].term + 1
+    assert cluster[3]._raft.log.unstable.snapshot is None
+    assert cluster[3]._raft.log.applied == work.snapshot.index
 
 
 def test_a_snapshot_is_not_sent_to_who_does_not_answer() -> None:
@@ -339,7 +382,103 @@ def test_transfer_to_a_learner_or_to_itself_is_ignored() -> None:
         assert cluster[1].lead_transferee == 0
 
 
+def test_a_transfer_under_way_may_be_asked_for_again_and_be_changed() -> None:
+    """The same target changes nothing, its time runs on; another takes its place, or none."""
+    cluster = led()
+    cluster[1].transfer_leader(2)
+    cluster.tick(1, 9)
+    cluster[1].transfer_leader(2)
+    cluster.tick(1, 1)
+    assert cluster[1].lead_transferee == 0
+
+    cluster[1].transfer_leader(2)
+    cluster.tick(1, 9)
+    cluster[1].transfer_leader(3)
+    cluster.tick(1, 9)
+    assert cluster[1].lead_transferee == 3
+    cluster[1].transfer_leader(1)
+    assert cluster[1].lead_transferee == 0
+    cluster[1].propose(b"x")
+
+
+def test_a_transfer_to_who_is_removed_ends() -> None:
+    """Proposals are taken again at once."""
+    cluster = led()
+    cluster[1].propose_conf_change(ConfChange(ConfChangeType.REMOVE_NODE, 3))
+    cluster.handle_readys(cluster.hosts[1])
+    cluster[1].transfer_leader(3)
+    cluster.settle(1, 2)
+    assert cluster[1].lead_transferee == 0
+    cluster[1].propose(b"x")
+
+
+def test_without_a_leader_there_is_nobody_to_ask() -> None:
+    """A follower drops a transfer and a read that it is asked for; nothing waits for a leader."""
+    cluster = Cluster(nodes=3)
+    cluster.settle()
+    cluster[3].transfer_leader(2)
+    cluster[3].read_index(b"r")
+    cluster.settle()
+    cluster.elect(1)
+    cluster.tick(1)
+    cluster.settle()
+    assert cluster[1].role is Role.LEADER
+    assert cluster.hosts[3].reads == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        MessageType.APP_RESP,
+        MessageType.HEARTBEAT_RESP,
+        MessageType.SNAP_STATUS,
+        MessageType.UNREACHABLE,
+        MessageType.TRANSFER_LEADER,
+    ],
+)
+def test_a_leader_takes_nothing_from_who_is_no_member(kind: MessageType) -> None:
+    """One that was removed may still be heard of; its word has no effect and sends nothing."""
+    cluster = led(nodes=4)
+    cluster[1].propose_conf_change(ConfChange(ConfChangeType.REMOVE_NODE, 4))
+    cluster.settle()
+    before = cluster[1].status()
+    message = Message(kind, 1, from_=4, term=cluster[1].term, index=before.last_index)
+    # Past the outer door, which knows the members: a change may be applied between the two.
+    cluster[1]._raft.step(message)
+    assert not cluster[1].has_ready()
+    assert cluster[1].status() == before
+
+
 # Reads
+
+
+def test_reads_that_wait_for_the_first_commit_are_limited() -> None:
+    """What is more than the limit is dropped."""
+    cluster = Cluster(nodes=3)
+    cluster.settle()
+    cluster[1].campaign()
+    cluster.handle_readys(cluster.hosts[1])
+    cluster.storage_work([1])
+    cluster.pool.clear()
+    cluster.step(Message(MessageType.VOTE_RESP, 1, 3, term=cluster[1].term))
+    assert cluster[1].role is Role.LEADER
+    raft = cluster[1]._raft
+    for number in range(PENDING_MAX + 1):
+        cluster[1].read_index(b"%d" % number)
+    assert len(raft.reads_before_commit) == PENDING_MAX
+
+
+def test_reads_that_wait_for_a_quorum_are_limited() -> None:
+    """What is more than the limit is dropped; one round answers all the others."""
+    cluster = led()
+    for number in range(PENDING_MAX + 1):
+        cluster[1].read_index(b"%d" % number)
+    cluster.handle_readys(cluster.hosts[1])
+    cluster.pool.clear()  # one round is enough for all of them
+    cluster.tick(1)
+    cluster.settle()
+    answered = [read.context for read in cluster.hosts[1].reads]
+    assert answered == [b"%d" % number for number in range(PENDING_MAX)]
 
 
 def test_a_read_is_confirmed_by_a_quorum() -> None:
