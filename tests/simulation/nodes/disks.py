@@ -20,7 +20,7 @@ from kingbus.raft.storage import MemoryStorage
 from kingbus.raft.types import Entry, HardState
 from kingbus.storage.database import Database
 from kingbus.storage.directory import DataDirectory
-from kingbus.storage.files import FileSystem, LocalFileSystem
+from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.recovery import log_holds_anything
 from kingbus.storage.state_store import StateStore
@@ -138,14 +138,20 @@ class Durable(MemoryStorage):
 
 
 class WatchedLog(LogStore):
-    """The real log; tells what it has made durable."""
+    """The real log; tells what it has made durable, and not unless it was synced."""
 
+    errors: dict[str, int]
+    """What its files are about to refuse."""
     durable: Durable
     wrote: Callable[[LogWrite], None]
+    was_cut: Callable[[int], None]
 
     def write(self, write: LogWrite) -> None:
         self.durable.under_way = write
+        was_to_fail = "fdatasync" in self.errors
         super().write(write)
+        failed = was_to_fail and "fdatasync" not in self.errors
+        assert not failed, "a sync has failed, and the write counts as durable"
         self.durable.under_way = None
         self.durable.take(write)
         self.wrote(write)
@@ -155,6 +161,7 @@ class WatchedLog(LogStore):
         super().truncate_before(index)
         self.durable.cutting = 0
         self.durable.cut(self.first_index())
+        self.was_cut(index)
 
 
 class FaultyFiles(LocalFileSystem):
@@ -207,7 +214,11 @@ class _Opened:
 
 
 def _open_log(
-    opened: _Opened, files: FileSystem, durable: Durable, cluster_id: int, member_id: int
+    opened: _Opened,
+    files: FaultyFiles | SimulatedDisk,
+    durable: Durable,
+    cluster_id: int,
+    member_id: int,
 ) -> WatchedLog:
     assert opened.directory is not None
     store = opened.log = WatchedLog.open(
@@ -218,7 +229,8 @@ def _open_log(
         member_id=member_id,
         files=files,
     )
-    store.durable, store.wrote = durable, lambda _: None
+    store.errors = files.errors
+    store.durable, store.wrote, store.was_cut = durable, lambda _: None, lambda _: None
     durable.resume(store)
     return store
 

@@ -283,6 +283,7 @@ class Member:
         self.relay, self.database = relay, _Rows(database)
         self.snapshots = RelaySnapshots(relay=relay, database=database, runner=runner)
         store.wrote = self._note_written
+        store.was_cut = partial(world.note, "cut", self.name)
         self.transport = WatchedTransport(
             member_id=self.id,
             cluster=prepared.foreseen or prepared.cluster,
@@ -396,6 +397,8 @@ class Member:
 
     def _note_written(self, write: Any) -> None:
         world = self.world
+        if write.snapshot is not None:
+            world.note("installs", self.name, write.snapshot.index)
         world.note("wrote", self.name, f"+{len(write.entries)} {write.hard_state}")
         with world.watching():
             world.checks.note_written(self, write)

@@ -23,6 +23,8 @@ from tests.simulation.nodes.world import World
 
 SECONDS = 15.0
 """Of simulated time with faults."""
+ROUNDS_MAX = 20_000
+"""Of the loop at one moment; a busy one has a few hundred."""
 _MEMORY = Path("/dev/shm")
 
 
@@ -38,6 +40,8 @@ class Outcome:
     committed: int
     transactions: int
     received: int
+    counts: dict[str, int]
+    """How often each kind of line stands in the trace."""
 
 
 class NodeSimulationError(AssertionError):
@@ -100,6 +104,23 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+class _Standstill(trio.abc.Instrument):
+    """Ends a run in which tasks wake one another for ever while no time passes."""
+
+    def __init__(self, world: World, clock: trio.testing.MockClock) -> None:
+        self._world = world
+        self._clock = clock
+        self._now = -1.0
+        self._rounds = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        now = self._clock.current_time()
+        self._rounds = self._rounds + 1 if now == self._now else 0
+        self._now = now
+        if self._rounds == ROUNDS_MAX:
+            self._world.fail(AssertionError(f"the time stands still at {now:.4f} s"))
+
+
 def simulate(
     seed: int,
     seconds: float = SECONDS,
@@ -118,7 +139,8 @@ def simulate(
         clock = trio.testing.MockClock(autojump_threshold=0)
         try:
             with _determined(seed), _quiet():
-                trio.run(world.run, seconds, clock=clock)
+                instruments = [_Standstill(world, clock)]
+                trio.run(world.run, seconds, clock=clock, instruments=instruments)
         except Exception as error:
             raise NodeSimulationError(world, seconds=seconds, off=off, error=error) from error
     finally:
@@ -131,4 +153,5 @@ def simulate(
         committed=world.checks.commit_max,
         transactions=world.checks.visible_count,
         received=sum(reader.received for reader in world.readers),
+        counts=dict(world.counts),
     )

@@ -7,7 +7,7 @@ from a generator of its own; in the second there are none, and the cluster must 
 
 import hashlib
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +75,7 @@ class World:
         self.is_calm = False
         self.now = 0.0
         self.failure: BaseException | None = None
+        self.counts: Counter[str] = Counter()
         self._digest = hashlib.sha256()
         self._rngs: dict[str, random.Random] = {}
         self.source = Source(self.rng("source"))
@@ -114,6 +115,7 @@ class World:
     def note(self, what: str, who: object = "", detail: object = "") -> None:
         """One line of the trace."""
         self.events += 1
+        self.counts[what] += 1
         self.now = trio.current_time()
         line = f"{self.now:10.4f} s  {what:<14} {who!s:<9} {detail}"
         self._digest.update(line.encode() + b"\n")
