@@ -399,6 +399,7 @@ class Member:
         world = self.world
         if write.snapshot is not None:
             world.note("installs", self.name, write.snapshot.index)
+            world.perhaps_end_installing(self)
         world.note("wrote", self.name, f"+{len(write.entries)} {write.hard_state}")
         with world.watching():
             world.checks.note_written(self, write)

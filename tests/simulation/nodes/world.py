@@ -395,6 +395,22 @@ class World:
             else:
                 await member.kill()
 
+    def perhaps_end_installing(self, member: Member) -> None:
+        """Where members are killed at all, also between the steps of an installation."""
+        rng = self.rng("installing")
+        faults = self.options.faults
+        if self.is_calm or not {"crash", "power"} & set(faults) or rng.random() < 0.5:
+            return
+        incarnation, seconds = member.incarnation, rng.random() * self.options.write_ms / 1000
+
+        async def end() -> None:
+            await trio.sleep(seconds)
+            if member.incarnation == incarnation:
+                self.note("ends installing", member.name)
+                await (member.lose_power() if "power" in faults else member.kill())
+
+        self.nursery.start_soon(end)
+
     def _do_slow_disk(self, rng: random.Random) -> None:
         member = self.some(rng)
         if member is not None:
