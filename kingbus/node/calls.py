@@ -14,6 +14,7 @@ from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member
 from kingbus.node.node import Node
 from kingbus.transport.call import call_url
+from kingbus.transport.connection import Dial, dial
 from kingbus.transport.errors import PeerUnreachableError
 from kingbus.transport.transport import Transport
 
@@ -131,9 +132,12 @@ async def ask_cluster(
     *,
     timeout_seconds: float = ASK_SECONDS_MAX,
     ssl_context: ssl.SSLContext | None = None,
+    dial: Dial = dial,
 ) -> ClusterAnswer:
     """What the member at a peer URL knows; TransportError kin when it does not say."""
-    reply = await call_url(url, CLUSTER, timeout_seconds=timeout_seconds, ssl_context=ssl_context)
+    reply = await call_url(
+        url, CLUSTER, timeout_seconds=timeout_seconds, ssl_context=ssl_context, dial=dial
+    )
     if reply.status != 200:
         raise PeerUnreachableError(f"{url}: {reply.message or f'status {reply.status}'}")
     try:

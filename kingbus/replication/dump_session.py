@@ -13,9 +13,8 @@ Three things need care:
 * After a known transaction everything up to the next GTID is skipped with it, except a ROTATE:
   that is what a source does.
 * **Names**: a stored ROTATE names the next file as the source does. Where clients see that file
-  under another name the event is sent with that name. Its length changes with it; its log_pos,
-  the end of the event in its own file, stays as stored: a replica moves to the position in the
-  event's body and never compares that field.
+  under another name the event is sent with that name. Its length changes with it, and so does its
+  log_pos: where it begins in its file stays as stored.
 """
 
 from dataclasses import dataclass

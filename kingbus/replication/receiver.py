@@ -42,10 +42,11 @@ from kingbus.binlog.errors import (
     StreamEndedError,
     UnknownFileError,
 )
-from kingbus.binlog.ingest import IngestedBatch, IngestStream
+from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
-from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
+from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
 from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
 from kingbus.replication.source_facts import (
     SourceFacts,
@@ -145,6 +146,26 @@ class Identity(Protocol):
     def server_uuid_of(self, config: SourceConfig | None) -> str: ...
 
 
+class Connection(Protocol):
+    """One connection to a source, see source_connection.py: questions first, then a dump."""
+
+    async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts: ...
+    async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
+    async def register(self, *, server_id: int, port: int) -> None: ...
+    async def start_dump(self, command: int, body: bytes) -> None: ...
+    def read_now(self, room: memoryview) -> int | None: ...
+    async def wait_readable(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Connect(Protocol):
+    """Opens one and logs in; raises as SourceConnection.open does."""
+
+    async def __call__(
+        self, address: str, *, user: str, password: Secret, tls: TlsOptions
+    ) -> Connection: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Seconds; tests set shorter ones."""
@@ -196,10 +217,13 @@ class Receiver:
         random: Random,
         clock: Callable[[], float] = time.time,
         timings: Timings = Timings(),
+        connect: Connect = SourceConnection.open,
+        batch_bytes: int = BATCH_BYTES,
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
-        (without it changes are noticed within half a second), `clock` is the wall clock.
+        (without it changes are noticed within half a second), `clock` is the wall clock, `connect`
+        how a source is reached, `batch_bytes` about how large a batch becomes under load.
         """
         self._node = node
         self._relay = relay
@@ -210,6 +234,8 @@ class Receiver:
         self._random = random
         self._clock = clock
         self._timings = timings
+        self._connect = connect
+        self._batch_bytes = batch_bytes
         self._status = "stopped"
         self._error = ""
         self._address = ""
@@ -366,11 +392,11 @@ class Receiver:
 
     async def _open(
         self, config: SourceConfig, address: str, password: Secret
-    ) -> tuple[SourceConnection, SourceFacts]:
+    ) -> tuple[Connection, SourceFacts]:
         """A connection that has answered everything and is fit; the caller closes it."""
         own_id = self._identity.server_id_of(config)
         own_uuid = self._identity.server_uuid_of(config)
-        connection = await SourceConnection.open(
+        connection = await self._connect(
             address, user=config.user, password=password, tls=config.tls
         )
         try:
@@ -412,7 +438,7 @@ class Receiver:
             metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
 
     async def _settled(
-        self, config: SourceConfig, connection: SourceConnection, facts: SourceFacts
+        self, config: SourceConfig, connection: Connection, facts: SourceFacts
     ) -> SourceFacts:
         """The facts, asked for again while the sets do not fit; raises SourceMissesError."""
         tries = 0
@@ -453,7 +479,7 @@ class Receiver:
     async def _dump(
         self,
         config: SourceConfig,
-        connection: SourceConnection,
+        connection: Connection,
         facts: SourceFacts,
         session: int,
     ) -> None:
@@ -462,7 +488,11 @@ class Receiver:
         if self._ask_by_gtid:
             point = by_gtid(point)
         point = reachable(point, facts.version)
-        stream = IngestStream(point, first_rotate_has_crc=facts.checksum != "NONE")
+        stream = IngestStream(
+            point,
+            first_rotate_has_crc=facts.checksum != "NONE",
+            batch_bytes=self._batch_bytes,
+        )
         command, body = dump_command(point, server_id=self._identity.server_id_of(config))
         await connection.start_dump(command, body)
         _log.info(
@@ -490,7 +520,7 @@ class Receiver:
             raise
 
     async def _read(
-        self, connection: SourceConnection, stream: IngestStream, pipeline: "_Pipeline"
+        self, connection: Connection, stream: IngestStream, pipeline: "_Pipeline"
     ) -> None:
         """Reads all there is, cuts batches, proposes them; never returns."""
         while True:

@@ -21,7 +21,7 @@ from kingbus.transport.codec import (
     encode_frame,
     parse_body,
 )
-from kingbus.transport.connection import LINK_ERRORS, Connection, dial
+from kingbus.transport.connection import LINK_ERRORS, Connection, Dial, dial
 from kingbus.transport.errors import FrameError, HelloRefusedError, PeerUnreachableError
 from kingbus.transport.hello import Lane
 
@@ -51,6 +51,7 @@ async def call_url(
     timeout_seconds: float,
     hello: peer_pb2.Hello | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    dial: Dial = dial,
 ) -> CallReply:
     """Ask whoever listens at a peer URL.
 

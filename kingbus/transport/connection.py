@@ -2,13 +2,15 @@
 
 Plain sockets use recv_into and sendmsg; a TLS stream copies, as TLS must. The kernel's own tuning
 of socket buffers is left alone: setting SO_SNDBUF would cap it at net.core.wmem_max, mostly some
-200 KiB, where the tuning reaches 4 MiB. What this module must not know: what the bytes mean.
+200 KiB, where the tuning reaches 4 MiB. Any other stream of trio's will do as well, if somebody
+dials in his own way (`Dial`). What this module must not know: what the bytes mean.
 """
 
 import errno
 import socket
 import ssl
 from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
@@ -28,23 +30,22 @@ LINK_ERRORS = (
 )
 """Whatever ends a connection but concerns nobody else."""
 
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
-
 
 class Connection:
     """A connected stream; one task may send while another receives."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        raw = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = raw.socket
-        self.peer_name = _name(raw.socket)
+        self.peer_name = "a peer"
+        raw = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        if isinstance(raw, trio.SocketStream):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.peer_name = _name(raw.socket)
 
     async def receive_into(self, space: memoryview) -> int:
         """Receive at least one byte; 0 at the end of the stream."""
         if isinstance(self._stream, trio.SocketStream):
-            return await self._socket.recv_into(space)
+            return await self._stream.socket.recv_into(space)
         data = await self._stream.receive_some(len(space))
         space[: len(data)] = data
         return len(data)
@@ -59,7 +60,7 @@ class Connection:
             return
         while rest:
             with trio.fail_after(stall_seconds):
-                sent = await self._socket.sendmsg(rest[:IOV_MAX])
+                sent = await self._stream.socket.sendmsg(rest[:IOV_MAX])
             rest = drop_sent(rest, sent)
 
     async def aclose(self) -> None:
@@ -75,10 +76,22 @@ def _name(connected: trio.socket.SocketType) -> str:
     return f"{host}:{port}"
 
 
+class Dial(Protocol):
+    """Connects to a peer URL; PeerUnreachableError names it and says why not."""
+
+    async def __call__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> Connection: ...
+
+
 async def dial(
     url: str, *, timeout_seconds: float, ssl_context: ssl.SSLContext | None = None
 ) -> Connection:
-    """Connect to a peer URL; PeerUnreachableError names it and says why not."""
+    """Connect over TCP; see Dial."""
     address = PeerAddress.parse(url)
     if address.scheme == "https" and ssl_context is None:
         raise PeerUnreachableError(f"{url}: no TLS is configured between peers")

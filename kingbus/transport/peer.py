@@ -29,7 +29,7 @@ from kingbus.transport.codec import (
     gather,
     parse_body,
 )
-from kingbus.transport.connection import LINK_ERRORS, Connection, dial
+from kingbus.transport.connection import LINK_ERRORS, Connection, Dial
 from kingbus.transport.errors import FrameError, HelloRefusedError, PeerUnreachableError
 from kingbus.transport.hello import Lane, Refusal
 from kingbus.transport.queues import (
@@ -128,6 +128,7 @@ class Link:
     random: random.Random
     wall_ns: Callable[[], int]
     ssl_context: ssl.SSLContext | None
+    dial: Dial
     log: Logger
 
 
@@ -196,7 +197,7 @@ class LaneSender:
     async def _connect(self) -> Connection:
         timings = self._link.timings
         url = self._peer.next_url()
-        connection = await dial(
+        connection = await self._link.dial(
             url, timeout_seconds=timings.dial, ssl_context=self._link.ssl_context
         )
         try:

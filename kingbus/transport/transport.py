@@ -33,7 +33,7 @@ from kingbus.transport.codec import (
     encode_frame,
     parse_body,
 )
-from kingbus.transport.connection import LINK_ERRORS, Connection, accept_tls
+from kingbus.transport.connection import LINK_ERRORS, Connection, Dial, accept_tls, dial
 from kingbus.transport.errors import (
     CallRefusedError,
     FrameError,
@@ -71,7 +71,8 @@ class Transport:
 
     `run` keeps the lanes to the peers, `serve` answers those that dial. Both may be started
     before a node exists: `attach` names it. `client_ssl` and `server_ssl` stand for TLS between
-    peers; without them everything is plain.
+    peers; without them everything is plain. Who dials in another way than over TCP (`dial`) hands
+    what was dialled from outside to `accept`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Transport:
         client_ssl: ssl.SSLContext | None = None,
         server_ssl: ssl.SSLContext | None = None,
         command_version: int = 1,
+        dial: Dial = dial,
     ) -> None:
         self.member_id = member_id
         self._cluster = cluster
@@ -92,6 +94,7 @@ class Transport:
         self._own_urls: tuple[str, ...] = ()
         self._timings = timings or Timings()
         self._client_ssl = client_ssl
+        self._dial = dial
         self._server_ssl = server_ssl
         self._wall_ns = wall_ns
         self._link = Link(
@@ -101,6 +104,7 @@ class Transport:
             random=random,
             wall_ns=wall_ns,
             ssl_context=client_ssl,
+            dial=dial,
             log=_log,
         )
         self._peers: dict[int, Peer] = {}
@@ -233,6 +237,7 @@ class Transport:
                     timeout_seconds=timeout,
                     hello=hello,
                     ssl_context=self._client_ssl,
+                    dial=self._dial,
                 )
             except (PeerUnreachableError, HelloRefusedError) as error:
                 last = error
@@ -249,9 +254,9 @@ class Transport:
         """Answer whoever connects, until cancelled."""
         async with trio.open_nursery() as nursery:
             task_status.started()
-            await trio.serve_listeners(self._accept, [listener], handler_nursery=nursery)
+            await trio.serve_listeners(self.accept, [listener], handler_nursery=nursery)
 
-    async def _accept(self, stream: trio.SocketStream) -> None:
+    async def accept(self, stream: trio.abc.Stream) -> None:
         """One connection from its first byte to its last; nothing of it reaches further."""
         if self._connections >= CONNECTIONS_MAX:
             _log.warning("connection refused: too many are open", connections=self._connections)
@@ -261,11 +266,10 @@ class Transport:
         connection: Connection | None = None
         try:
             with trio.fail_after(self._timings.hello):
-                connection = (
-                    Connection(stream)
-                    if self._server_ssl is None
-                    else await accept_tls(stream, self._server_ssl)
-                )
+                if self._server_ssl is not None and isinstance(stream, trio.SocketStream):
+                    connection = await accept_tls(stream, self._server_ssl)
+                else:
+                    connection = Connection(stream)
                 hello, verdict = await self._greet(connection)
             if verdict.accepted:
                 await self._serve_lane(connection, hello, verdict)

@@ -319,9 +319,7 @@ class Checks:
         state = host.relay.state
         assert state.index == host.applied
         if state.index % DIGEST_EVERY == 0:
-            digest = state.digest()
-            known = self.digests.setdefault(state.index, digest)
-            assert known == digest, f"{host.id} has another relay state at {state.index}"
+            self._note_digest(host)
         count = state.executed.count()
         if count > self.visible_count:
             self.visible_count = count
@@ -333,6 +331,12 @@ class Checks:
         self.purged_files |= set(state._names_used) - held
         if state.index % DIGEST_EVERY == 1 and host.serves:
             self.check_held(host)
+
+    def _note_digest(self, host: "Host") -> None:
+        state = host.relay.state
+        digest = state.digest()
+        known = self.digests.setdefault(state.index, digest)
+        assert known == digest, f"{host.id} has another relay state at {state.index}"
 
     def check_held(self, host: "Host") -> None:
         """Invariant 18: the executed set is what is held and what was purged."""

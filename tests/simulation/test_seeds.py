@@ -2,23 +2,16 @@
 all that ever failed."""
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from tests.simulation.run import Outcome, simulate
-from tests.simulation.seeds import Past, attempts, past, pool
+from tests.simulation.seeds import Past, attempts, past
 
 BLOCK = 25
 FIXED_BLOCKS = 12
 FRESH_BLOCKS = 4
-
-
-@pytest.fixture(scope="session")
-def runner() -> Iterator[ProcessPoolExecutor]:
-    with pool() as processes:
-        yield processes
 
 
 def check(runner: ProcessPoolExecutor, seeds: range) -> None:

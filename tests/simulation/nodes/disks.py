@@ -1,0 +1,422 @@
+"""What a member keeps its data on, and how long its blocking calls take.
+
+Two kinds of machine. `RealDisk`: files of a temporary directory and RocksDB, as in production; a
+crash is that of the process, so nothing that was written is lost. `VolatileDisk`: log and database
+in memory, which can lose their power in the middle of a write and then keep a random part of what
+was not synced. Either one can be slow, or refuse to sync.
+"""
+
+import errno
+import random
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from kingbus.raft.storage import MemoryStorage
+from kingbus.raft.types import Entry, HardState
+from kingbus.storage.database import Database
+from kingbus.storage.directory import DataDirectory
+from kingbus.storage.files import LocalFileSystem
+from kingbus.storage.log import LogStore, LogWrite
+from kingbus.storage.recovery import log_holds_anything
+from kingbus.storage.state_store import StateStore
+from tests.unit.storage.simulated_disk import PowerLostError, SimulatedDisk
+
+SEGMENT_BYTES = 16 << 10
+RESERVE_BYTES = 1 << 30
+BEFORE_SHARE = 0.5
+"""Of a call's time this much passes before it has any effect."""
+
+__all__ = ["Disk", "Durable", "PowerLostError", "RealDisk", "VirtualRunner", "VolatileDisk"]
+
+
+class VirtualRunner:
+    """Runs blocking calls on the loop and lets virtual time pass before and behind them.
+
+    Like a worker thread it cannot be interrupted by a cancellation, except by `kill`: then the
+    process has ended, at whatever point of the call.
+    """
+
+    def __init__(self, rng: random.Random, seconds: Callable[[], float]) -> None:
+        self._rng = rng
+        self._seconds = seconds
+        self._shields: dict[trio.CancelScope, None] = {}
+
+    async def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        seconds = self._seconds() * self._rng.expovariate(1)
+        with trio.CancelScope(shield=True) as shield:
+            self._shields[shield] = None
+            try:
+                await trio.sleep(seconds * BEFORE_SHARE)
+                result = function(*arguments)
+                await trio.sleep(seconds * (1 - BEFORE_SHARE))
+            finally:
+                del self._shields[shield]
+        if shield.cancelled_caught:
+            await trio.sleep_forever()  # cancelled as well: the process is gone
+        return result
+
+    def kill(self) -> None:
+        for shield in list(self._shields):
+            shield.cancel()
+
+
+class Durable(MemoryStorage):
+    """What of a log was made durable, as its writer was told: what a member may rely on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way: LogWrite | None = None
+        self.cutting = 0
+        """The first entry to keep, while the log is being cut."""
+
+    @property
+    def hard_state(self) -> HardState:
+        return self._hard_state
+
+    def has(self, index: int, term: int) -> bool:
+        """Whether the entry is durable here, or was before it was purged."""
+        if index < self.first_index():
+            return True
+        return index <= self.last_index() and self.term(index) == term
+
+    def held(self) -> list[Entry]:
+        return self._entries[1:]
+
+    def set_hard_state(self, hard_state: HardState) -> None:
+        """Invariant 7: term, the vote in a term, and the commit index never fall."""
+        old = self._hard_state
+        assert hard_state.term >= old.term, f"the term falls: {old} to {hard_state}"
+        if hard_state.term == old.term and old.vote:
+            assert hard_state.vote == old.vote, f"the vote changes: {old} to {hard_state}"
+        assert hard_state.commit >= old.commit, f"the commit falls: {old} to {hard_state}"
+        super().set_hard_state(hard_state)
+
+    def take(self, write: LogWrite) -> None:
+        state = write.hard_state or self._hard_state
+        if write.snapshot is not None:
+            self.apply_snapshot(write.snapshot)
+            state = HardState(state.term, state.vote, max(state.commit, write.snapshot.index))
+        self.append(list(write.entries))
+        self.set_hard_state(state)
+
+    def cut(self, index: int) -> None:
+        if index > self.first_index():
+            self.compact(index - 1)
+
+    def resume(self, store: LogStore) -> None:
+        """A process begins with what the disk has: not less than was durable."""
+        write, self.under_way = self.under_way, None
+        cutting, self.cutting = self.cutting, 0
+        first, last = store.first_index(), store.last_index()
+        state, _ = store.initial_state()
+        found = store.read(first, last + 1, 1 << 62) if last >= first else []
+        if write is None:
+            if first == cutting:
+                self.cut(cutting)
+            assert first == self.first_index(), (first, self.first_index())
+            assert found == self.held(), (
+                f"{len(self.held())} entries were durable, {len(found)} are"
+            )
+            assert state == self._hard_state, (state, self._hard_state)
+            return
+        # Part of the write may be there.
+        new_from = write.entries[0].index if write.entries else last + 1
+        if write.snapshot is None or first <= write.snapshot.index:
+            kept = [entry for entry in self.held() if first <= entry.index < new_from]
+            assert found[: len(kept)] == kept, "entries that were durable are gone"
+        self.set_hard_state(state)
+        self.reload(found, first, store.term(first - 1))
+
+    def reload(self, entries: list[Entry], first: int, term: int) -> None:
+        self._entries = [Entry(index=first - 1, term=term), *entries]
+
+
+class WatchedLog(LogStore):
+    """The real log; tells what it has made durable, and not unless it was synced."""
+
+    errors: dict[str, int]
+    """What its files are about to refuse."""
+    durable: Durable
+    wrote: Callable[[LogWrite], None]
+    was_cut: Callable[[int], None]
+
+    def write(self, write: LogWrite) -> None:
+        self.durable.under_way = write
+        was_to_fail = "fdatasync" in self.errors
+        super().write(write)
+        failed = was_to_fail and "fdatasync" not in self.errors
+        assert not failed, "a sync has failed, and the write counts as durable"
+        self.durable.under_way = None
+        self.durable.take(write)
+        self.wrote(write)
+
+    def truncate_before(self, index: int) -> None:
+        self.durable.cutting = index
+        super().truncate_before(index)
+        self.durable.cutting = 0
+        self.durable.cut(self.first_index())
+        self.was_cut(index)
+
+
+class FaultyFiles(LocalFileSystem):
+    """Real files; a sync fails when it was told to."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.errors: dict[str, int] = {}
+
+    def fdatasync(self, fd: int) -> None:
+        number = self.errors.pop("fdatasync", None)
+        if number is not None:
+            raise OSError(number, "injected into fdatasync")
+        super().fdatasync(fd)
+
+    def random_bytes(self, length: int) -> bytes:
+        return self._rng.randbytes(length)
+
+
+class Disk(Protocol):
+    """A member's machine."""
+
+    durable: Durable
+    can_lose_power: bool
+
+    def open_directory(self) -> DataDirectory: ...
+    def open_database(self) -> StateStore: ...
+    def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog: ...
+    def refuse_syncs(self) -> None: ...
+    def fail_in(self, operations: int) -> None: ...
+    def process_ended(self) -> None: ...
+    def lose_power(self) -> None: ...
+
+
+class _Opened:
+    """What a process has opened; its end lets go of it, as the operating system does."""
+
+    def __init__(self) -> None:
+        self.directory: DataDirectory | None = None
+        self.database: StateStore | None = None
+        self.log: WatchedLog | None = None
+
+    def close(self) -> None:
+        if self.log is not None:
+            self.log.abandon()
+        if self.database is not None:
+            self.database.close()
+        if self.directory is not None:
+            self.directory.close()
+
+
+def _open_log(
+    opened: _Opened,
+    files: FaultyFiles | SimulatedDisk,
+    durable: Durable,
+    cluster_id: int,
+    member_id: int,
+) -> WatchedLog:
+    assert opened.directory is not None
+    store = opened.log = WatchedLog.open(
+        opened.directory.log_path,
+        segment_bytes=SEGMENT_BYTES,
+        reserve_bytes=RESERVE_BYTES,
+        cluster_id=cluster_id,
+        member_id=member_id,
+        files=files,
+    )
+    store.errors = files.errors
+    store.durable, store.wrote, store.was_cut = durable, lambda _: None, lambda _: None
+    durable.resume(store)
+    return store
+
+
+class RealDisk:
+    """See the module."""
+
+    can_lose_power = False
+
+    def __init__(self, path: Path, rng: random.Random) -> None:
+        self.durable = Durable()
+        self._path = path
+        self._files = FaultyFiles(rng)
+        self._opened = _Opened()
+
+    def open_directory(self) -> DataDirectory:
+        self._opened = _Opened()
+        self._opened.directory = DataDirectory.open_or_create(self._path)
+        return self._opened.directory
+
+    def open_database(self) -> StateStore:
+        assert self._opened.directory is not None
+        self._opened.database = StateStore.open(self._opened.directory.state_path)
+        return self._opened.database
+
+    def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog:
+        return _open_log(self._opened, self._files, self.durable, cluster_id, member_id)
+
+    def refuse_syncs(self) -> None:
+        self._files.errors["fdatasync"] = errno.EIO
+
+    def fail_in(self, operations: int) -> None:
+        """Real files do not fail half way."""
+
+    def process_ended(self) -> None:
+        self._opened.close()
+        self._files.errors.clear()
+
+    def lose_power(self) -> None:
+        raise AssertionError("this machine never loses its power")
+
+
+class VolatileDisk:
+    """See the module. Only the identity and the like, small and synced at once, are real files."""
+
+    can_lose_power = True
+
+    def __init__(self, path: Path, rng: random.Random) -> None:
+        self.durable = Durable()
+        self._path = path
+        self._files = SimulatedDisk(seed=rng.getrandbits(32), short_writes=rng.random() < 0.5)
+        self._image = VolatileImage(rng)
+        self._opened = _Opened()
+
+    def open_directory(self) -> DataDirectory:
+        files = self._files
+
+        class Directory(DataDirectory):
+            @property
+            def has_log(self) -> bool:
+                return log_holds_anything(self.log_path, files)
+
+        self._opened = _Opened()
+        self._opened.directory = Directory.open_or_create(self._path)
+        return self._opened.directory
+
+    def open_database(self) -> StateStore:
+        assert self._opened.directory is not None
+        path = self._opened.directory.state_path
+        self._opened.database = StateStore(VolatileDatabase(self._image, path))
+        return self._opened.database
+
+    def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog:
+        return _open_log(self._opened, self._files, self.durable, cluster_id, member_id)
+
+    def refuse_syncs(self) -> None:
+        self._files.errors["fdatasync"] = errno.EIO
+
+    def fail_in(self, operations: int) -> None:
+        self._files.operations_left = operations
+
+    def process_ended(self) -> None:
+        self._opened.close()
+        self._files.errors.clear()
+        self._files.kill_process()
+
+    def lose_power(self) -> None:
+        self._opened.close()
+        self._files.errors.clear()
+        self._files.lose_power()
+        self._image.lose_power()
+
+
+class Batch:
+    """A database write in the making; as RocksDB's."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, bytes, bytes]] = []
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.steps.append(("put", key, value))
+
+    def delete(self, key: bytes) -> None:
+        self.steps.append(("delete", key, b""))
+
+    def delete_range(self, start: bytes, stop: bytes) -> None:
+        self.steps.append(("range", start, stop))
+
+
+class VolatileImage:
+    """Sorted pairs, of which the newest writes are lost with the power unless they were synced."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.pairs: dict[bytes, bytes] = {}
+        self.keys: list[bytes] = []
+        self._durable: dict[bytes, bytes] = {}
+        self._unsynced: list[Batch] = []
+        self.counts: Counter[str] = Counter()
+
+    def write(self, batch: Batch) -> None:
+        self._unsynced.append(batch)
+        self._take(batch)
+
+    def _take(self, batch: Batch) -> None:
+        for kind, key, value in batch.steps:
+            if kind == "put":
+                if key not in self.pairs:
+                    insort(self.keys, key)
+                self.pairs[key] = value
+                continue
+            stop = key + b"\0" if kind == "delete" else value
+            low, high = bisect_left(self.keys, key), bisect_left(self.keys, stop)
+            for gone in self.keys[low:high]:
+                del self.pairs[gone]
+            del self.keys[low:high]
+
+    def sync(self) -> None:
+        self._durable = dict(self.pairs)
+        self._unsynced.clear()
+
+    def lose_power(self) -> None:
+        """A random prefix of what was not synced stays."""
+        writes, self._unsynced = self._unsynced, []
+        self.pairs = dict(self._durable)
+        self.keys = sorted(self.pairs)
+        for batch in writes[: self._rng.randint(0, len(writes))]:
+            self._take(batch)
+        self.sync()
+
+
+class VolatileDatabase(Database):
+    """The door of storage/database.py over such an image."""
+
+    def __init__(self, image: VolatileImage, path: Path) -> None:
+        self.path = path
+        self._image = image
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._image.pairs.get(key)
+
+    def scan(self, start: bytes, stop: bytes, *, limit: int) -> list[tuple[bytes, bytes]]:
+        keys, pairs = self._image.keys, self._image.pairs
+        low, high = bisect_left(keys, start), bisect_left(keys, stop)
+        return [(key, pairs[key]) for key in keys[low : min(high, low + limit)]]
+
+    def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
+        keys = self._image.keys
+        at = bisect_right(keys, stop) - 1
+        if at < 0 or keys[at] < start:
+            return None
+        return keys[at], self._image.pairs[keys[at]]
+
+    def new_batch(self) -> Any:
+        return Batch()
+
+    def write(self, batch: Any, *, sync: bool = False) -> None:
+        self._image.write(batch)
+        if sync:
+            self._image.sync()
+
+    def sync(self) -> None:
+        self._image.sync()
+
+    def flush(self) -> None:
+        """Nothing is kept elsewhere."""
+
+    def close(self) -> None:
+        """Nothing is open."""
