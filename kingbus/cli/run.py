@@ -29,8 +29,11 @@ def run(
         Path | None, typer.Option("--data-dir", help="Where the log is kept (with --source).")
     ] = None,
     listen: Annotated[
-        str, typer.Option("--listen", help="Where replicas connect (with --source).")
-    ] = DEFAULT_LISTEN,
+        str | None,
+        typer.Option(
+            "--listen", help=f"Where replicas connect (with --source); else {DEFAULT_LISTEN}."
+        ),
+    ] = None,
     source_password_file: Annotated[
         Path | None,
         typer.Option("--source-password-file", help="Or KINGBUS_SOURCE_PASSWORD."),
@@ -46,17 +49,24 @@ def run(
     if (config is None) == (source is None):
         raise UsageError("give --config FILE, or --source URL with --data-dir DIR")
     if config is not None:
-        if data_dir is not None or server_user is not None or source_password_file is not None:
-            raise UsageError(
-                "--data-dir, --server-user and --source-password-file go with --source"
-            )
+        alone = {
+            "--data-dir": data_dir,
+            "--listen": listen,
+            "--server-user": server_user,
+            "--source-password-file": source_password_file,
+        }
+        given = [name for name, value in alone.items() if value is not None]
+        if given:
+            raise UsageError(f"{', '.join(given)}: only with --source, not with --config")
         found = load(config)
         from kingbus import daemon
 
         options = daemon.options_of(found)
     else:
         assert source is not None
-        options = _standalone(source, data_dir, listen, source_password_file, server_user)
+        options = _standalone(
+            source, data_dir, listen or DEFAULT_LISTEN, source_password_file, server_user
+        )
         from kingbus import daemon
     raise typer.Exit(daemon.main(options))
 
@@ -108,7 +118,8 @@ def _source_url(text: str) -> tuple[str, str]:
             "--source takes no password: everybody who lists processes would see it",
             hint="use --source-password-file or KINGBUS_SOURCE_PASSWORD",
         )
-    if parts.scheme != "mysql" or not host or not parts.username or parts.path not in {"", "/"}:
+    more = parts.path not in {"", "/"} or parts.query or parts.fragment
+    if parts.scheme != "mysql" or not host or not parts.username or more:
         raise UsageError("--source must be mysql://USER@HOST:PORT")
     shown = f"[{host}]" if ":" in host else host
     return unquote(parts.username), f"{shown}:{port or 3306}"
@@ -131,7 +142,10 @@ def load(path: Path, *, joins: bool = False) -> "Config":
 
 def join(
     config: ConfigFile,
-    via: Annotated[str, typer.Option("--via", help="Admin URL of any member.")],
+    via: Annotated[
+        str,
+        typer.Option("--via", "--admin", envvar="KINGBUS_ADMIN", help="Admin URL of any member."),
+    ],
     learner: Annotated[bool, typer.Option("--learner", help="Stay without a vote.")] = False,
     token_file: TokenFile = None,
 ) -> None:
@@ -158,7 +172,13 @@ def join(
 def leave(
     config: ConfigFile,
     via: Annotated[
-        str | None, typer.Option("--via", help="Admin URL of a member; else this node's own.")
+        str | None,
+        typer.Option(
+            "--via",
+            "--admin",
+            envvar="KINGBUS_ADMIN",
+            help="Admin URL of a member; else this node's own.",
+        ),
     ] = None,
     token_file: TokenFile = None,
 ) -> None:
@@ -174,9 +194,14 @@ def leave(
 
 
 @config_app.command("check")
-def check(file: Annotated[Path, typer.Argument(help="The configuration file.")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="The configuration file.")],
+    join: Annotated[
+        bool, typer.Option("--join", help="As `join` reads it: peer-url may be a wildcard.")
+    ] = False,
+) -> None:
     """Print every problem with key and value; exit code 2 if there is any."""
-    found = load(file)
+    found = load(file, joins=join)
     for warning in found.warnings():
         complain(f"{file}: warning: {warning}")
     say(f"{file}: no problems")
