@@ -38,12 +38,16 @@ Ask = Callable[[str], Awaitable[ClusterAnswer]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapConfig:
-    """What the configuration says; `initial_cluster` holds (name, peer URLs)."""
+    """What the configuration says; `initial_cluster` holds (name, peer URLs).
+
+    `key_id` names the configured cluster key; empty: none.
+    """
 
     name: str
     peer_url: str
     initial_cluster: Sequence[tuple[str, Sequence[str]]]
     is_new: bool = True
+    key_id: str = ""
 
     @property
     def others(self) -> list[str]:
@@ -92,14 +96,7 @@ def decide(
 
     `identity` and `has_log` are what the directory says, `is_removed` that its member was removed.
     """
-    if is_removed:
-        raise MemberRemovedError(f"{config.name} was removed from the cluster")
-    if identity is not None and identity.name != config.name:
-        raise RestartError(
-            f"the data directory belongs to {identity.name!r}, the configuration is for"
-            f" {config.name!r}",
-            hint="Use the data-dir of this member, or another empty one.",
-        )
+    check_owner(config.name, identity, is_removed=is_removed)
     if has_log:
         if identity is None:
             raise RestartError("the data directory has a log but does not say whose it is")
@@ -119,6 +116,17 @@ def decide(
             hint="Use the data-dir of this member, or another empty one.",
         )
     return decision
+
+
+def check_owner(name: str, identity: Identity | None, *, is_removed: bool) -> None:
+    """MemberRemovedError or RestartError when this directory cannot be that of the member."""
+    if is_removed:
+        raise MemberRemovedError(f"{name} was removed from the cluster")
+    if identity is not None and identity.name != name:
+        raise RestartError(
+            f"the data directory belongs to {identity.name!r}, the configuration is for {name!r}",
+            hint="Use the data-dir of this member, or another empty one.",
+        )
 
 
 def _decide_start(config: BootstrapConfig) -> Start:
@@ -184,6 +192,7 @@ async def _start(config: BootstrapConfig, decision: Start, ask: Ask) -> Prepared
     cluster, member = decision.cluster, decision.member
     for url, answer in (await _ask_all(config.others, ask)).items():
         theirs = answer.cluster
+        _check_key(config, url, answer)
         if theirs.cluster_id != cluster.cluster_id:
             raise BootstrapError(
                 f"{url} belongs to cluster {theirs.cluster_id:x} (members: {_list(theirs)});"
@@ -214,6 +223,8 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
     with trio.move_on_after(JOIN_SECONDS_MAX):
         while True:
             answers = await _ask_all(decision.via, ask)
+            for url, answer in answers.items():
+                _check_key(config, url, answer)
             if answers:
                 clusters = {answer.cluster.cluster_id for answer in answers.values()}
                 if len(clusters) > 1:
@@ -240,6 +251,20 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
                     break  # waiting would not make the configuration right
             await trio.sleep(_JOIN_PAUSE_SECONDS)
     raise BootstrapError(f"cannot join: {problem}")
+
+
+def _check_key(config: BootstrapConfig, url: str, answer: ClusterAnswer) -> None:
+    """BootstrapError for a configured key that is not the cluster's.
+
+    Before anything is written: a member that takes part and only then finds that it cannot open
+    what is sealed is a voter down.
+    """
+    if config.key_id and answer.key_id and config.key_id != answer.key_id:
+        raise BootstrapError(
+            f"cluster-key-file holds key {config.key_id}, {url} says that the cluster has"
+            f" {answer.key_id}",
+            hint="Every member must have the same cluster-key-file, or none at all.",
+        )
 
 
 def _check_memory(member: Member, answers: Mapping[str, ClusterAnswer]) -> None:
