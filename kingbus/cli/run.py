@@ -1,6 +1,5 @@
 """`kingbus run`, `join`, `leave` and `config check`: the commands that need a configuration."""
 
-import contextlib
 import os
 import socket
 from pathlib import Path
@@ -151,22 +150,15 @@ def join(
 ) -> None:
     """Add this node to a running cluster, then run it."""
     from kingbus import daemon
-    from kingbus.admin.client import AdminApiError
+    from kingbus.joining import Joining
 
     found = load(config, joins=True)
-    peer_listen = found.peer_url.address
     hint = "is that node running, and is --via its admin-url?"
-    with client(via, token_file or found.auth.token_file, hint=hint) as api:
-        if not daemon.has_log(found):
-            found = daemon.joined(
-                found, lambda body: list(api.ask("POST", "/members", body)), learner=learner
-            )
-        else:
-            complain("this data directory belongs to a member already; it is only started")
-            # Nobody has to answer for that; but who does must not be of another cluster.
-            with contextlib.suppress(AdminApiError):
-                daemon.check_same_cluster(found, str(api.ask("GET", "/status")["cluster_id"]))
-    raise typer.Exit(daemon.main(daemon.options_of(found, peer_listen=peer_listen)))
+    api = client(via, token_file or found.auth.token_file, hint=hint)
+    options = daemon.options_of(
+        found, peer_listen=found.peer_url.address, joining=Joining(api=api, learner=learner)
+    )
+    raise typer.Exit(daemon.main(options))
 
 
 def leave(
@@ -183,13 +175,15 @@ def leave(
     token_file: TokenFile = None,
 ) -> None:
     """Remove this node from its cluster; it stops."""
+    from kingbus.joining import leaving
+
     found = load(config, joins=True)
     hint = "is that node running, and is --via its admin-url?"
     if via is None:
         hint = "if this node does not run, name another member with --via"
     url = via or str(found.admin_url)
     with client(url, token_file or found.auth.token_file, hint=hint) as api:
-        api.ask("DELETE", "/members", {"name": found.name})
+        api.ask("DELETE", "/members", leaving(found, api))
     say(f"{found.name} was removed from the cluster")
 
 
