@@ -6,7 +6,8 @@
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
-     '- keeper                          cluster key, seeding, attributes, listener as stored
+     |- keeper                          cluster key, seeding, attributes, listener as stored
+     '- proof                           that a new voter is new, where no peer could tell
     signals                             beside it: SIGTERM and SIGINT begin the stop
 
 Start: sockets; directory lock, format and identity; being added to a cluster, if that is wished;
@@ -59,8 +60,16 @@ from kingbus.errors import ConfigError, KingbusError, Problem
 from kingbus.joining import Joining, joined
 from kingbus.membership.cluster import Cluster
 from kingbus.mysql import auth
-from kingbus.node.bootstrap import BootstrapConfig, Prepared, mark_removed, prepare
+from kingbus.node.bootstrap import (
+    BootstrapConfig,
+    Prepared,
+    forgotten,
+    mark_forgotten,
+    mark_removed,
+    prepare,
+)
 from kingbus.node.calls import register_calls
+from kingbus.node.errors import NodeError
 from kingbus.node.machine import AppliedBatch
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig, SourceConfig, TlsOptions
@@ -509,6 +518,7 @@ class _Member:
         self._sockets = sockets
         self.directory = directory
         self._identity = prepared.identity
+        self._is_unproven = prepared.path == "start"
         self._source_seeded = False
         self._difference_logged = ""
         self._http_stop = trio.Event()
@@ -682,6 +692,8 @@ class _Member:
             await self._open_configured_listener()
             await self._serve_http(nursery)
             nursery.start_soon(self._keep)
+            if self._is_unproven:
+                nursery.start_soon(self._prove_new)
             nursery.start_soon(self._watch_leadership)
             self._say_ready()
             await stop.requested.wait()
@@ -775,6 +787,24 @@ class _Member:
             with trio.move_on_after(KEEPER_SECONDS):
                 await changed.wait()
 
+    async def _prove_new(self) -> None:
+        """End a voter that begins anew although the log knows it; no peer was up to tell so.
+
+        It says nothing of itself before, so whatever the log has of it is from an earlier life.
+        """
+        applied = False
+        while not applied:
+            try:
+                await self._node.wait_applied(await self._node.read_index())
+                applied = True
+            except NodeError:
+                await trio.sleep(KEEPER_SECONDS)  # without a leader there is nothing to compare
+        if self._identity.member_id in self._relay.state.members:
+            await self._worker(mark_forgotten, self.directory)
+            raise forgotten(self._identity.name, "the log", took_part_again=True)
+        self._is_unproven = False
+        self._watched.notify()
+
     async def _watch_leadership(self) -> None:
         while True:
             term = await self._node.leadership.wait_ready()
@@ -790,6 +820,8 @@ class _Member:
             _log.info("put off", what=step.__name__.strip("_"), reason=error.explain())
 
     async def _announce_attributes(self) -> None:
+        if self._is_unproven:
+            return
         wanted = MemberAttributes(
             member_id=self._identity.member_id,
             admin_urls=[self._admin_url],

@@ -27,6 +27,7 @@ from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.transport.errors import TransportError
 
 REMOVED_FILE = "removed.json"
+FORGOT_FILE = "forgot.json"
 JOIN_SECONDS_MAX = 10.0
 """How long a joining node looks for a live peer that knows it: a follower that was asked may lag
 behind the change that added it."""
@@ -162,6 +163,8 @@ async def prepare(
     Before the log is opened. What is written is the identity, and that only once nothing speaks
     against this path any more.
     """
+    if (directory.path / FORGOT_FILE).exists():
+        raise forgotten(config.name, "the log", took_part_again=True)
     decision = decide(
         config,
         identity=directory.identity,
@@ -202,12 +205,7 @@ async def _start(config: BootstrapConfig, decision: Start, ask: Ask) -> Prepared
         if member.id in theirs.removed:
             raise MemberRemovedError(f"{url} says that {config.name} was removed from the cluster")
         if member.id in answer.bootstrapped:
-            raise BootstrapError(
-                f"{url} says that {config.name} has taken part in the cluster before, but its"
-                " data directory is empty",
-                hint="Restore the directory, or remove the member and add it anew; with its log"
-                " it lost what it promised.",
-            )
+            raise forgotten(config.name, url)
     return Prepared(
         path="start",
         identity=_identity(config.name, member, cluster),
@@ -273,12 +271,7 @@ def _check_memory(member: Member, answers: Mapping[str, ClusterAnswer]) -> None:
         return  # nobody counts on what a learner has
     for url, answer in answers.items():
         if member.id in answer.bootstrapped:
-            raise BootstrapError(
-                f"{url} says that {member.name} has taken part in the cluster before, but its"
-                " data directory is empty",
-                hint="Restore the directory, or remove the member and add it anew; with its log"
-                " it lost what it promised.",
-            )
+            raise forgotten(member.name, url)
 
 
 def join_problem(config: BootstrapConfig, cluster: Cluster) -> str:
@@ -378,6 +371,29 @@ def _list(cluster: Cluster) -> str:
 def is_marked_removed(directory: DataDirectory) -> bool:
     """Whether the member of this directory was told that it was removed."""
     return (directory.path / REMOVED_FILE).exists()
+
+
+def forgotten(name: str, teller: str, *, took_part_again: bool = False) -> BootstrapError:
+    """Why a voter does not go on that took part before and has an emptied directory.
+
+    One that took part again must not go back to an older log either: it acknowledged more by now.
+    """
+    hint = "Restore the directory, or remove the member and add it anew; with its log it lost what"
+    if took_part_again:
+        hint = (
+            "Remove the member and add it anew with an empty directory; with its log it lost what"
+        )
+    return BootstrapError(
+        f"{teller} says that {name} has taken part in the cluster before, but its data directory"
+        f" {'was' if took_part_again else 'is'} empty",
+        hint=f"{hint} it promised.",
+    )
+
+
+def mark_forgotten(directory: DataDirectory) -> None:
+    """Remember that this log was begun anew by who had one, so that it stays refused. Blocks."""
+    facts = {"found": datetime.now(tz=UTC).isoformat(timespec="seconds")}
+    directory.write_file(FORGOT_FILE, (json.dumps(facts) + "\n").encode())
 
 
 def mark_removed(directory: DataDirectory, *, told_by: int) -> None:

@@ -313,6 +313,40 @@ def test_an_original_voter_without_its_log_is_refused(tmp_path: Path) -> None:
         cluster.leader()
 
 
+def test_an_original_voter_without_its_log_ends_when_the_others_come(tmp_path: Path) -> None:
+    """When nobody was up to tell it, the log does; then and whenever it is started again."""
+    with KingbusCluster(tmp_path, settings=SMALL) as cluster:
+        node, other = cluster.followers()
+        third = cluster.leader()
+
+        def announced() -> bool:
+            members = third.get("/members")
+            return all(each["version"] for each in members)
+
+        wait_for(announced, what="all to announce themselves")
+        cluster.wait_equal()
+        for each in (node, other, third):
+            each.kill9()
+        node.configure(data_dir=str(tmp_path / "emptied"))
+        node.start()
+        other.start()
+        third.start()
+        assert node.wait_end() == 1, node.output()
+        assert "has taken part in the cluster before" in node.output()
+        node.kill9()
+        assert cluster.leader() in {other, third}
+        for _ in range(2):
+            node.launch()
+            assert node.wait_end() == 1
+            assert "has taken part in the cluster before" in node.output()
+            node.kill9()
+        leader = cluster.leader()
+        leader.ask("DELETE", "/members", {"name": node.name})
+        node.configure(data_dir=str(tmp_path / "anew"))
+        node.start(via=leader.admin_url)
+        cluster.wait_voter(node.name)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_cluster_is_asked_is_a_clean_stop(
     newcomer: KingbusNode, number: signal.Signals
