@@ -6,11 +6,13 @@
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
-     '- keeper                          cluster key, seeding, attributes, listener as stored
+     |- keeper                          cluster key, seeding, attributes, listener as stored
+     '- proof                           that a new voter is new, where no peer could tell
     signals                             beside it: SIGTERM and SIGINT begin the stop
 
-Start: directory lock, format and identity; the bootstrap decision; database, log, relay state; the
-cluster key; sockets; then the tasks, and one `ready` line on stderr. Addresses are bound before
+Start: sockets; directory lock, format and identity; being added to a cluster, if that is wished;
+the bootstrap decision; database, log, relay state; the cluster key; then the tasks, and one `ready`
+line on stderr. Addresses are bound before
 anything is written, so a port in use changes nothing, but the peer port listens only when it can
 be served: a peer that asks in vain must be refused at once and not wait.
 
@@ -29,7 +31,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -55,11 +57,19 @@ from kingbus.admin.serving import (
 from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.config import Config
 from kingbus.errors import ConfigError, KingbusError, Problem
-from kingbus.membership.cluster import Cluster, parse_initial_cluster
+from kingbus.joining import Joining, joined
+from kingbus.membership.cluster import Cluster
 from kingbus.mysql import auth
-from kingbus.node.bootstrap import BootstrapConfig, Prepared, mark_removed, prepare
+from kingbus.node.bootstrap import (
+    BootstrapConfig,
+    Prepared,
+    forgotten,
+    mark_forgotten,
+    mark_removed,
+    prepare,
+)
 from kingbus.node.calls import register_calls
-from kingbus.node.joining import TOKEN_BYTES, answer_dial_back
+from kingbus.node.errors import NodeError
 from kingbus.node.machine import AppliedBatch
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig, SourceConfig, TlsOptions
@@ -70,10 +80,9 @@ from kingbus.replication.relay import Relay
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret, Secret, SecretError, read_secret_file
-from kingbus.storage.directory import DataDirectory, Identity, identity_in
+from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
-from kingbus.storage.recovery import log_holds_anything
 from kingbus.storage.state_store import StateStore
 from kingbus.transport.transport import Transport
 
@@ -97,13 +106,15 @@ NO_PEER_URL = "http://standalone.invalid:1"
 class Options:
     """What one process is started with. `standalone`: no peers, ports may be free ones instead.
 
-    `peer_listen` is only given by `kingbus join`: where the peer port listens, as that may not be
-    what peer-url says. A node that joined with a wildcard has the peer-url that its cluster saw.
+    `peer_listen` is where the peer port listens when that is not what peer-url says: a node that
+    joined with a wildcard has the peer-url that its cluster saw. `joining` says whom to ask first
+    to be added.
     """
 
     config: Config
     standalone: bool = False
     peer_listen: Address | None = None
+    joining: Joining | None = None
     source_password: Secret | None = None
     server_password: Secret | None = None
     token: Secret | None = None
@@ -122,6 +133,7 @@ def options_of(
     *,
     standalone: bool = False,
     peer_listen: Address | None = None,
+    joining: Joining | None = None,
     source_password: Secret | None = None,
     server_password: Secret | None = None,
 ) -> Options:
@@ -157,6 +169,7 @@ def options_of(
         config=config,
         standalone=standalone,
         peer_listen=peer_listen,
+        joining=joining,
         source_password=source_password,
         server_password=server_password,
         token=token("auth.token-file", config.auth.token_file),
@@ -165,74 +178,6 @@ def options_of(
     if problems:
         raise ConfigError(problems)
     return options
-
-
-def has_log(config: Config) -> bool:
-    """Whether a member ever wrote in this configuration's data directory."""
-    return log_holds_anything(config.data_dir / "log")
-
-
-def check_same_cluster(config: Config, cluster_id: str) -> None:
-    """RefusedError when the data directory is of another cluster; the id in hexadecimal."""
-    identity = identity_in(config.data_dir)
-    if identity is not None and identity.cluster_id != int(cluster_id, 16):
-        raise RefusedError(
-            f"data-dir {config.data_dir} belongs to a member of cluster {identity.cluster_id:x},"
-            f" the cluster to join is {cluster_id}",
-            hint="use an empty data-dir to join, or `kingbus run` to go on as that member",
-        )
-
-
-def joined(
-    config: Config, add: Callable[[dict[str, object]], list[dict[str, Any]]], *, learner: bool
-) -> Config:
-    """Have a running cluster add this node; the configuration to run it with then.
-
-    `add` posts the request and gives the members after it. Meanwhile the peer port answers the
-    leader, which dials back before it proposes anything. Raises what `add` raises, and ListenError.
-    """
-    opened = listen(config.peer_url.address, what="peer-url")
-    members = trio.run(_joined, config, opened, add, learner)
-    own = next((each for each in members if each["name"] == config.name), None)
-    if own is None:
-        raise RefusedError(f"the cluster does not name {config.name} among its members")
-    known = ",".join(f"{each['name']}={url}" for each in members for url in each["peerURLs"])
-    return config.model_copy(
-        update={
-            "peer_url": Url.parse(own["peerURLs"][0]),
-            "initial_cluster": parse_initial_cluster(known),
-            "initial_cluster_state": "existing",
-        }
-    )
-
-
-async def _joined(
-    config: Config,
-    opened: socket.socket,
-    add: Callable[[dict[str, object]], list[dict[str, Any]]],
-    learner: bool,
-) -> list[dict[str, Any]]:
-    token = random.SystemRandom().randbytes(TOKEN_BYTES).hex()
-    body: dict[str, object] = {
-        "name": config.name,
-        "peer_url": str(config.peer_url),
-        "admin_url": str(config.admin_url),
-        "learner": learner,
-        "promote": not learner,
-        "dial_back": token,
-    }
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(opened))
-    try:
-        async with trio.open_nursery() as nursery:
-            answering = partial(answer_dial_back, listener, name=config.name, token=token)
-            await nursery.start(answering)
-            members = await trio.to_thread.run_sync(add, body, abandon_on_cancel=True)
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-    finally:
-        await trio.aclose_forcefully(listener)
-    return members
 
 
 def main(options: Options) -> int:
@@ -365,7 +310,7 @@ def _open_sockets(options: Options) -> _Sockets:
     return sockets
 
 
-def _bootstrap_config(options: Options, directory: DataDirectory) -> BootstrapConfig:
+def _bootstrap_config(options: Options, directory: DataDirectory, key_id: str) -> BootstrapConfig:
     """Blocks: a standalone node's made-up peer URL is kept in the directory."""
     config = options.config
     if not options.standalone:
@@ -374,7 +319,8 @@ def _bootstrap_config(options: Options, directory: DataDirectory) -> BootstrapCo
             peer_url=str(config.peer_url),
             initial_cluster=config.cluster,
             is_new=config.initial_cluster_state == "new",
-            lists_all=options.peer_listen is None,
+            lists_all=options.joining is None,
+            key_id=key_id,
         )
     identity = directory.identity
     name = identity.name if identity is not None else config.name
@@ -473,8 +419,12 @@ async def _build(
     database = await worker(StateStore.open, directory.state_path)
     stack.callback(database.close)
     await worker(_finish_install, options.config, directory, database)
+    key_file = options.config.cluster_key_file
+    secret = await worker(ClusterSecret.load, key_file) if key_file is not None else None
+    key_id = secret.key_id if secret is not None else ""
+    options = await _joined(options, directory, key_id)
     options = await worker(_with_peer_url, options, directory, database)
-    bootstrap = await worker(_bootstrap_config, options, directory)
+    bootstrap = await worker(_bootstrap_config, options, directory, key_id)
     prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
     for note in prepared.notes:
         _log.info(note)
@@ -493,6 +443,20 @@ async def _build(
     )
     await member.load_key()
     return member
+
+
+async def _joined(options: Options, directory: DataDirectory, key_id: str) -> Options:
+    """The same, as the cluster knows this node once it was asked to add it, if that is wished."""
+    if options.joining is None:
+        return options
+    config = await joined(
+        options.joining,
+        options.config,
+        directory,
+        listens=options.peer_listen or options.config.peer_url.address,
+        key_id=key_id,
+    )
+    return replace(options, config=config)
 
 
 def _finish_install(config: Config, directory: DataDirectory, database: StateStore) -> None:
@@ -555,6 +519,7 @@ class _Member:
         self._sockets = sockets
         self.directory = directory
         self._identity = prepared.identity
+        self._is_unproven = prepared.path == "start"
         self._source_seeded = False
         self._difference_logged = ""
         self._http_stop = trio.Event()
@@ -654,7 +619,12 @@ class _Member:
             events=self._facts.binlog_events,
             warnings=self._warnings,
         )
-        register_calls(self._transport, node, took_part=lambda each: each in relay.state.members)
+        register_calls(
+            self._transport,
+            node,
+            took_part=lambda each: each in relay.state.members,
+            key_id=self._announced_key_id,
+        )
         self._transport.register(ADMIN_METHOD, self._operations.handle_call)
         self._transport.register(KEY_METHOD, self._keys.handle_call)
 
@@ -671,6 +641,10 @@ class _Member:
             catch_up=self._node,
             catch_up_seconds_max=server.wait_for_catch_up if server is not None else 30.0,
         )
+
+    def _announced_key_id(self) -> str:
+        announced = self._relay.state.cluster_key
+        return announced.key_id if announced is not None else ""
 
     def _receiver_status(self) -> ReceiverStatus:
         return self._receiver.status()
@@ -719,6 +693,8 @@ class _Member:
             await self._open_configured_listener()
             await self._serve_http(nursery)
             nursery.start_soon(self._keep)
+            if self._is_unproven:
+                nursery.start_soon(self._prove_new)
             nursery.start_soon(self._watch_leadership)
             self._say_ready()
             await stop.requested.wait()
@@ -812,6 +788,24 @@ class _Member:
             with trio.move_on_after(KEEPER_SECONDS):
                 await changed.wait()
 
+    async def _prove_new(self) -> None:
+        """End a voter that begins anew although the log knows it; no peer was up to tell so.
+
+        It says nothing of itself before, so whatever the log has of it is from an earlier life.
+        """
+        applied = False
+        while not applied:
+            try:
+                await self._node.wait_applied(await self._node.read_index())
+                applied = True
+            except NodeError:
+                await trio.sleep(KEEPER_SECONDS)  # without a leader there is nothing to compare
+        if self._identity.member_id in self._relay.state.members:
+            await self._worker(mark_forgotten, self.directory)
+            raise forgotten(self._identity.name, "the log", took_part_again=True)
+        self._is_unproven = False
+        self._watched.notify()
+
     async def _watch_leadership(self) -> None:
         while True:
             term = await self._node.leadership.wait_ready()
@@ -827,6 +821,8 @@ class _Member:
             _log.info("put off", what=step.__name__.strip("_"), reason=error.explain())
 
     async def _announce_attributes(self) -> None:
+        if self._is_unproven:
+            return
         wanted = MemberAttributes(
             member_id=self._identity.member_id,
             admin_urls=[self._admin_url],

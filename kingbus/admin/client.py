@@ -55,10 +55,16 @@ class AdminClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """The reply's data. Raises AdminApiError with the node's own words."""
+    def ask(
+        self, method: str, path: str, body: object = None, *, seconds: float = REPLY_SECONDS_MAX
+    ) -> Any:
+        """The reply's data. Raises AdminApiError with the node's own words.
+
+        `seconds` is how long the reply is waited for.
+        """
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS_MAX)
         try:
-            reply = self._client.request(method, path, json=body)
+            reply = self._client.request(method, path, json=body, timeout=timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise AdminApiError(
                 f"admin API {self.url}: {error or type(error).__name__}",

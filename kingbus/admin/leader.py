@@ -38,7 +38,7 @@ from kingbus.pb.command_pb2 import (
     TlsOptions,
 )
 from kingbus.replication.source_facts import unfit_config
-from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, SecretError
+from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, SecretError, WrongKeyError
 
 _log = get_logger("admin")
 
@@ -144,10 +144,12 @@ class LeaderOperations:
 
     async def _add_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.AddMember, body)
+        await self._check_key(wanted)
         if wanted.dial_back:
             await self._dial_back(wanted.peer_url, name=wanted.name, token=wanted.dial_back)
             known = self._node.cluster.named(wanted.name)
             if known is not None and normalize_url(wanted.peer_url) in known.peer_urls:
+                _check_joins_as(wanted, known)
                 return self._members()  # an earlier attempt got so far
         admin_urls = [wanted.admin_url] if wanted.admin_url is not None else []
         member = await self._node.add_member(
@@ -160,6 +162,18 @@ class LeaderOperations:
         _log.info("member added", name=member.name, id=f"{member.id:x}", learner=member.learner)
         return self._members()
 
+    async def _check_key(self, wanted: schema.AddMember) -> None:
+        """Before it is added: a member that cannot open what is sealed would end once it knows."""
+        if not wanted.key_id:
+            return
+        announced = self._relay.state.cluster_key
+        key_id = announced.key_id if announced is not None else (await self._keys.wait()).key_id
+        if wanted.key_id != key_id:
+            raise ConflictError(
+                f"{wanted.name} has cluster key {wanted.key_id}, the cluster has {key_id}",
+                hint=WrongKeyError.hint,
+            )
+
     async def _update_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.UpdateMember, body)
         member = self._find(wanted.name)
@@ -169,7 +183,11 @@ class LeaderOperations:
 
     async def _remove_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.RemoveMember, body)
-        member = self._find(wanted.name)
+        if wanted.id is not None:
+            what = f"member {wanted.name!r} with id {wanted.id}"
+            member = self._node.cluster.require(int(wanted.id, 16), what=what)
+        else:
+            member = self._find(wanted.name)
         if wanted.peer_url is not None and normalize_url(wanted.peer_url) not in member.peer_urls:
             raise NotFoundError(f"member {member.name} has no peer URL {wanted.peer_url}")
         await self._node.remove_member(member.id)
@@ -373,6 +391,18 @@ class LeaderOperations:
         copy = SourceConfig()
         copy.CopyFrom(config)
         return copy
+
+
+def _check_joins_as(wanted: schema.AddMember, known: Member) -> None:
+    """ConflictError when who joins again would silently be something else than it asks for."""
+    if wanted.learner and not (known.learner and not known.promote):
+        is_now = "is to be a voter" if known.learner else "is a voter"
+        raise ConflictError(f"member {known.name} {is_now} already", hint="join without --learner")
+    if wanted.promote and known.learner and not known.promote:
+        raise ConflictError(
+            f"member {known.name} is a learner already, and is to stay one",
+            hint="join with --learner; it may be promoted afterwards",
+        )
 
 
 def checked_start(start_from: str) -> str:

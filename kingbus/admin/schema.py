@@ -73,7 +73,8 @@ class AddMember(Body):
 
     A voter where that is safe; with `promote` a learner until it has caught up. With `dial_back`
     the leader first dials `peer_url`, where the joining node must answer with that token; its host
-    may then be a wildcard, which stands for the address that the request comes from.
+    may then be a wildcard, which stands for the address that the request comes from. `key_id` names
+    the cluster key that the node is configured with; another one than the cluster's is refused.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
@@ -82,6 +83,7 @@ class AddMember(Body):
     learner: bool = False
     promote: bool = False
     dial_back: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+    key_id: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
 
     @model_validator(mode="after")
     def _reachable(self) -> "AddMember":
@@ -135,7 +137,10 @@ class NameMember(Body):
 
 
 class RemoveMember(NameMember):
+    """The member to remove; with `id` that one, whoever has the name by now."""
+
     peer_url: HttpUrl | None = None
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{1,16}$")] | None = None
 
 
 class TransferLeader(Body):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -34,18 +35,30 @@ class UsageError(KingbusError):
 
 
 def client(admin: str, token_file: Path | None, *, hint: str = "") -> "AdminClient":
-    """A client for the admin API. Raises UsageError for an unreadable token file.
+    """A client for the admin API. UsageError for what is no URL, and for a useless token file.
 
     `hint` is for when nobody answers, where the URL is not that of --admin.
     """
     from kingbus.admin.client import AdminClient
     from kingbus.secrets import SecretError, read_secret_file
 
+    if not _is_url(admin):
+        raise UsageError(f"{admin!r} is not an admin URL: write http://HOST:PORT")
     try:
         token = read_secret_file(token_file) if token_file is not None else None
     except SecretError as error:
         raise UsageError(f"--token-file: {error}") from error
+    if token is not None and not (token and token.reveal().isascii()):
+        raise UsageError(f"--token-file: {token_file} is empty or has other characters than ASCII")
     return AdminClient(admin, token=token, **({"hint": hint} if hint else {}))
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port
+        return False
 
 
 def password(file: Path | None, variable: str) -> str | None:

@@ -1,6 +1,5 @@
 """`kingbus run`, `join`, `leave` and `config check`: the commands that need a configuration."""
 
-import contextlib
 import os
 import socket
 from pathlib import Path
@@ -29,8 +28,11 @@ def run(
         Path | None, typer.Option("--data-dir", help="Where the log is kept (with --source).")
     ] = None,
     listen: Annotated[
-        str, typer.Option("--listen", help="Where replicas connect (with --source).")
-    ] = DEFAULT_LISTEN,
+        str | None,
+        typer.Option(
+            "--listen", help=f"Where replicas connect (with --source); else {DEFAULT_LISTEN}."
+        ),
+    ] = None,
     source_password_file: Annotated[
         Path | None,
         typer.Option("--source-password-file", help="Or KINGBUS_SOURCE_PASSWORD."),
@@ -46,17 +48,24 @@ def run(
     if (config is None) == (source is None):
         raise UsageError("give --config FILE, or --source URL with --data-dir DIR")
     if config is not None:
-        if data_dir is not None or server_user is not None or source_password_file is not None:
-            raise UsageError(
-                "--data-dir, --server-user and --source-password-file go with --source"
-            )
+        alone = {
+            "--data-dir": data_dir,
+            "--listen": listen,
+            "--server-user": server_user,
+            "--source-password-file": source_password_file,
+        }
+        given = [name for name, value in alone.items() if value is not None]
+        if given:
+            raise UsageError(f"{', '.join(given)}: only with --source, not with --config")
         found = load(config)
         from kingbus import daemon
 
         options = daemon.options_of(found)
     else:
         assert source is not None
-        options = _standalone(source, data_dir, listen, source_password_file, server_user)
+        options = _standalone(
+            source, data_dir, listen or DEFAULT_LISTEN, source_password_file, server_user
+        )
         from kingbus import daemon
     raise typer.Exit(daemon.main(options))
 
@@ -108,7 +117,8 @@ def _source_url(text: str) -> tuple[str, str]:
             "--source takes no password: everybody who lists processes would see it",
             hint="use --source-password-file or KINGBUS_SOURCE_PASSWORD",
         )
-    if parts.scheme != "mysql" or not host or not parts.username or parts.path not in {"", "/"}:
+    more = parts.path not in {"", "/"} or parts.query or parts.fragment
+    if parts.scheme != "mysql" or not host or not parts.username or more:
         raise UsageError("--source must be mysql://USER@HOST:PORT")
     shown = f"[{host}]" if ":" in host else host
     return unquote(parts.username), f"{shown}:{port or 3306}"
@@ -131,52 +141,61 @@ def load(path: Path, *, joins: bool = False) -> "Config":
 
 def join(
     config: ConfigFile,
-    via: Annotated[str, typer.Option("--via", help="Admin URL of any member.")],
+    via: Annotated[
+        str,
+        typer.Option("--via", "--admin", envvar="KINGBUS_ADMIN", help="Admin URL of any member."),
+    ],
     learner: Annotated[bool, typer.Option("--learner", help="Stay without a vote.")] = False,
     token_file: TokenFile = None,
 ) -> None:
     """Add this node to a running cluster, then run it."""
     from kingbus import daemon
-    from kingbus.admin.client import AdminApiError
+    from kingbus.joining import Joining
 
     found = load(config, joins=True)
-    peer_listen = found.peer_url.address
     hint = "is that node running, and is --via its admin-url?"
-    with client(via, token_file or found.auth.token_file, hint=hint) as api:
-        if not daemon.has_log(found):
-            found = daemon.joined(
-                found, lambda body: list(api.ask("POST", "/members", body)), learner=learner
-            )
-        else:
-            complain("this data directory belongs to a member already; it is only started")
-            # Nobody has to answer for that; but who does must not be of another cluster.
-            with contextlib.suppress(AdminApiError):
-                daemon.check_same_cluster(found, str(api.ask("GET", "/status")["cluster_id"]))
-    raise typer.Exit(daemon.main(daemon.options_of(found, peer_listen=peer_listen)))
+    api = client(via, token_file or found.auth.token_file, hint=hint)
+    options = daemon.options_of(
+        found, peer_listen=found.peer_url.address, joining=Joining(api=api, learner=learner)
+    )
+    raise typer.Exit(daemon.main(options))
 
 
 def leave(
     config: ConfigFile,
     via: Annotated[
-        str | None, typer.Option("--via", help="Admin URL of a member; else this node's own.")
+        str | None,
+        typer.Option(
+            "--via",
+            "--admin",
+            envvar="KINGBUS_ADMIN",
+            help="Admin URL of a member; else this node's own.",
+        ),
     ] = None,
     token_file: TokenFile = None,
 ) -> None:
     """Remove this node from its cluster; it stops."""
+    from kingbus.joining import leaving
+
     found = load(config, joins=True)
     hint = "is that node running, and is --via its admin-url?"
     if via is None:
         hint = "if this node does not run, name another member with --via"
     url = via or str(found.admin_url)
     with client(url, token_file or found.auth.token_file, hint=hint) as api:
-        api.ask("DELETE", "/members", {"name": found.name})
+        api.ask("DELETE", "/members", leaving(found, api))
     say(f"{found.name} was removed from the cluster")
 
 
 @config_app.command("check")
-def check(file: Annotated[Path, typer.Argument(help="The configuration file.")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="The configuration file.")],
+    join: Annotated[
+        bool, typer.Option("--join", help="As `join` reads it: peer-url may be a wildcard.")
+    ] = False,
+) -> None:
     """Print every problem with key and value; exit code 2 if there is any."""
-    found = load(file)
+    found = load(file, joins=join)
     for warning in found.warnings():
         complain(f"{file}: warning: {warning}")
     say(f"{file}: no problems")

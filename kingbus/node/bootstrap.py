@@ -27,6 +27,7 @@ from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.transport.errors import TransportError
 
 REMOVED_FILE = "removed.json"
+FORGOT_FILE = "forgot.json"
 JOIN_SECONDS_MAX = 10.0
 """How long a joining node looks for a live peer that knows it: a follower that was asked may lag
 behind the change that added it."""
@@ -42,6 +43,7 @@ class BootstrapConfig:
 
     `lists_all`: somebody wrote it down as the members that there are, so a difference is a mistake.
     Otherwise the cluster told it a moment ago, and others may have come or gone since.
+    `key_id` names the configured cluster key; empty: none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class BootstrapConfig:
     initial_cluster: Sequence[tuple[str, Sequence[str]]]
     is_new: bool = True
     lists_all: bool = True
+    key_id: str = ""
 
     @property
     def others(self) -> list[str]:
@@ -97,14 +100,7 @@ def decide(
 
     `identity` and `has_log` are what the directory says, `is_removed` that its member was removed.
     """
-    if is_removed:
-        raise MemberRemovedError(f"{config.name} was removed from the cluster")
-    if identity is not None and identity.name != config.name:
-        raise RestartError(
-            f"the data directory belongs to {identity.name!r}, the configuration is for"
-            f" {config.name!r}",
-            hint="Use the data-dir of this member, or another empty one.",
-        )
+    check_owner(config.name, identity, is_removed=is_removed)
     if has_log:
         if identity is None:
             raise RestartError("the data directory has a log but does not say whose it is")
@@ -124,6 +120,17 @@ def decide(
             hint="Use the data-dir of this member, or another empty one.",
         )
     return decision
+
+
+def check_owner(name: str, identity: Identity | None, *, is_removed: bool) -> None:
+    """MemberRemovedError or RestartError when this directory cannot be that of the member."""
+    if is_removed:
+        raise MemberRemovedError(f"{name} was removed from the cluster")
+    if identity is not None and identity.name != name:
+        raise RestartError(
+            f"the data directory belongs to {identity.name!r}, the configuration is for {name!r}",
+            hint="Use the data-dir of this member, or another empty one.",
+        )
 
 
 def _decide_start(config: BootstrapConfig) -> Start:
@@ -159,6 +166,8 @@ async def prepare(
     Before the log is opened. What is written is the identity, and that only once nothing speaks
     against this path any more.
     """
+    if (directory.path / FORGOT_FILE).exists():
+        raise forgotten(config.name, "the log", took_part_again=True)
     decision = decide(
         config,
         identity=directory.identity,
@@ -189,6 +198,7 @@ async def _start(config: BootstrapConfig, decision: Start, ask: Ask) -> Prepared
     cluster, member = decision.cluster, decision.member
     for url, answer in (await _ask_all(config.others, ask)).items():
         theirs = answer.cluster
+        _check_key(config, url, answer)
         if theirs.cluster_id != cluster.cluster_id:
             raise BootstrapError(
                 f"{url} belongs to cluster {theirs.cluster_id:x} (members: {_list(theirs)});"
@@ -198,12 +208,7 @@ async def _start(config: BootstrapConfig, decision: Start, ask: Ask) -> Prepared
         if member.id in theirs.removed:
             raise MemberRemovedError(f"{url} says that {config.name} was removed from the cluster")
         if member.id in answer.bootstrapped:
-            raise BootstrapError(
-                f"{url} says that {config.name} has taken part in the cluster before, but its"
-                " data directory is empty",
-                hint="Restore the directory, or remove the member and add it anew; with its log"
-                " it lost what it promised.",
-            )
+            raise forgotten(config.name, url)
     return Prepared(
         path="start",
         identity=_identity(config.name, member, cluster),
@@ -219,6 +224,8 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
     with trio.move_on_after(JOIN_SECONDS_MAX):
         while True:
             answers = await _ask_all(decision.via, ask)
+            for url, answer in answers.items():
+                _check_key(config, url, answer)
             if answers:
                 clusters = {answer.cluster.cluster_id for answer in answers.values()}
                 if len(clusters) > 1:
@@ -247,18 +254,27 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
     raise BootstrapError(f"cannot join: {problem}")
 
 
+def _check_key(config: BootstrapConfig, url: str, answer: ClusterAnswer) -> None:
+    """BootstrapError for a configured key that is not the cluster's.
+
+    Before anything is written: a member that takes part and only then finds that it cannot open
+    what is sealed is a voter down.
+    """
+    if config.key_id and answer.key_id and config.key_id != answer.key_id:
+        raise BootstrapError(
+            f"cluster-key-file holds key {config.key_id}, {url} says that the cluster has"
+            f" {answer.key_id}",
+            hint="Every member must have the same cluster-key-file, or none at all.",
+        )
+
+
 def _check_memory(member: Member, answers: Mapping[str, ClusterAnswer]) -> None:
     """BootstrapError for a voter that took part before: without its log it forgot its votes."""
     if member.learner:
         return  # nobody counts on what a learner has
     for url, answer in answers.items():
         if member.id in answer.bootstrapped:
-            raise BootstrapError(
-                f"{url} says that {member.name} has taken part in the cluster before, but its"
-                " data directory is empty",
-                hint="Restore the directory, or remove the member and add it anew; with its log"
-                " it lost what it promised.",
-            )
+            raise forgotten(member.name, url)
 
 
 def join_problem(config: BootstrapConfig, cluster: Cluster) -> str:
@@ -366,6 +382,29 @@ def _list(cluster: Cluster) -> str:
 def is_marked_removed(directory: DataDirectory) -> bool:
     """Whether the member of this directory was told that it was removed."""
     return (directory.path / REMOVED_FILE).exists()
+
+
+def forgotten(name: str, teller: str, *, took_part_again: bool = False) -> BootstrapError:
+    """Why a voter does not go on that took part before and has an emptied directory.
+
+    One that took part again must not go back to an older log either: it acknowledged more by now.
+    """
+    hint = "Restore the directory, or remove the member and add it anew; with its log it lost what"
+    if took_part_again:
+        hint = (
+            "Remove the member and add it anew with an empty directory; with its log it lost what"
+        )
+    return BootstrapError(
+        f"{teller} says that {name} has taken part in the cluster before, but its data directory"
+        f" {'was' if took_part_again else 'is'} empty",
+        hint=f"{hint} it promised.",
+    )
+
+
+def mark_forgotten(directory: DataDirectory) -> None:
+    """Remember that this log was begun anew by who had one, so that it stays refused. Blocks."""
+    facts = {"found": datetime.now(tz=UTC).isoformat(timespec="seconds")}
+    directory.write_file(FORGOT_FILE, (json.dumps(facts) + "\n").encode())
 
 
 def mark_removed(directory: DataDirectory, *, told_by: int) -> None:

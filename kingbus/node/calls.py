@@ -25,12 +25,16 @@ ASK_SECONDS_MAX = 3.0  # a live member answers in milliseconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterAnswer:
-    """What a member knows: the membership, who leads, and which members have ever taken part."""
+    """What a member knows: the membership, who leads, and which members have ever taken part.
+
+    `key_id` names the announced cluster key, which tells nothing about it; empty: not known.
+    """
 
     cluster: Cluster
     member_id: int
     leader_id: int
     bootstrapped: frozenset[int]
+    key_id: str = ""
 
     def encode(self) -> bytes:
         """JSON."""
@@ -54,6 +58,7 @@ class ClusterAnswer:
                 "member_id": f"{self.member_id:x}",
                 "leader_id": f"{self.leader_id:x}",
                 "bootstrapped": [f"{each:x}" for each in sorted(self.bootstrapped)],
+                "key_id": self.key_id,
             }
         ).encode()
 
@@ -84,17 +89,23 @@ class ClusterAnswer:
                 member_id=int(found["member_id"], 16),
                 leader_id=int(found["leader_id"], 16),
                 bootstrapped=frozenset(int(each, 16) for each in found["bootstrapped"]),
+                key_id=str(found.get("key_id", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not an answer about a cluster: {error!r}") from None
 
 
 def register_calls(
-    transport: Transport, node: Node, *, took_part: Callable[[int], bool] = lambda _: False
+    transport: Transport,
+    node: Node,
+    *,
+    took_part: Callable[[int], bool] = lambda _: False,
+    key_id: Callable[[], str] = lambda: "",
 ) -> None:
     """Answer both calls from this node.
 
-    `took_part` adds what the applied log knows: whether a member has ever announced itself.
+    The rest adds what the applied log knows: whether a member has ever announced itself, and which
+    cluster key was announced.
     """
 
     async def cluster(_caller: int, _body: bytes) -> bytes:
@@ -110,6 +121,7 @@ def register_calls(
             member_id=node.member_id,
             leader_id=status.leader_id,
             bootstrapped=frozenset(seen),
+            key_id=key_id(),
         ).encode()
 
     async def health(_caller: int, _body: bytes) -> bytes:

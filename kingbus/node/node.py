@@ -770,7 +770,9 @@ class Node:
     @property
     def role(self) -> str:
         """leader, follower, candidate or learner."""
-        if self._raw.is_learner:
+        # One that joined is told of its configuration with the first entries; it knows before.
+        own = self._foreseen.get(self.member_id) if self._foreseen is not None else None
+        if self._raw.is_learner or (own is not None and own.learner):
             return "learner"
         match self._raw.role:
             case Role.LEADER:

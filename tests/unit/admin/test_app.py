@@ -13,7 +13,7 @@ from kingbus.admin.errors import UnavailableError
 from kingbus.admin.schema import AddMember
 from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
-from kingbus.secrets import SOURCE_PASSWORD, Secret
+from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
 from tests.unit.admin.fakes import ELECTION_SECONDS, Member1, Pair
 
 SOURCE = {
@@ -149,6 +149,61 @@ async def test_who_asks_to_join_is_dialled_back(pair: Pair, asked: str) -> None:
     other = body | {"peer_url": "http://[::]:5004"}
     pair.joiners.add(("http://127.0.0.1:5004", "n3", "ab"))
     assert (await browser.refused("POST", "/members", other))[0] == 409  # the name is n3's
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_who_joins_with_another_cluster_key_is_not_added(pair: Pair, asked: str) -> None:
+    """Compared with what the log announces, or else with what the leader is to announce."""
+    browser = Browser(getattr(pair, asked))
+    assert pair.secret is not None
+    new = {"name": "n3", "peer_url": "http://127.0.0.1:5003", "promote": True, "dial_back": "ab"}
+    pair.joiners.add(("http://127.0.0.1:5003", "n3", "ab"))
+    other = ClusterSecret.generate()
+    for _ in range(2):
+        refused = await browser.refused("POST", "/members", new | {"key_id": other.key_id})
+        assert refused == (
+            409,
+            f"n3 has cluster key {other.key_id}, the cluster has {pair.secret.key_id}",
+        )
+        assert len(pair.shared.cluster) == 2
+        await pair.n1.operations._leader.announce_key(pair.secret)
+    for key_id in ("", pair.secret.key_id):
+        assert len(await browser.data("POST", "/members", new | {"key_id": key_id})) == 3
+
+
+async def test_who_joins_again_is_told_what_it_is(pair: Pair) -> None:
+    """Only what it asks for is confirmed: a voter, a learner, or a learner that becomes a voter."""
+    browser = Browser(pair.n2)
+    learner, voter = {"learner": True}, {"promote": True}
+    for name, port, first, again in (
+        ("l1", 5004, learner, voter),
+        ("l2", 5005, voter, learner),
+    ):
+        url = f"http://127.0.0.1:{port}"
+        pair.joiners.add((url, name, "ab"))
+        body = {"name": name, "peer_url": url, "dial_back": "ab"}
+        after = await browser.data("POST", "/members", body | first)
+        assert (await browser.refused("POST", "/members", body | again))[0] == 409
+        assert await browser.data("POST", "/members", body | first) == after
+    await browser.data("POST", "/members/promote", {"name": "l2"})
+    assert (await browser.refused("POST", "/members", body | learner))[0] == 409
+    await browser.data("POST", "/members", body | voter)
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_an_id_removes_that_member_only(pair: Pair, asked: str) -> None:
+    """Not the one that has its name by now."""
+    browser = Browser(getattr(pair, asked))
+    body = {"name": "n3", "peer_url": "http://127.0.0.1:5003", "learner": True}
+    old = (await browser.data("POST", "/members", body))[-1]["Id"]
+    await browser.data("DELETE", "/members", {"name": "n3", "id": old})
+    new = (await browser.data("POST", "/members", body))[-1]["Id"]
+    status, message = await browser.refused("DELETE", "/members", {"name": "n3", "id": old})
+    assert (status, f"'n3' with id {old} was removed" in message) == (410, True)
+    assert (await browser.refused("DELETE", "/members", {"name": "n3", "id": "77"}))[0] == 404
+    assert (await browser.refused("DELETE", "/members", {"name": "n3", "id": "x"}))[0] == 400
+    assert len(pair.shared.cluster) == 3
+    assert len(await browser.data("DELETE", "/members", {"name": "n3", "id": new})) == 2
 
 
 async def test_a_wildcard_needs_a_dial_back(pair: Pair) -> None:

@@ -38,6 +38,11 @@ def test_version(capsys: Captured) -> None:
         ["run", "--config", "a", "--source", "b"],
         ["server", "start", "--addr", "h:1", "--user", "u"],
         ["status", "--token-file", "/nonexistent/token"],
+        ["status", "--token-file", "/dev/null"],
+        ["status", "--admin", "localhost"],
+        ["status", "--admin", "foo:1"],
+        ["status", "--admin", "http://h:port"],
+        ["run", "--config", "a", "--listen", "127.0.0.1:1"],
     ],
 )
 def test_usage_errors(arguments: list[str], capsys: Captured) -> None:
@@ -55,6 +60,25 @@ def test_a_password_in_the_source_url_is_refused(
     line = failed([*arguments, "--server-user", "r"], 2, capsys)
     assert "hunter2" not in line
     assert "KINGBUS_SOURCE_PASSWORD" in line
+
+
+@pytest.mark.parametrize("url", ["mysql://u@h:1?x=1", "mysql://u@h:1/d", "mysql://u@h:1#f", "h:1"])
+def test_what_a_source_url_cannot_say_is_refused(
+    url: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not silently left out."""
+    monkeypatch.setenv("KINGBUS_SERVER_PASSWORD", "x")
+    arguments = ["run", "--source", url, "--data-dir", str(tmp_path), "--server-user", "r"]
+    assert "must be mysql://USER@HOST:PORT" in failed(arguments, 2, capsys)
+
+
+def test_a_token_that_no_header_can_carry(capsys: Captured, tmp_path: Path) -> None:
+    """One line that names the file and does not show the token."""
+    file = tmp_path / "token"
+    file.write_text("g\u00e4heim\n", encoding="utf-8")
+    line = failed(["status", "--token-file", str(file)], 2, capsys)
+    assert str(file) in line
+    assert "heim" not in line
 
 
 def test_the_short_form_needs_user_and_password(capsys: Captured, tmp_path: Path) -> None:
@@ -86,6 +110,10 @@ def test_config_check(capsys: Captured, tmp_path: Path) -> None:
     path.write_text("name: n1\npeer-url: http://127.0.0.1:1\ndata-dir: d\n")
     assert invoke(["config", "check", str(path)]) == 0
     assert "no problems" in capsys.readouterr().out
+
+    path.write_text("name: n1\npeer-url: http://0.0.0.0:1\ndata-dir: d\n")
+    assert invoke(["config", "check", str(path)]) == 2
+    assert invoke(["config", "check", "--join", str(path)]) == 0
 
 
 def test_status_shows_the_cluster(api: RunningApi, capsys: Captured) -> None:

@@ -194,6 +194,23 @@ async def test_a_start_goes_on_when_peers_know_nothing_bad(directory):
     assert sorted(ask.asked) == ["http://h:2", "http://h:3"]
 
 
+@pytest.mark.parametrize("known", ["", "5e", "c0ffee"])
+@pytest.mark.parametrize("configured", ["", "5e"])
+async def test_a_key_that_is_not_the_clusters_is_refused(directory, configured, known):
+    """On a start and on a join alike, before anything is written; not if it is not known."""
+    for keyless, answer in ((CONFIG, answer_of(CLUSTER)), (JOINING, answer_of(GROWN))):
+        ask = answers(h2=replace(answer, key_id=known))
+        config = replace(keyless, key_id=configured)
+        if configured and known == "c0ffee":
+            with pytest.raises(BootstrapError, match="cluster-key-file holds key 5e, http://h:2"):
+                await prepared(directory, config, ask=ask)
+            assert directory.identity is None
+        else:
+            assert (await prepared(directory, config, ask=ask)).path in {"start", "join"}
+            (directory.path / "identity.json").unlink()
+            directory._identity = None
+
+
 ADDED = Member(id=77, name="d", peer_urls=("http://h:4",), learner=True, promote=True)
 GROWN = CLUSTER.apply(12, MemberChange(kind=ChangeKind.ADD, member=ADDED))
 JOINING = BootstrapConfig(
