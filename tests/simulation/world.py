@@ -231,6 +231,7 @@ class World:
             snapshot_loss=0.0,
             latency_ms=1,
             write_ms=1,
+            chunk_bytes=max(self.options.chunk_bytes, 4096),  # a long backlog comes to its end
         )
         for host in self.hosts.values():
             host.paused_until = 0.0
