@@ -163,6 +163,8 @@ class LeaderOperations:
     async def _update_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.UpdateMember, body)
         member = self._find(wanted.name)
+        if member.peer_urls == (normalize_url(wanted.new_peer_url),):
+            return self._members()  # an earlier attempt got so far
         await self._node.update_member(member.id, [wanted.new_peer_url])
         _log.info("member moved", name=member.name, peer_url=wanted.new_peer_url)
         return self._members()

@@ -510,14 +510,20 @@ def test_appends_keep_together():
 
 
 async def test_a_member_that_moves_is_dialled_at_its_new_address():
-    """After an update of its URL, messages go to the new address."""
-    async with members("a", "b", "c") as (cluster, a, _, c):
+    """After an update of its URL: over the connection that stands, and behind it at the new one."""
+    async with members("a", "b", "c") as (cluster, a, b, c):
         ida, idb = cluster.named("a").id, cluster.named("b").id
         await eventually(lambda: a.transport.facts(idb).connected)
         # From now on b is where c listens, which takes nothing that is meant for b.
         moved = Member(id=idb, name="b", peer_urls=(c.url,))
         others = tuple(m for m in cluster if m.id == ida)
+        since = a.transport.facts(idb).connected_since
         a.transport.set_cluster(replace(cluster, index=1, members=(*others, moved)))
+        a.transport.send([heartbeat(ida, idb)])
+        await eventually(lambda: b.events.messages)
+        assert a.transport.facts(idb).connected_since == since
+
+        b.scope.cancel()
         await eventually(lambda: "wrong-receiver" in a.transport.facts(idb).last_error)
 
 
