@@ -97,8 +97,8 @@ NO_PEER_URL = "http://standalone.invalid:1"
 class Options:
     """What one process is started with. `standalone`: no peers, ports may be free ones instead.
 
-    `peer_listen` is where the peer port listens when that is not what peer-url says: a node that
-    joined with a wildcard has the peer-url that its cluster saw.
+    `peer_listen` is only given by `kingbus join`: where the peer port listens, as that may not be
+    what peer-url says. A node that joined with a wildcard has the peer-url that its cluster saw.
     """
 
     config: Config
@@ -374,6 +374,7 @@ def _bootstrap_config(options: Options, directory: DataDirectory) -> BootstrapCo
             peer_url=str(config.peer_url),
             initial_cluster=config.cluster,
             is_new=config.initial_cluster_state == "new",
+            lists_all=options.peer_listen is None,
         )
     identity = directory.identity
     name = identity.name if identity is not None else config.name

@@ -38,12 +38,17 @@ Ask = Callable[[str], Awaitable[ClusterAnswer]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapConfig:
-    """What the configuration says; `initial_cluster` holds (name, peer URLs)."""
+    """What the configuration says; `initial_cluster` holds (name, peer URLs).
+
+    `lists_all`: somebody wrote it down as the members that there are, so a difference is a mistake.
+    Otherwise the cluster told it a moment ago, and others may have come or gone since.
+    """
 
     name: str
     peer_url: str
     initial_cluster: Sequence[tuple[str, Sequence[str]]]
     is_new: bool = True
+    lists_all: bool = True
 
     @property
     def others(self) -> list[str]:
@@ -270,6 +275,14 @@ def join_problem(config: BootstrapConfig, cluster: Cluster) -> str:
         problems.append(
             f"peer-url is {own}, the cluster has {config.name} at {', '.join(member.peer_urls)}"
         )
+    if config.lists_all:
+        problems += _differences(config, cluster)
+    return "; ".join(problems)
+
+
+def _differences(config: BootstrapConfig, cluster: Cluster) -> list[str]:
+    """In what initial-cluster is not the cluster."""
+    problems = []
     named = {name: normalize_urls(urls) for name, urls in config.initial_cluster}
     for name, urls in named.items():
         known = cluster.named(name)
@@ -286,7 +299,7 @@ def join_problem(config: BootstrapConfig, cluster: Cluster) -> str:
         for known in cluster
         if known.name not in named
     ]
-    return "; ".join(problems)
+    return problems
 
 
 async def _restart(

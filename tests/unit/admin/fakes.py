@@ -21,6 +21,7 @@ from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.secrets import ClusterSecret
 
 PEER_URLS = {"n1": "http://127.0.0.1:5001", "n2": "http://127.0.0.1:5002"}
+ELECTION_SECONDS = 0.05
 
 
 class SourceCheckError(KingbusError):
@@ -333,7 +334,7 @@ class Pair:
             transport=self.transport,
             leader=leader,
             identity=identity,
-            election_timeout=0.05,
+            election_timeout=ELECTION_SECONDS,
             events=fake_events,
         )
         listener.operations = operations

@@ -5,13 +5,16 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from kingbus.admin.access import BODY_BYTES_MAX, Access, Guard
 from kingbus.admin.app import create_app
+from kingbus.admin.errors import UnavailableError
 from kingbus.admin.schema import AddMember
+from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.secrets import SOURCE_PASSWORD, Secret
-from tests.unit.admin.fakes import Member1, Pair
+from tests.unit.admin.fakes import ELECTION_SECONDS, Member1, Pair
 
 SOURCE = {
     "mysql_addr": "10.0.0.9:3306",
@@ -366,6 +369,38 @@ async def test_without_a_leader_changes_wait_and_then_refuse(pair: Pair) -> None
     for path in ("/cluster", "/members", "/binlog/files", "/binlog/server/status", "/health"):
         await browser.data("GET", path)
     assert (await browser.refused("GET", "/ready")) == (503, "no leader")
+
+
+async def test_a_leader_that_hands_over_late_is_no_missing_leader(
+    pair: Pair, autojump_clock: object
+) -> None:
+    """What waited at one leader for longer than a leader is waited for goes on at the next."""
+
+    async def hand_over(_member_id: int) -> None:
+        await trio.sleep(10 * ELECTION_SECONDS)
+        pair.shared.leader_id = pair.n2.node.id
+        raise NotLeaderError(pair.n2.node.id)
+
+    pair.n1.node.remove_member = hand_over  # type: ignore[method-assign]
+    after = await pair.n2.operations.forward("DELETE", "/members", {"name": "n1"})
+    assert [member["name"] for member in after] == ["n2"]
+
+
+async def test_leaders_that_come_and_go_are_not_asked_for_ever(
+    pair: Pair, autojump_clock: object
+) -> None:
+    """Each names the other: 503 in the end."""
+
+    async def point(_member_id: int) -> None:
+        await trio.sleep(1)
+        other = pair.n2 if pair.shared.leader_id == pair.n1.node.id else pair.n1
+        pair.shared.leader_id = other.node.id
+        raise NotLeaderError(other.node.id)
+
+    for member in (pair.n1, pair.n2):
+        member.node.remove_member = point  # type: ignore[method-assign]
+    with trio.fail_after(60), pytest.raises(UnavailableError, match="no leader"):
+        await pair.n2.operations.forward("DELETE", "/members", {"name": "n1"})
 
 
 async def test_ready_judges_the_lag(pair: Pair) -> None:

@@ -281,6 +281,30 @@ def test_changes_behind_each_other_are_not_refused(cluster: KingbusCluster) -> N
     assert len(names(leader)) == 3
 
 
+def test_several_join_and_leave_at_once(tmp_path: Path) -> None:
+    """One node becomes five, and is one again, without anybody waiting for anybody else."""
+    with KingbusCluster(tmp_path, count=1, settings=SMALL) as cluster:
+        first = cluster.nodes[0]
+        joining = [cluster.newcomer(f"x{number}") for number in range(4)]
+        for node in joining:
+            node.launch(via=first.admin_url)
+        for node in joining:
+            node.wait_ready()
+        for node in joining:
+            cluster.wait_voter(node.name)
+        assert len(names(first)) == 5
+
+        def leave(node: KingbusNode) -> int:
+            return run_kingbus("leave", "--config", str(node.config_file)).returncode
+
+        with ThreadPoolExecutor() as pool:
+            assert set(pool.map(leave, joining)) == {0}
+        for node in joining:
+            cluster.wait_gone(node)
+        assert [name for name, _, _ in names(first)] == [first.name]
+        assert cluster.leader() is first
+
+
 def test_a_directory_of_another_cluster_does_not_join(
     cluster: KingbusCluster, tmp_path: Path
 ) -> None:

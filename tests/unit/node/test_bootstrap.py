@@ -246,6 +246,18 @@ async def test_a_join_that_differs_names_every_difference(directory, changes, co
     assert directory.identity is None
 
 
+async def test_what_the_cluster_told_may_have_changed_since(directory):
+    """Others came, went or moved while this node was being added: it joins, but only as itself."""
+    others = (("a", ("http://h:1",)), ("b", ("http://h:8",)), ("x", ("http://h:3",)))
+    told = replace(JOINING, initial_cluster=others, lists_all=False)
+    elsewhere = replace(told, peer_url="http://h:9")
+    with pytest.raises(BootstrapError, match="peer-url is http://h:9, the cluster has d at"):
+        await prepared(directory, elsewhere, ask=answers(h1=answer_of(GROWN)))
+    found = await prepared(directory, told, ask=answers(h1=answer_of(GROWN)))
+
+    assert (found.path, found.identity.member_id, found.foreseen) == ("join", 77, GROWN)
+
+
 async def test_a_join_nobody_knows_of_is_refused(directory, autojump_clock):
     """After waiting for a live peer that knows it, the joiner says what is missing."""
     with pytest.raises(BootstrapError, match="add it first"):
