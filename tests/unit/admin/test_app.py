@@ -14,6 +14,7 @@ from kingbus.admin.schema import AddMember
 from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.secrets import SOURCE_PASSWORD, Secret
+from kingbus.transport.errors import PeerUnreachableError
 from tests.unit.admin.fakes import ELECTION_SECONDS, Member1, Pair
 
 SOURCE = {
@@ -401,6 +402,94 @@ async def test_leaders_that_come_and_go_are_not_asked_for_ever(
         member.node.remove_member = point  # type: ignore[method-assign]
     with trio.fail_after(60), pytest.raises(UnavailableError, match="no leader"):
         await pair.n2.operations.forward("DELETE", "/members", {"name": "n1"})
+
+
+@pytest.mark.parametrize("repeated_at", ["the next leader", "this node"])
+@pytest.mark.parametrize("arrived", [True, False])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "after"),
+    [
+        ("DELETE", "/members", {"name": "n3"}, "n1 n2"),
+        ("POST", "/members", {"name": "n4", "peer_url": "http://127.0.0.1:5004/"}, "n1 n2 n3 n4"),
+        ("POST", "/members/promote", {"name": "n3"}, "n1 n2 n3"),
+        ("PUT", "/members", {"name": "n3", "new_peer_url": "http://h:9"}, "n1 n2 n3"),
+        ("POST", "/members/replace", {"name": "n2", "new_name": "n3"}, "n1 n3"),
+        (
+            "POST",
+            "/members/replace",
+            {"name": "n2", "new_name": "n4", "peer_url": "http://127.0.0.1:5004"},
+            "n1 n3 n4",
+        ),
+    ],
+)
+async def test_a_change_whose_answer_was_lost_is_made_once(
+    pair: Pair, method: str, path: str, body: object, after: str, arrived: bool, repeated_at: str
+) -> None:
+    """The leader dies under a forwarded change, before or after it did it: 200 from the next."""
+    n3 = {"name": "n3", "peer_url": "http://127.0.0.1:5003", "learner": True}
+    await Browser(pair.n1).data("POST", "/members", n3)
+
+    def dies(_target: int) -> None:
+        pair.transport.before = pair.transport.after = lambda _target: None
+        if repeated_at == "this node":
+            pair.shared.leader_id = pair.n2.node.id
+        raise PeerUnreachableError("the connection was closed", was_sent=True)
+
+    if arrived:
+        pair.transport.after = dies
+    else:
+        pair.transport.before = dies
+    members = await Browser(pair.n2).data(method, path, body)
+    assert [member["name"] for member in members] == after.split()
+
+
+async def test_a_refusal_of_a_repeat_is_told(pair: Pair) -> None:
+    """A repeat is a success only where the members are as the request wants them."""
+
+    def dies(_target: int) -> None:
+        pair.transport.before = lambda _target: None
+        raise PeerUnreachableError("the connection was closed", was_sent=True)
+
+    for method, path, body, status in (
+        ("POST", "/members", {"name": "n2", "peer_url": "http://h:9"}, 409),
+        ("POST", "/members", {"name": "n9", "peer_url": "http://127.0.0.1:5002"}, 409),
+        ("DELETE", "/members", {"name": "n9"}, 404),
+        ("POST", "/members/replace", {"name": "n2", "new_name": "n1"}, 409),
+    ):
+        pair.transport.before = dies
+        assert (await Browser(pair.n2).refused(method, path, body))[0] == status, body
+
+
+async def test_a_leader_that_hangs_is_not_the_last_word(pair: Pair, autojump_clock: object) -> None:
+    """Who does not even greet has done nothing: whoever leads next is asked, however long that
+    took; and when nobody does, the reply says what is wrong with the leader."""
+
+    async def hangs(*_: object, **__: object) -> None:
+        await trio.sleep(40 * ELECTION_SECONDS)
+        if pair.shared.cluster.named("n3") is None and new_leader:
+            pair.shared.leader_id = pair.n2.node.id
+        raise PeerUnreachableError("nobody speaks there within 2 s")
+
+    pair.transport.call = hangs  # type: ignore[method-assign,assignment]
+    new = {"name": "n3", "peer_url": "http://127.0.0.1:5003"}
+    new_leader = False
+    status, message = await Browser(pair.n2).refused("POST", "/members", new)
+    assert (status, "nobody speaks there" in message) == (503, True)
+    new_leader = True
+    assert len(await Browser(pair.n2).data("POST", "/members", new)) == 3
+
+
+async def test_an_outcome_that_stays_unknown_is_told(pair: Pair) -> None:
+    """503 that says so, not that there is no leader."""
+
+    def dies(_target: int) -> None:
+        pair.shared.leader_id = 0
+        raise PeerUnreachableError("the connection was closed", was_sent=True)
+
+    pair.transport.after = dies
+    status, message = await Browser(pair.n2).refused("DELETE", "/members", {"name": "n1"})
+    assert status == 503
+    assert "answer is missing: the connection was closed" in message
 
 
 async def test_ready_judges_the_lag(pair: Pair) -> None:
