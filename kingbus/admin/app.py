@@ -43,7 +43,6 @@ def create_app(operations: Operations, *, version: str, access: Access | None = 
         version=version,
         description=__doc__.split("\n\n", maxsplit=1)[1],
         redirect_slashes=False,
-        strict_content_type=False,  # `curl -d` says form; access.py refuses other origins
         redoc_url=None,
     )
     _map_errors(app)

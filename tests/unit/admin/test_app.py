@@ -323,6 +323,18 @@ async def test_what_the_framework_refuses_has_the_same_shape(pair: Pair) -> None
     assert "message" in large.json()
 
 
+@pytest.mark.parametrize(
+    "kind", ["application/x-www-form-urlencoded", "text/plain", "application/xml", "nonsense", ""]
+)
+async def test_the_content_type_does_not_matter(pair: Pair, kind: str) -> None:
+    """A body is JSON, whatever a client that cannot be told calls it, or if it says nothing."""
+    headers = {"content-type": kind} if kind else {}
+    reply = await Browser(pair.n2).ask(
+        "POST", "/leader/transfer", content=b'{"name": "n2"}', headers=headers
+    )
+    assert (reply.status_code, reply.json()["data"]["name"]) == (200, "n2")
+
+
 async def test_a_body_without_a_length_is_cut_at_the_limit() -> None:
     """A client that streams is refused once it passes the limit; the app never runs."""
     sent: list[Any] = []
