@@ -1,5 +1,7 @@
 """The HTTP interface: pinned shapes, statuses, and that a follower answers as the leader does."""
 
+import concurrent.futures
+import functools
 import json
 from typing import Any
 
@@ -26,6 +28,21 @@ SOURCE = {
 }
 
 
+@functools.cache
+def _described() -> dict[str, Any]:
+    """What the API says of itself."""
+
+    async def ask() -> Any:
+        app = create_app(Pair().n1.operations, version="1.2.3")
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return (await client.get("/openapi.json")).json()
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:  # this one has a loop already
+        found: dict[str, Any] = threads.submit(trio.run, ask).result()
+    return found
+
+
 class Browser:
     """Calls one member's app in this process."""
 
@@ -33,9 +50,14 @@ class Browser:
         self._app = create_app(member.operations, version="1.2.3", access=access)
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The reply, whose status must be one that the API promises for its route."""
         transport = httpx.ASGITransport(app=self._app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.request(method, path, **options)
+            reply = await client.request(method, path, **options)
+        operation = _described()["paths"].get(path.partition("?")[0], {}).get(method.lower())
+        if operation is not None and reply.status_code != 500:
+            assert str(reply.status_code) in operation["responses"], (method, path, reply.text)
+        return reply
 
     async def data(self, method: str, path: str, body: object = None) -> Any:
         reply = await self.ask(method, path, json=body)
@@ -601,6 +623,19 @@ async def test_the_api_describes_itself(pair: Pair) -> None:
     description = (await browser.ask("GET", "/openapi.json")).json()
     assert "/binlog/syncer/start" in description["paths"]
     assert not any(path.startswith("/internal") for path in description["paths"])
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            promised = set(operation["responses"])
+            assert "200" in promised
+            assert "403" in promised
+            assert "422" not in promised, (method, path)
+            assert ("401" in promised) == (path not in {"/health", "/ready"})
+            assert {"400", "413"} <= promised or "requestBody" not in operation
+            for status in promised - {"200"}:
+                content = operation["responses"][status]["content"]["application/json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/Failure"}
+    assert "Failure" in description["components"]["schemas"]
+    assert "HTTPValidationError" not in json.dumps(description)
     for path in ("/docs", "/"):
         page = await browser.ask("GET", path)
         assert page.status_code == 200
