@@ -6,13 +6,13 @@ and how changes are agreed on.
 """
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
+from kingbus.addresses import is_wildcard
 from kingbus.membership.errors import MemberNameError, PeerUrlError
 from kingbus.pb import command_pb2
 
@@ -50,7 +50,7 @@ class PeerAddress:
             raise PeerUrlError(f"{url!r} names no host")
         if not port:
             raise PeerUrlError(f"{url!r} names no port")
-        if _is_wildcard(host):
+        if is_wildcard(host):
             raise PeerUrlError(
                 f"{url!r} is a wildcard address: others cannot reach it",
                 hint="Write the address that the other members dial.",
@@ -63,13 +63,6 @@ def _check_shape(url: str, parts: SplitResult) -> None:
         raise PeerUrlError(f"{url!r} does not begin with http:// or https://")
     if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username is not None:
         raise PeerUrlError(f"{url!r} has more than a host and a port")
-
-
-def _is_wildcard(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host == "*"
 
 
 def normalize_url(url: str) -> str:
