@@ -77,6 +77,10 @@ def sentence(details: Any) -> str:
                 field, reason = "the body", "is not valid JSON"
             case "model_attributes_type" | "dict_type" | "model_type":
                 reason = "must be a JSON object"
+            case "bool_type":
+                reason = "must be true or false"
+            case "int_type":
+                reason = "must be a number"
             case _:
                 reason = detail["msg"][:1].lower() + detail["msg"][1:]
         # What is wrong with several fields together names them itself.

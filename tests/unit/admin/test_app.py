@@ -28,6 +28,9 @@ SOURCE = {
 }
 
 
+N3 = {"name": "n3", "peer_url": "http://127.0.0.1:5003"}
+
+
 @functools.cache
 def _described() -> dict[str, Any]:
     """What the API says of itself."""
@@ -312,6 +315,14 @@ async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
         ("POST", "/members", {"name": "n3"}, "peer_url is required"),
         ("POST", "/members", {"name": "n3", "peer_url": "http://0.0.0.0:1"}, "wildcard"),
         ("POST", "/members", {"name": "a b", "peer_url": "http://h:1"}, "cannot name"),
+        *(
+            ("POST", "/members", N3 | {"learner": value}, "learner must be true or false")
+            for value in ("yes", "true", "false", 1, 0, None, [])
+        ),
+        ("POST", "/members", N3 | {"promote": "true"}, "promote must be true or false"),
+        ("PUT", "/binlog/syncer/config", SOURCE | {"semi_sync": 0}, "semi_sync must be true or"),
+        ("PUT", "/binlog/syncer/config", SOURCE | {"syncer_id": True}, "syncer_id must be a num"),
+        ("PUT", "/binlog/syncer/config", SOURCE | {"syncer_id": "7"}, "syncer_id must be a num"),
         ("PUT", "/members", {"name": "n1"}, "new_peer_url is required"),
         ("POST", "/members", [1], "JSON object"),
         ("GET", "/ready?lag_seconds=x", None, "lag_seconds"),
