@@ -48,6 +48,11 @@ Handler = Callable[[Any], Awaitable[Any]]
 SOURCE_CHECK_SECONDS_MAX = 10.0  # pinned: an operator waits for the answer
 _START_FROM_WORDS = frozenset({"earliest", "now"})
 
+# What another node would have to reach this one for.
+_NEEDS_PEER_PORT = frozenset(
+    {("POST", "/members"), ("PUT", "/members"), ("POST", "/members/replace")}
+)
+
 SET_SERVER = "/internal/server"
 SET_ATTRIBUTES = "/internal/attributes"
 
@@ -134,8 +139,18 @@ class LeaderOperations:
         handler = self._routes.get((method, path))
         if handler is None:
             raise NotFoundError(f"no such operation: {method} {path}")
+        if (method, path) in _NEEDS_PEER_PORT:
+            self._check_peer_port()
         data = await handler(body)
         return data, self._relay.applied_index
+
+    def _check_peer_port(self) -> None:
+        own = self._node.cluster.get(self._node.status().member_id)
+        if own is not None and not own.has_peer_port:
+            raise ConflictError(
+                "this node has no peer port: it was started with --source, to be alone",
+                hint="begin a cluster with `kingbus run --config FILE`",
+            )
 
     # --- members --------------------------------------------------------------------------------
 

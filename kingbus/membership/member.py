@@ -19,6 +19,8 @@ from kingbus.pb import command_pb2
 # Raft gives 0 to nobody and the two highest ids to its storage tasks.
 _RESERVED_IDS = frozenset((0, 2**64 - 1, 2**64 - 2))
 NAME_CHARACTERS_MAX = 64  # fits a table column and a metric label
+# A node without peers has a made-up peer URL of this domain, which never resolves (RFC 6761).
+STANDALONE_DOMAIN = "standalone.invalid"
 _NAME = re.compile(r"[^\s=,/\x00-\x1f\x7f]+")
 
 
@@ -128,6 +130,12 @@ class Member:
             entering=self.entering,
             leaving=self.leaving,
         )
+
+    @property
+    def has_peer_port(self) -> bool:
+        """False of a node that was started without one, whom no other member could reach."""
+        hosts = (PeerAddress.parse(url).host for url in self.peer_urls)
+        return not any(f".{host}".endswith(f".{STANDALONE_DOMAIN}") for host in hosts)
 
     def promoted(self) -> Self:
         """The same member as a voter."""
