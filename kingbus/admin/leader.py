@@ -306,15 +306,20 @@ class LeaderOperations:
         return self._receiver.status().status in {"running", "connecting"}
 
     def _wanted_source(self, wanted: schema.StartSource) -> tuple[SourceConfig, str]:
+        if not wanted.model_fields_set:
+            raise BadRequestError("no source is stored", hint="store one first: kingbus source set")
         if not wanted.addresses:
             raise BadRequestError("mysql_addr is required")
         if wanted.flavor not in {"mysql", "mariadb"}:
             raise BadRequestError("flavor must be mysql or mariadb")
         stored = self._relay.state.source_config
+        user = wanted.mysql_user or (stored.user if stored is not None else "")
+        if not user:
+            raise BadRequestError("mysql_user is required")
         start_from = wanted.start_from or (stored.start_from if stored is not None else "")
         config = SourceConfig(
             addresses=wanted.addresses,
-            user=wanted.mysql_user or (stored.user if stored is not None else ""),
+            user=user,
             semi_sync=wanted.semi_sync,
             server_id=wanted.syncer_id,
             server_uuid=wanted.syncer_uuid.lower(),

@@ -324,8 +324,19 @@ class Cluster:
                 what = f"{self.require(change.replaced).name} by {what}"
             raise UnhealthyClusterError(
                 f"{change.kind.value} {what}: {needed} of the {len(voters)} voters {when} must be"
-                f" up, heard from are {', '.join(present) or 'none'}"
+                f" up, heard from are {', '.join(present) or 'none'}",
+                hint=self._way_out(change, voters, up),
             )
+
+    def _way_out(self, change: MemberChange, voters: set[int], up: set[int]) -> str:
+        """What to do instead when nobody is down but who comes or moves; otherwise nothing."""
+        if voters - up != {change.member.id}:
+            return ""
+        if change.kind is ChangeKind.UPDATE:
+            return "Let a new member replace it instead, or add a voter first."
+        if change.member.id in self:
+            return ""  # a learner that is down
+        return "It has not started yet: add it as a learner, start it, and let it catch up first."
 
 
 def parse_initial_cluster(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:

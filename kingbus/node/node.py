@@ -1055,5 +1055,7 @@ class Node:
             if best is None or rank > best:
                 best = rank
         if best is None:
-            raise TransferError("no other voter is up to take over")
+            raise TransferError(
+                "no other voter is up to take over", hint="Bring another voter up, or add one."
+            )
         return best[2]

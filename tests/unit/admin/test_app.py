@@ -286,6 +286,17 @@ async def test_stop_keeps_the_source_and_an_empty_start_resumes_it(pair: Pair) -
     assert config.user == "repl"
 
 
+async def test_nothing_stored_is_not_started(pair: Pair) -> None:
+    """An empty start then says what to do first, not which field is missing; a user is needed."""
+    reply = await Browser(pair.n2).ask("PUT", "/binlog/syncer/start", json={})
+    assert reply.status_code == 400
+    assert "no source is stored" in reply.json()["message"]
+    assert "source set" in reply.json()["hint"]
+    for path in ("/binlog/syncer/start", "/binlog/syncer/config"):
+        body = SOURCE | {"mysql_user": ""}
+        assert await Browser(pair.n2).refused("PUT", path, body) == (400, "mysql_user is required")
+
+
 async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
     """`config` neither checks nor starts, and is refused while the receiver is started."""
     browser = Browser(pair.n1)

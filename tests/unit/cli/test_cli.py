@@ -38,6 +38,7 @@ def test_version(capsys: Captured) -> None:
         ["run", "--config", "a", "--source", "b"],
         ["server", "start", "--addr", "h:1", "--user", "u"],
         ["status", "--token-file", "/nonexistent/token"],
+        ["source", "set", "--addr", "h:1", "--user", ""],
     ],
 )
 def test_usage_errors(arguments: list[str], capsys: Captured) -> None:
@@ -114,7 +115,12 @@ def test_members(api: RunningApi, capsys: Captured) -> None:
     """Add, update, promote, remove, list and transfer go to the API and print the members."""
     add = ["member", "add", "n3", "--peer-url", "http://127.0.0.1:5003", "--learner"]
     assert invoke(add) == 0
-    assert "learner" in capsys.readouterr().out
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[0]: line[2] for line in table[1:]} == {
+        "n1": "leader",
+        "n2": "voter",
+        "n3": "learner",
+    }
     assert "exists already" in failed(add, 1, capsys)
     assert invoke(["member", "update", "n3", "--peer-url", "http://127.0.0.1:6003"]) == 0
     assert "6003" in capsys.readouterr().out

@@ -299,6 +299,25 @@ def test_whoever_decides_is_up():
     assert refused > 100
 
 
+@pytest.mark.parametrize(
+    ("members", "change", "active", "hint"),
+    [
+        ((1,), add(2), {1}, "add it as a learner"),
+        ((1,), swap(1, 2), {1}, "add it as a learner"),
+        ((1, 2), update(2, "http://x:1"), {1, 2}, "replace it instead"),
+        ((1, 2), swap(1, 3), {1, 2}, "add it as a learner"),
+        ((1, 2, 3), update(2, "http://x:1"), {1, 2}, "that are down"),
+        ((1, 2, 3), remove(1), {1, 2}, "that are down"),
+        ((1, 2), remove(1), {1}, "that are down"),
+    ],
+)
+def test_the_hint_fits_who_is_missing(members, change, active, hint):
+    """It speaks of members that are down only where there are some."""
+    with pytest.raises(UnhealthyClusterError) as caught:
+        cluster_of(*members).check_health(change, active)
+    assert hint in caught.value.hint
+
+
 def test_who_is_missing_is_told():
     """The refusal says how many voters must be up, when, and which are."""
     with pytest.raises(UnhealthyClusterError, match=r"3 of the 4 voters after it.* are n1, n2$"):
