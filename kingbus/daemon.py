@@ -56,7 +56,6 @@ from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.config import Config
 from kingbus.errors import ConfigError, KingbusError, Problem
 from kingbus.membership.cluster import Cluster, parse_initial_cluster
-from kingbus.membership.member import STANDALONE_DOMAIN
 from kingbus.mysql import auth
 from kingbus.node.bootstrap import BootstrapConfig, Prepared, mark_removed, prepare
 from kingbus.node.calls import register_calls
@@ -90,7 +89,7 @@ KEEPER_SECONDS = 1.0  # what the applied state does not announce is looked at th
 KEY_FILE = "cluster.key"
 STANDALONE_FILE = "standalone-peer"
 PEER_URL_FILE = "peer-url"
-NO_PEER_URL = f"http://{STANDALONE_DOMAIN}:1"
+NO_PEER_URL = "http://standalone.invalid:1"
 """Stands for the peer URL of a node that has no peer listener, until one is made up for it."""
 
 
@@ -382,7 +381,7 @@ def _bootstrap_config(options: Options, directory: DataDirectory) -> BootstrapCo
     file = directory.path / STANDALONE_FILE
     if not file.exists():
         # Two nodes on hosts of one name must not take themselves for the same cluster.
-        url = f"http://{random.SystemRandom().randbytes(8).hex()}.{STANDALONE_DOMAIN}:1"
+        url = f"http://{random.SystemRandom().randbytes(8).hex()}.standalone.invalid:1"
         directory.write_file(STANDALONE_FILE, (url + "\n").encode())
     url = file.read_text(encoding="ascii").strip()
     return BootstrapConfig(name=name, peer_url=url, initial_cluster=((name, (url,)),))

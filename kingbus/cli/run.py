@@ -176,7 +176,9 @@ def leave(
 @config_app.command("check")
 def check(file: Annotated[Path, typer.Argument(help="The configuration file.")]) -> None:
     """Print every problem with key and value; exit code 2 if there is any."""
-    found = load(file)
+    from kingbus import config
+
+    found = config.load(file, environment=os.environ)
     for warning in found.warnings():
         complain(f"{file}: warning: {warning}")
     say(f"{file}: no problems")
