@@ -77,7 +77,7 @@ async def call_url(
         if was_sent:
             problem = f"no answer within {timeout_seconds:g} s"
         else:
-            problem = f"connected, but nobody speaks there within {seconds:g} s"
+            problem = f"connected, but no answer within {seconds:g} s"
         raise PeerUnreachableError(f"{url}: {problem}", was_sent=was_sent) from None
     except LINK_ERRORS as error:
         problem = str(error) or type(error).__name__
