@@ -6,9 +6,28 @@ brackets, as in RFC 3986.
 
 import ipaddress
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
+
+# 0.0.0.0 as inet_aton reads it: one to four numbers, decimal, octal or hexadecimal.
+_ZERO_IPV4 = re.compile(r"(0x0*|0+)(\.(0x0*|0+)){0,3}", re.IGNORECASE)
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a host, without brackets, is no address but "all of this machine", however spelled.
+
+    Who dials it reaches itself.
+    """
+    host = unicodedata.normalize("NFKC", host)  # as resolvers do with full-width digits
+    if host == "*" or _ZERO_IPV4.fullmatch(host.rstrip(".")):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_unspecified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +54,8 @@ class Address:
 
     @property
     def is_wildcard(self) -> bool:
-        return self.host in {"0.0.0.0", "::", "*"}  # noqa: S104 - compared, not bound
+        """True of `*`, 0.0.0.0 and :: in every spelling."""
+        return is_wildcard(self.host)
 
     @property
     def is_loopback(self) -> bool:

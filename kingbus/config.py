@@ -30,6 +30,7 @@ from kingbus.log import LEVELS
 from kingbus.membership.cluster import parse_initial_cluster
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import check_name
+from kingbus.secrets import ClusterSecret, SecretError, read_secret_file
 from kingbus.units import format_duration, parse_duration, parse_size
 
 FILE_BYTES_MAX = 1 << 20  # a configuration is a page; whatever is larger is another file
@@ -490,10 +491,46 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
                 yield Problem(key=key, message=message, got=_shown(key, detail["input"]))
 
 
-def parse(data: Mapping[str, object], *, joins: bool = False) -> Config:
+def _secret_problems(
+    config: Config, environment: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    """What is wrong with the secrets that a start would read, each with its top-level key."""
+
+    def of(key: str, path: Path | None, read: Callable[[Path], object]) -> Iterator[Problem]:
+        try:
+            if path is not None and not read(path):
+                yield Problem(key=key, message=f"{path} is empty")
+        except SecretError as error:
+            yield Problem(key=key, message=error.explain())
+
+    found: list[Problem] = []
+    if config.source is not None:
+        # A user may have an empty password.
+        key, path = "source.password-file", config.source.password_file
+        found += of(key, path, lambda path: read_secret_file(path) is not None)
+    if config.server is not None and config.server.addr is not None:
+        key, path = "server.password-file", config.server.password_file
+        found += of(key, path, lambda path: read_secret_file(path) is not None)
+        if path is None and environment.get("KINGBUS_SERVER_PASSWORD") is None:
+            message = "is needed with server.addr (or KINGBUS_SERVER_PASSWORD)"
+            found.append(Problem(key=key, message=message))
+    found += of("auth.token-file", config.auth.token_file, read_secret_file)
+    found += of("auth.read-token-file", config.auth.read_token_file, read_secret_file)
+    found += of("cluster-key-file", config.cluster_key_file, ClusterSecret.load)
+    for problem in found:
+        yield (problem.key.partition(".")[0],), problem
+
+
+def parse(
+    data: Mapping[str, object],
+    *,
+    joins: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
     """Validate the keys and values of one node; one that `joins` may have a wildcard peer-url.
 
-    Raises ConfigError with every problem.
+    With an environment the secrets are looked at, too: the files that are named, and the variables
+    that stand for them. Raises ConfigError with every problem.
     """
     context = {"joins": joins}
     found: list[Problem] = []
@@ -514,22 +551,29 @@ def parse(data: Mapping[str, object], *, joins: bool = False) -> Config:
     else:
         partial = config
     found.extend(problem for keys, problem in _together(partial) if not bad & set(keys))
+    if environment is not None:
+        secrets = _secret_problems(partial, environment)
+        found.extend(problem for keys, problem in secrets if not bad & set(keys))
     if found or config is None:
         raise ConfigError(found)
     return config
 
 
-def parse_text(text: str, *, joins: bool = False) -> Config:
-    """Validate a YAML document. Raises ConfigError with every problem."""
+def parse_text(
+    text: str, *, joins: bool = False, environment: Mapping[str, str] | None = None
+) -> Config:
+    """Validate a YAML document, as `parse`. Raises ConfigError with every problem."""
     data = _parse_yaml(text)
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise ConfigError([Problem(key="the file", message="must be a mapping of keys and values")])
-    return parse(data, joins=joins)
+    return parse(data, joins=joins, environment=environment)
 
 
-def load(path: Path, *, joins: bool = False) -> Config:
+def load(
+    path: Path, *, joins: bool = False, environment: Mapping[str, str] | None = None
+) -> Config:
     """Read and validate a file, as `parse`.
 
     Raises ConfigError with every problem, unreadable file included.
@@ -547,7 +591,7 @@ def load(path: Path, *, joins: bool = False) -> Config:
         text = raw.decode()
     except UnicodeDecodeError:
         raise ConfigError([Problem(key=str(path), message="is not text in UTF-8")]) from None
-    return parse_text(text, joins=joins)
+    return parse_text(text, joins=joins, environment=environment)
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:

@@ -65,11 +65,14 @@ class UnavailableError(AdminError):
 
 
 class ForwardedError(AdminError):
-    """The leader's refusal, handed on as it was."""
+    """The leader's refusal, handed on as it was; `applied_index` is what it had applied then."""
 
-    def __init__(self, status: int, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, *, hint: str = "", applied_index: int = 0
+    ) -> None:
         super().__init__(message, hint=hint)
         self.forwarded_status = status
+        self.applied_index = applied_index
 
 
 def no_leader() -> UnavailableError:

@@ -48,6 +48,11 @@ Handler = Callable[[Any], Awaitable[Any]]
 SOURCE_CHECK_SECONDS_MAX = 10.0  # pinned: an operator waits for the answer
 _START_FROM_WORDS = frozenset({"earliest", "now"})
 
+# What another node would have to reach this one for.
+_NEEDS_PEER_PORT = frozenset(
+    {("POST", "/members"), ("PUT", "/members"), ("POST", "/members/replace")}
+)
+
 SET_SERVER = "/internal/server"
 SET_ATTRIBUTES = "/internal/attributes"
 
@@ -77,6 +82,10 @@ def sentence(details: Any) -> str:
                 field, reason = "the body", "is not valid JSON"
             case "model_attributes_type" | "dict_type" | "model_type":
                 reason = "must be a JSON object"
+            case "bool_type":
+                reason = "must be true or false"
+            case "int_type":
+                reason = "must be a number"
             case _:
                 reason = detail["msg"][:1].lower() + detail["msg"][1:]
         # What is wrong with several fields together names them itself.
@@ -130,8 +139,18 @@ class LeaderOperations:
         handler = self._routes.get((method, path))
         if handler is None:
             raise NotFoundError(f"no such operation: {method} {path}")
+        if (method, path) in _NEEDS_PEER_PORT:
+            self._check_peer_port()
         data = await handler(body)
         return data, self._relay.applied_index
+
+    def _check_peer_port(self) -> None:
+        own = self._node.cluster.get(self._node.status().member_id)
+        if own is not None and not own.has_peer_port:
+            raise ConflictError(
+                "this node has no peer port: it was started with --source, to be alone",
+                hint="begin a cluster with `kingbus run --config FILE`",
+            )
 
     # --- members --------------------------------------------------------------------------------
 
@@ -177,6 +196,8 @@ class LeaderOperations:
     async def _update_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.UpdateMember, body)
         member = self._find(wanted.name)
+        if member.peer_urls == (normalize_url(wanted.new_peer_url),):
+            return self._members()  # an earlier attempt got so far
         await self._node.update_member(member.id, [wanted.new_peer_url])
         _log.info("member moved", name=member.name, peer_url=wanted.new_peer_url)
         return self._members()
@@ -303,15 +324,20 @@ class LeaderOperations:
         return self._receiver.status().status in {"running", "connecting"}
 
     def _wanted_source(self, wanted: schema.StartSource) -> tuple[SourceConfig, str]:
+        if not wanted.model_fields_set:
+            raise BadRequestError("no source is stored", hint="store one first: kingbus source set")
         if not wanted.addresses:
             raise BadRequestError("mysql_addr is required")
         if wanted.flavor not in {"mysql", "mariadb"}:
             raise BadRequestError("flavor must be mysql or mariadb")
         stored = self._relay.state.source_config
+        user = wanted.mysql_user or (stored.user if stored is not None else "")
+        if not user:
+            raise BadRequestError("mysql_user is required")
         start_from = wanted.start_from or (stored.start_from if stored is not None else "")
         config = SourceConfig(
             addresses=wanted.addresses,
-            user=wanted.mysql_user or (stored.user if stored is not None else ""),
+            user=user,
             semi_sync=wanted.semi_sync,
             server_id=wanted.syncer_id,
             server_uuid=wanted.syncer_uuid.lower(),

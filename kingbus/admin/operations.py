@@ -36,10 +36,12 @@ from kingbus.admin.protocols import (
 )
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
+from kingbus.membership.member import normalize_url
 from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import NotLeaderError, ProposalLostError
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.raft.errors import ProposalDroppedError
+from kingbus.transport.errors import PeerUnreachableError
 
 _log = get_logger("admin")
 
@@ -49,7 +51,13 @@ CALL_SECONDS_MAX = 20.0
 APPLY_SECONDS_MAX = 10.0
 _RETRY_SECONDS = 0.05
 _LAG_CALL_SECONDS_MAX = 2.0
-_NOT_LEADER = 421  # between members only: nothing was done, ask again
+# Between members only: nothing was done, ask again; and: it may have been done, ask again.
+_NOT_LEADER = 421
+_OUTCOME_UNKNOWN = 520
+
+
+class _OutcomeUnknownError(KingbusError):
+    """An attempt that was made, and of which nobody says what became of it."""
 
 
 class Operations:
@@ -223,25 +231,41 @@ class Operations:
         """Have the leader perform an operation; the reply's data, once it is applied here.
 
         Raises KingbusErrors, the leader's own refusal among them. UnavailableError after
-        2 x election-timeout without a leader, and when the outcome is unknown.
+        2 x election-timeout without a leader. An attempt whose outcome is unknown is repeated, as
+        repeating is safe; when the repeat is refused because it is done, it was done.
         """
         patience = 2 * self._election_timeout
         deadline = trio.current_time() + CALL_SECONDS_MAX
+        unknown: _OutcomeUnknownError | None = None
         while True:
-            done, data = await self._attempt(method, path, body, wait=wait)
+            done, data = False, None
+            try:
+                done, data = await self._attempt(method, path, body, wait=wait)
+            except _OutcomeUnknownError as error:
+                unknown = error
+            except KingbusError as error:
+                if unknown is None or not await self._is_done(method, path, body, error):
+                    raise
+                members = views.members(self._node.cluster, self._relay.state)
+                return [member.model_dump(by_alias=True) for member in members]
             if done:
                 return data
             # The time that a leader took does not count: one that is to be removed, say, may wait
             # for its turn before it hands over, and then the next one is asked.
             patience -= _RETRY_SECONDS
             if patience <= 0 or trio.current_time() >= deadline:
-                raise no_leader()
+                if unknown is not None:
+                    raise UnavailableError(str(unknown), hint="repeating is safe") from unknown
+                raise UnavailableError(data) if data else no_leader()
             await trio.sleep(_RETRY_SECONDS)
 
     async def _attempt(
         self, method: str, path: str, body: object, *, wait: bool
     ) -> tuple[bool, Any]:
-        """Whether it was done, and the data; not done means that nothing happened."""
+        """Whether it was done, and the data; not done means that nothing happened.
+
+        The data is then why the leader was not reached, if there is one. _OutcomeUnknownError.
+        """
         status = self._node.status()
         if status.leader_id == status.member_id:
             if not self._node.leadership.is_ready:
@@ -253,9 +277,7 @@ class Operations:
             except ProposalLostError as error:
                 if error.outcome_known:
                     return False, None
-                raise UnavailableError(
-                    f"the outcome is unknown: {error}", hint="repeating is safe"
-                ) from error
+                raise _OutcomeUnknownError(f"the outcome is unknown: {error}") from error
             return True, data
         if not status.leader_id:
             return False, None
@@ -269,26 +291,47 @@ class Operations:
             reply = await self._transport.call(
                 leader_id, CALL_METHOD, request, timeout=CALL_SECONDS_MAX
             )
+        except PeerUnreachableError as error:
+            if error.was_sent:
+                raise _OutcomeUnknownError(f"the leader's answer is missing: {error}") from error
+            return False, f"the leader is not reached: {error}"
         except KingbusError as error:
-            # Whether it arrived is unknown. Repeating is safe, but a member added twice would be
-            # told as a conflict.
-            if method == "POST" and path in {"/members", "/members/replace"}:
-                raise UnavailableError(
-                    f"the leader's answer is missing: {error}", hint="look whether it was added"
-                ) from error
-            return False, None
+            return False, f"the leader is not reached: {error}"
         if reply.status != 200:
             raise ForwardedError(reply.status, f"the leader does not answer: {reply.message}")
         answer = json.loads(reply.body)
         if answer["status"] == _NOT_LEADER:
             return False, None
+        if answer["status"] == _OUTCOME_UNKNOWN:
+            raise _OutcomeUnknownError(answer["body"]["message"])
         if answer["status"] != 200:
             raise ForwardedError(
-                answer["status"], answer["body"]["message"], hint=answer["body"].get("hint", "")
+                answer["status"],
+                answer["body"]["message"],
+                hint=answer["body"].get("hint", ""),
+                applied_index=answer["applied_index"],
             )
         if wait:
             await self._wait_applied(answer["applied_index"])
         return True, answer["body"]["data"]
+
+    async def _is_done(self, method: str, path: str, body: Any, refusal: KingbusError) -> bool:
+        """Whether a repeat was refused because the members are as the first attempt wanted them."""
+        status = status_of(refusal)
+        if isinstance(refusal, ForwardedError):
+            await self._wait_applied(refusal.applied_index)
+        match method, path:
+            case "DELETE", "/members":
+                return status == 410
+            case "POST", "/members":
+                added = self._node.cluster.named(body["name"])
+                url = normalize_url(body["peer_url"])
+                return status == 409 and added is not None and url in added.peer_urls
+            case "POST", "/members/replace":
+                by = self._node.cluster.named(body["new_name"])
+                return status == 410 and by is not None and not by.learner
+            case _:
+                return False
 
     async def _wait_applied(self, index: int) -> None:
         applied = False
@@ -325,11 +368,12 @@ class Operations:
         except (NotLeaderError, ProposalDroppedError) as error:
             answer = {"status": _NOT_LEADER, "body": body_of(error), "applied_index": 0}
         except ProposalLostError as error:
-            status = _NOT_LEADER if error.outcome_known else 503
+            status = _NOT_LEADER if error.outcome_known else _OUTCOME_UNKNOWN
             message = f"the outcome is unknown: {error}"
             answer = {"status": status, "body": {"message": message}, "applied_index": 0}
         except KingbusError as error:
-            answer = {"status": status_of(error), "body": body_of(error), "applied_index": 0}
+            index = self._relay.applied_index
+            answer = {"status": status_of(error), "body": body_of(error), "applied_index": index}
         except Exception:  # noqa: BLE001 - a request's error ends that request only
             _log.exception("forwarded request failed", caller=f"{caller:x}", path=request["path"])
             message = "internal error on the leader; its log tells more"

@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
 
 from kingbus.addresses import Address, Url
 
@@ -80,8 +88,8 @@ class AddMember(Body):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     peer_url: JoinUrl
     admin_url: HttpUrl | None = None
-    learner: bool = False
-    promote: bool = False
+    learner: StrictBool = False
+    promote: StrictBool = False
     dial_back: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
     key_id: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
 
@@ -173,8 +181,8 @@ class StartSource(Body):
     mysql_addrs: Annotated[list[HostPort], Field(max_length=ADDRESSES_MAX)] = []
     mysql_user: Annotated[str, Field(max_length=USER_CHARACTERS_MAX)] = ""
     mysql_password: Annotated[str | None, Field(max_length=PASSWORD_CHARACTERS_MAX)] = None
-    semi_sync: bool = False
-    syncer_id: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0
+    semi_sync: StrictBool = False
+    syncer_id: Annotated[StrictInt, Field(ge=0, le=0xFFFFFFFF)] = 0
     syncer_uuid: Annotated[str, Field(pattern=rf"^$|{_UUID}")] = ""
     start_from: Annotated[str, Field(max_length=GTID_SET_CHARACTERS_MAX)] = ""
     flavor: str = "mysql"

@@ -1,5 +1,6 @@
 """`kingbus member ...`: who belongs to the cluster."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,8 +45,15 @@ def show_members(members: list[dict[str, Any]], *, as_json: bool) -> None:
 def _change(
     admin: str, token_file: Path | None, as_json: bool, method: str, path: str, body: object
 ) -> None:
+    from kingbus.admin.client import AdminApiError
+
     with client(admin, token_file) as api:
-        show_members(api.ask(method, path, body), as_json=as_json)
+        members = api.ask(method, path, body)
+        if not as_json:
+            # The table says who leads, too. A node that was removed just now may be gone already.
+            with contextlib.suppress(AdminApiError):
+                members = api.ask("GET", "/cluster")
+        show_members(members, as_json=as_json)
 
 
 @app.command("list")

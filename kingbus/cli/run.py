@@ -195,7 +195,9 @@ def check(
     ] = False,
 ) -> None:
     """Print every problem with key and value; exit code 2 if there is any."""
-    found = load(file, joins=join)
+    from kingbus import config
+
+    found = config.load(file, joins=join, environment=os.environ)
     for warning in found.warnings():
         complain(f"{file}: warning: {warning}")
     say(f"{file}: no problems")

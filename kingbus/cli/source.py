@@ -10,6 +10,7 @@ from kingbus.cli.common import (
     Json,
     PasswordFile,
     TokenFile,
+    UsageError,
     client,
     password,
     show_facts,
@@ -35,6 +36,8 @@ def set_source(
     token_file: TokenFile = None,
 ) -> None:
     """Store a source without starting (password: --password-file or KINGBUS_SOURCE_PASSWORD)."""
+    if not user:
+        raise UsageError("--user must not be empty")
     addresses = [each.strip() for each in addr.split(",")]
     body: dict[str, Any] = {
         "mysql_addr": addresses[0],

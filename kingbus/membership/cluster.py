@@ -289,14 +289,16 @@ class Cluster:
         `active` are the members heard from lately, the leader itself among them. The voters of now
         have to agree to the change, those after it to everything that follows; in a replacement,
         which is the joint configuration of both, each half by itself. A voter that is only being
-        added counts as down: it has not started yet.
+        added counts as down, as it has not started yet; so does one that moves, until it has been
+        restarted at its new address, unless nobody else votes, who would have to reach it.
         """
         before = set(self.voters)
         after = set(before)
         up = before & set(active)
+        away: set[int] = set()
         match change.kind:
             case ChangeKind.UPDATE:
-                return
+                away = {change.member.id} if len(before) > 1 else set()
             case ChangeKind.ADD if not change.member.learner:
                 after.add(change.member.id)
             case ChangeKind.ADD:
@@ -309,7 +311,7 @@ class Cluster:
                 after = before - {change.replaced} | {change.member.id}
         up |= after & set(self.learners) & set(active)
         self._check_majority(change, before, up, "now")
-        self._check_majority(change, after, up, "after it")
+        self._check_majority(change, after, up - away, "after it")
 
     def _check_majority(
         self, change: MemberChange, voters: set[int], up: set[int], when: str
@@ -322,8 +324,19 @@ class Cluster:
                 what = f"{self.require(change.replaced).name} by {what}"
             raise UnhealthyClusterError(
                 f"{change.kind.value} {what}: {needed} of the {len(voters)} voters {when} must be"
-                f" up, heard from are {', '.join(present) or 'none'}"
+                f" up, heard from are {', '.join(present) or 'none'}",
+                hint=self._way_out(change, voters, up),
             )
+
+    def _way_out(self, change: MemberChange, voters: set[int], up: set[int]) -> str:
+        """What to do instead when nobody is down but who comes or moves; otherwise nothing."""
+        if voters - up != {change.member.id}:
+            return ""
+        if change.kind is ChangeKind.UPDATE:
+            return "Let a new member replace it instead, or add a voter first."
+        if change.member.id in self:
+            return ""  # a learner that is down
+        return "It has not started yet: add it as a learner, start it, and let it catch up first."
 
 
 def parse_initial_cluster(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -6,19 +6,21 @@ and how changes are agreed on.
 """
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
+from kingbus.addresses import is_wildcard
 from kingbus.membership.errors import MemberNameError, PeerUrlError
 from kingbus.pb import command_pb2
 
 # Raft gives 0 to nobody and the two highest ids to its storage tasks.
 _RESERVED_IDS = frozenset((0, 2**64 - 1, 2**64 - 2))
 NAME_CHARACTERS_MAX = 64  # fits a table column and a metric label
+# A node without peers has a made-up peer URL of this domain, which never resolves (RFC 6761).
+STANDALONE_DOMAIN = "standalone.invalid"
 _NAME = re.compile(r"[^\s=,/\x00-\x1f\x7f]+")
 
 
@@ -50,7 +52,7 @@ class PeerAddress:
             raise PeerUrlError(f"{url!r} names no host")
         if not port:
             raise PeerUrlError(f"{url!r} names no port")
-        if _is_wildcard(host):
+        if is_wildcard(host):
             raise PeerUrlError(
                 f"{url!r} is a wildcard address: others cannot reach it",
                 hint="Write the address that the other members dial.",
@@ -63,13 +65,6 @@ def _check_shape(url: str, parts: SplitResult) -> None:
         raise PeerUrlError(f"{url!r} does not begin with http:// or https://")
     if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username is not None:
         raise PeerUrlError(f"{url!r} has more than a host and a port")
-
-
-def _is_wildcard(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host == "*"
 
 
 def normalize_url(url: str) -> str:
@@ -135,6 +130,12 @@ class Member:
             entering=self.entering,
             leaving=self.leaving,
         )
+
+    @property
+    def has_peer_port(self) -> bool:
+        """False of a node that was started without one, whom no other member could reach."""
+        hosts = (PeerAddress.parse(url).host for url in self.peer_urls)
+        return not any(f".{host}".endswith(f".{STANDALONE_DOMAIN}") for host in hosts)
 
     def promoted(self) -> Self:
         """The same member as a voter."""

@@ -53,9 +53,9 @@ class DialBackError(NodeError):
 
 
 class LeaderRemovalError(NodeError):
-    """The leader was to be removed and no other member could take over."""
+    """The leader was to be removed or moved and no other member could take over."""
 
-    hint = "Bring another voter up, or transfer leadership by hand, then remove this member."
+    hint = "Bring another voter up, or transfer leadership by hand, then try again."
 
 
 class TransferError(NodeError):

@@ -867,7 +867,7 @@ class Node:
             return MemberChange(kind=ChangeKind.REMOVE, member=self._cluster.require(member_id))
 
         if member_id == self.member_id:
-            await self._hand_over_to_be_removed(member, change)
+            await self._hand_over_to_be_changed(member, change)
         await self._change(change)
 
     async def replace_member(
@@ -897,14 +897,14 @@ class Node:
             return change
 
         if member_id == self.member_id:
-            await self._hand_over_to_be_removed(replaced, change)
+            await self._hand_over_to_be_changed(replaced, change)
         done = await self._change(change)
         with trio.move_on_after(self.settings.election_seconds):
             while replaced.id in self._cluster:
                 await self._progressed.wait()
         return self._cluster.require(done.member.id)
 
-    async def _hand_over_to_be_removed(
+    async def _hand_over_to_be_changed(
         self, member: Member, change: Callable[[], MemberChange]
     ) -> NoReturn:
         """Only when the new leader could make the change, so that nothing moves for nothing."""
@@ -916,11 +916,21 @@ class Node:
         raise NotLeaderError(leader_id)
 
     async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> None:
-        """Give a member other peer URLs; errors as add_member."""
+        """Give a member other peer URLs, where it is dialled as soon as its connections end.
+
+        That is when it is restarted there. Until then it counts as down, and a leader hands over
+        first. Errors: as remove_member.
+        """
         self._check_leader()
         known = self._cluster.require(member_id)
         member = Member(id=member_id, name=known.name, peer_urls=normalize_urls(peer_urls))
-        await self._change(lambda: MemberChange(kind=ChangeKind.UPDATE, member=member))
+
+        def change() -> MemberChange:
+            return MemberChange(kind=ChangeKind.UPDATE, member=member)
+
+        if member_id == self.member_id and len(self._cluster.voters) > 1:
+            await self._hand_over_to_be_changed(known, change)
+        await self._change(change)
 
     async def _change(self, make: Callable[[], MemberChange]) -> MemberChange:
         """Propose the change that `make` gives, once that may be; it is applied here then.
@@ -1047,5 +1057,7 @@ class Node:
             if best is None or rank > best:
                 best = rank
         if best is None:
-            raise TransferError("no other voter is up to take over")
+            raise TransferError(
+                "no other voter is up to take over", hint="Bring another voter up, or add one."
+            )
         return best[2]

@@ -56,25 +56,33 @@ async def call_url(
     """Ask whoever listens at a peer URL.
 
     HelloRefusedError when it does not talk to us; PeerUnreachableError when there is no
-    connection, no answer in time, or nonsense: whether the call was received is then unknown.
+    connection, no answer in time, or nonsense: whether the call was received is then unknown,
+    unless it was not even sent.
     """
     if len(body) > BODY_BYTES_MAX:
         return CallReply(status=413, message=f"body of {len(body)} bytes is above 1 MiB")
+    seconds = min(timeout_seconds, DIAL_SECONDS_MAX)
+    was_sent = False
     try:
         with trio.fail_after(timeout_seconds):
-            seconds = min(timeout_seconds, DIAL_SECONDS_MAX)
             connection = await dial(url, timeout_seconds=seconds, ssl_context=ssl_context)
             try:
                 await greet(connection, hello or stranger_hello(), seconds)
+                was_sent = True
                 return await _ask(connection, method, body, timeout_seconds)
             finally:
                 await connection.aclose()
     except (HelloRefusedError, PeerUnreachableError):
         raise
     except trio.TooSlowError:
-        raise PeerUnreachableError(f"{url}: no answer within {timeout_seconds:g} s") from None
+        if was_sent:
+            problem = f"no answer within {timeout_seconds:g} s"
+        else:
+            problem = f"connected, but no answer within {seconds:g} s"
+        raise PeerUnreachableError(f"{url}: {problem}", was_sent=was_sent) from None
     except LINK_ERRORS as error:
-        raise PeerUnreachableError(f"{url}: {error or type(error).__name__}") from None
+        problem = str(error) or type(error).__name__
+        raise PeerUnreachableError(f"{url}: {problem}", was_sent=was_sent) from None
 
 
 async def greet(connection: Connection, hello: peer_pb2.Hello, timeout_seconds: float) -> None:

@@ -20,7 +20,14 @@ class HelloRefusedError(TransportError):
 
 
 class PeerUnreachableError(TransportError):
-    """No connection, or one that broke or stayed silent: whether the call arrived is unknown."""
+    """No connection, or one that broke or stayed silent.
+
+    Whether a call arrived is unknown if it `was_sent`; otherwise it certainly did not.
+    """
+
+    def __init__(self, message: str, *, was_sent: bool = False) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
 
 
 class CallRefusedError(TransportError):

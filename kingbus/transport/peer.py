@@ -163,7 +163,6 @@ class LaneSender:
         self.connected = False
         self._resting = False
         self._rested = trio.Event()
-        self._connection_scope: trio.CancelScope | None = None
         self._in_flight: Sequence[Message] = ()
 
     def push(self, message: Message) -> bool:
@@ -173,12 +172,6 @@ class LaneSender:
     def wake(self) -> None:
         """The peer was just heard from: dial now instead of waiting."""
         self._rested.set()
-
-    def reconnect(self) -> None:
-        """Drop the connection, if any, and dial anew."""
-        if self._connection_scope is not None:
-            self._connection_scope.cancel()
-        self.wake()
 
     async def run(self) -> None:
         """Dial, send until the connection breaks, rest, again; until cancelled."""
@@ -214,7 +207,6 @@ class LaneSender:
         self._set_connected(connected=True)
         try:
             async with trio.open_nursery() as nursery:
-                self._connection_scope = nursery.cancel_scope
                 probes = _Probes()
 
                 async def guarded(work: _Work) -> None:
@@ -227,7 +219,6 @@ class LaneSender:
                 nursery.start_soon(guarded, self._read_replies)
                 nursery.start_soon(guarded, self._write)
         finally:
-            self._connection_scope = None
             self._set_connected(connected=False)
             await connection.aclose()
         reason = reasons[0] if reasons else PeerUnreachableError("the connection was given up")
@@ -337,10 +328,14 @@ class Peer:
         return self._urls[self._turn % len(self._urls)]
 
     def move(self, urls: Sequence[str]) -> None:
-        """The member has other addresses now."""
+        """The member is dialled at other addresses from now on.
+
+        A connection that stands is kept: the member is restarted at its new address after it was
+        told of it, and until then it shall hear the leader, be it only to be told.
+        """
         self._urls = tuple(urls)
         for lane in self._lanes.values():
-            lane.reconnect()
+            lane.wake()
 
     async def run(self) -> None:
         """Both lanes, until closed; afterwards the member is measured no more."""

@@ -283,6 +283,10 @@ class LoopbackCluster:
     def running(self) -> Iterator[MemberProcess]:
         return (process for process in self.members.values() if not process.ended.is_set())
 
+    def of(self, member_id: int) -> MemberProcess:
+        """The running member with this id."""
+        return next(each for each in self.running() if each.node.member_id == member_id)
+
     def leader(self) -> MemberProcess | None:
         """The member with ready leadership in the highest term."""
         ready = [process for process in self.running() if process.node.leadership.is_ready]

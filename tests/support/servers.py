@@ -418,7 +418,7 @@ def _copy_template(installation: Installation, target: Path) -> None:
     """Copy a fresh data directory with the tests' users in it, made once per version."""
     number = ".".join(str(part) for part in installation.version)
     # The number after the version goes up when the template is built differently.
-    template = installations.cache_directory() / f"data-{number}-3"
+    template = installations.cache_directory() / f"data-{number}-4"
     template.parent.mkdir(parents=True, exist_ok=True)
     with template.with_name(template.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -460,7 +460,7 @@ def _build_template(installation: Installation, template: Path) -> None:
         f"CREATE USER '{ADMIN_USER}'@'%' {old_user} '{ADMIN_PASSWORD}'",
         f"GRANT ALL PRIVILEGES ON *.* TO '{ADMIN_USER}'@'%' WITH GRANT OPTION",
         f"CREATE USER '{REPLICATION_USER}'@'%' {old_user} '{REPLICATION_PASSWORD}'",
-        f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO '{REPLICATION_USER}'@'%'",
+        f"GRANT REPLICATION SLAVE ON *.* TO '{REPLICATION_USER}'@'%'",
         "FLUSH PRIVILEGES",
     ]
     script = work / "users.sql"

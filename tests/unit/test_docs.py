@@ -35,6 +35,20 @@ def test_the_examples_have_no_problems() -> None:
         config.load(file)
 
 
+def test_the_quickstart_of_several_machines_can_be_followed() -> None:
+    """Its file has no problems, its admin API listens where `join --via` and the commands ask."""
+    page = text("quickstart.md")
+    (file,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    node = config.parse_text(file)
+    (via,) = re.findall(r"--via (\S+)", page)
+    (admin,) = re.findall(r"KINGBUS_ADMIN=(\S+)", page)
+
+    assert via == admin == str(node.admin_url)
+    assert node.admin_listen == node.admin_url.address
+    assert not node.admin_listen.is_loopback
+    assert list(node.warnings()) == []
+
+
 def test_every_route_is_explained() -> None:
     """Method and path as the API itself describes them."""
     guard = create_app(Pair().n1.operations, version="1")

@@ -241,10 +241,16 @@ class FakeTransport:
     def __init__(self) -> None:
         self.handlers: dict[int, Callable[[int, bytes], Awaitable[bytes]]] = {}
         self.calls = 0
+        # Asked around each call; it raises what the link to that member does.
+        self.before: Callable[[int], None] = lambda _target: None
+        self.after: Callable[[int], None] = lambda _target: None
 
     async def call(self, target: int, _method: str, body: bytes, **_: float) -> FakeReply:
         self.calls += 1
-        return FakeReply(await self.handlers[target](0, body))
+        self.before(target)
+        reply = await self.handlers[target](0, body)
+        self.after(target)
+        return FakeReply(reply)
 
 
 @dataclass

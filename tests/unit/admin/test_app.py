@@ -1,5 +1,7 @@
 """The HTTP interface: pinned shapes, statuses, and that a follower answers as the leader does."""
 
+import concurrent.futures
+import functools
 import json
 from typing import Any
 
@@ -14,6 +16,7 @@ from kingbus.admin.schema import AddMember
 from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
+from kingbus.transport.errors import PeerUnreachableError
 from tests.unit.admin.fakes import ELECTION_SECONDS, Member1, Pair
 
 SOURCE = {
@@ -25,6 +28,24 @@ SOURCE = {
 }
 
 
+N3 = {"name": "n3", "peer_url": "http://127.0.0.1:5003"}
+
+
+@functools.cache
+def _described() -> dict[str, Any]:
+    """What the API says of itself."""
+
+    async def ask() -> Any:
+        app = create_app(Pair().n1.operations, version="1.2.3")
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return (await client.get("/openapi.json")).json()
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:  # this one has a loop already
+        found: dict[str, Any] = threads.submit(trio.run, ask).result()
+    return found
+
+
 class Browser:
     """Calls one member's app in this process."""
 
@@ -32,9 +53,14 @@ class Browser:
         self._app = create_app(member.operations, version="1.2.3", access=access)
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The reply, whose status must be one that the API promises for its route."""
         transport = httpx.ASGITransport(app=self._app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.request(method, path, **options)
+            reply = await client.request(method, path, **options)
+        operation = _described()["paths"].get(path.partition("?")[0], {}).get(method.lower())
+        if operation is not None and reply.status_code != 500:
+            assert str(reply.status_code) in operation["responses"], (method, path, reply.text)
+        return reply
 
     async def data(self, method: str, path: str, body: object = None) -> Any:
         reply = await self.ask(method, path, json=body)
@@ -315,6 +341,17 @@ async def test_stop_keeps_the_source_and_an_empty_start_resumes_it(pair: Pair) -
     assert config.user == "repl"
 
 
+async def test_nothing_stored_is_not_started(pair: Pair) -> None:
+    """An empty start then says what to do first, not which field is missing; a user is needed."""
+    reply = await Browser(pair.n2).ask("PUT", "/binlog/syncer/start", json={})
+    assert reply.status_code == 400
+    assert "no source is stored" in reply.json()["message"]
+    assert "source set" in reply.json()["hint"]
+    for path in ("/binlog/syncer/start", "/binlog/syncer/config"):
+        body = SOURCE | {"mysql_user": ""}
+        assert await Browser(pair.n2).refused("PUT", path, body) == (400, "mysql_user is required")
+
+
 async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
     """`config` neither checks nor starts, and is refused while the receiver is started."""
     browser = Browser(pair.n1)
@@ -344,6 +381,14 @@ async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
         ("POST", "/members", {"name": "n3"}, "peer_url is required"),
         ("POST", "/members", {"name": "n3", "peer_url": "http://0.0.0.0:1"}, "wildcard"),
         ("POST", "/members", {"name": "a b", "peer_url": "http://h:1"}, "cannot name"),
+        *(
+            ("POST", "/members", N3 | {"learner": value}, "learner must be true or false")
+            for value in ("yes", "true", "false", 1, 0, None, [])
+        ),
+        ("POST", "/members", N3 | {"promote": "true"}, "promote must be true or false"),
+        ("PUT", "/binlog/syncer/config", SOURCE | {"semi_sync": 0}, "semi_sync must be true or"),
+        ("PUT", "/binlog/syncer/config", SOURCE | {"syncer_id": True}, "syncer_id must be a num"),
+        ("PUT", "/binlog/syncer/config", SOURCE | {"syncer_id": "7"}, "syncer_id must be a num"),
         ("PUT", "/members", {"name": "n1"}, "new_peer_url is required"),
         ("POST", "/members", [1], "JSON object"),
         ("GET", "/ready?lag_seconds=x", None, "lag_seconds"),
@@ -375,6 +420,18 @@ async def test_what_the_framework_refuses_has_the_same_shape(pair: Pair) -> None
     large = await browser.ask("POST", "/members", content=b"x" * (BODY_BYTES_MAX + 1))
     assert large.status_code == 413
     assert "message" in large.json()
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/x-www-form-urlencoded", "text/plain", "application/xml", "nonsense", ""]
+)
+async def test_the_content_type_does_not_matter(pair: Pair, kind: str) -> None:
+    """A body is JSON, whatever a client that cannot be told calls it, or if it says nothing."""
+    headers = {"content-type": kind} if kind else {}
+    reply = await Browser(pair.n2).ask(
+        "POST", "/leader/transfer", content=b'{"name": "n2"}', headers=headers
+    )
+    assert (reply.status_code, reply.json()["data"]["name"]) == (200, "n2")
 
 
 async def test_a_body_without_a_length_is_cut_at_the_limit() -> None:
@@ -456,6 +513,94 @@ async def test_leaders_that_come_and_go_are_not_asked_for_ever(
         member.node.remove_member = point  # type: ignore[method-assign]
     with trio.fail_after(60), pytest.raises(UnavailableError, match="no leader"):
         await pair.n2.operations.forward("DELETE", "/members", {"name": "n1"})
+
+
+@pytest.mark.parametrize("repeated_at", ["the next leader", "this node"])
+@pytest.mark.parametrize("arrived", [True, False])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "after"),
+    [
+        ("DELETE", "/members", {"name": "n3"}, "n1 n2"),
+        ("POST", "/members", {"name": "n4", "peer_url": "http://127.0.0.1:5004/"}, "n1 n2 n3 n4"),
+        ("POST", "/members/promote", {"name": "n3"}, "n1 n2 n3"),
+        ("PUT", "/members", {"name": "n3", "new_peer_url": "http://h:9"}, "n1 n2 n3"),
+        ("POST", "/members/replace", {"name": "n2", "new_name": "n3"}, "n1 n3"),
+        (
+            "POST",
+            "/members/replace",
+            {"name": "n2", "new_name": "n4", "peer_url": "http://127.0.0.1:5004"},
+            "n1 n3 n4",
+        ),
+    ],
+)
+async def test_a_change_whose_answer_was_lost_is_made_once(
+    pair: Pair, method: str, path: str, body: object, after: str, arrived: bool, repeated_at: str
+) -> None:
+    """The leader dies under a forwarded change, before or after it did it: 200 from the next."""
+    n3 = {"name": "n3", "peer_url": "http://127.0.0.1:5003", "learner": True}
+    await Browser(pair.n1).data("POST", "/members", n3)
+
+    def dies(_target: int) -> None:
+        pair.transport.before = pair.transport.after = lambda _target: None
+        if repeated_at == "this node":
+            pair.shared.leader_id = pair.n2.node.id
+        raise PeerUnreachableError("the connection was closed", was_sent=True)
+
+    if arrived:
+        pair.transport.after = dies
+    else:
+        pair.transport.before = dies
+    members = await Browser(pair.n2).data(method, path, body)
+    assert [member["name"] for member in members] == after.split()
+
+
+async def test_a_refusal_of_a_repeat_is_told(pair: Pair) -> None:
+    """A repeat is a success only where the members are as the request wants them."""
+
+    def dies(_target: int) -> None:
+        pair.transport.before = lambda _target: None
+        raise PeerUnreachableError("the connection was closed", was_sent=True)
+
+    for method, path, body, status in (
+        ("POST", "/members", {"name": "n2", "peer_url": "http://h:9"}, 409),
+        ("POST", "/members", {"name": "n9", "peer_url": "http://127.0.0.1:5002"}, 409),
+        ("DELETE", "/members", {"name": "n9"}, 404),
+        ("POST", "/members/replace", {"name": "n2", "new_name": "n1"}, 409),
+    ):
+        pair.transport.before = dies
+        assert (await Browser(pair.n2).refused(method, path, body))[0] == status, body
+
+
+async def test_a_leader_that_hangs_is_not_the_last_word(pair: Pair, autojump_clock: object) -> None:
+    """Who does not even greet has done nothing: whoever leads next is asked, however long that
+    took; and when nobody does, the reply says what is wrong with the leader."""
+
+    async def hangs(*_: object, **__: object) -> None:
+        await trio.sleep(40 * ELECTION_SECONDS)
+        if pair.shared.cluster.named("n3") is None and new_leader:
+            pair.shared.leader_id = pair.n2.node.id
+        raise PeerUnreachableError("nobody speaks there within 2 s")
+
+    pair.transport.call = hangs  # type: ignore[method-assign,assignment]
+    new = {"name": "n3", "peer_url": "http://127.0.0.1:5003"}
+    new_leader = False
+    status, message = await Browser(pair.n2).refused("POST", "/members", new)
+    assert (status, "nobody speaks there" in message) == (503, True)
+    new_leader = True
+    assert len(await Browser(pair.n2).data("POST", "/members", new)) == 3
+
+
+async def test_an_outcome_that_stays_unknown_is_told(pair: Pair) -> None:
+    """503 that says so, not that there is no leader."""
+
+    def dies(_target: int) -> None:
+        pair.shared.leader_id = 0
+        raise PeerUnreachableError("the connection was closed", was_sent=True)
+
+    pair.transport.after = dies
+    status, message = await Browser(pair.n2).refused("DELETE", "/members", {"name": "n1"})
+    assert status == 503
+    assert "answer is missing: the connection was closed" in message
 
 
 async def test_ready_judges_the_lag(pair: Pair) -> None:
@@ -555,6 +700,19 @@ async def test_the_api_describes_itself(pair: Pair) -> None:
     description = (await browser.ask("GET", "/openapi.json")).json()
     assert "/binlog/syncer/start" in description["paths"]
     assert not any(path.startswith("/internal") for path in description["paths"])
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            promised = set(operation["responses"])
+            assert "200" in promised
+            assert "403" in promised
+            assert "422" not in promised, (method, path)
+            assert ("401" in promised) == (path not in {"/health", "/ready"})
+            assert {"400", "413"} <= promised or "requestBody" not in operation
+            for status in promised - {"200"}:
+                content = operation["responses"][status]["content"]["application/json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/Failure"}
+    assert "Failure" in description["components"]["schemas"]
+    assert "HTTPValidationError" not in json.dumps(description)
     for path in ("/docs", "/"):
         page = await browser.ask("GET", path)
         assert page.status_code == 200

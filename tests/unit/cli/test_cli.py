@@ -43,6 +43,7 @@ def test_version(capsys: Captured) -> None:
         ["status", "--admin", "foo:1"],
         ["status", "--admin", "http://h:port"],
         ["run", "--config", "a", "--listen", "127.0.0.1:1"],
+        ["source", "set", "--addr", "h:1", "--user", ""],
     ],
 )
 def test_usage_errors(arguments: list[str], capsys: Captured) -> None:
@@ -116,6 +117,47 @@ def test_config_check(capsys: Captured, tmp_path: Path) -> None:
     assert invoke(["config", "check", "--join", str(path)]) == 0
 
 
+def test_config_check_finds_what_a_start_would(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Secrets that are missing, empty or malformed, beside what is wrong with the keys."""
+    monkeypatch.delenv("KINGBUS_SERVER_PASSWORD", raising=False)
+    path, empty, sound = tmp_path / "kingbus.yaml", tmp_path / "empty", tmp_path / "sound"
+    empty.write_text("\n")
+    sound.write_text("secret\n")
+    start = "name: n1\npeer-url: http://127.0.0.1:1\ndata-dir: d\n"
+
+    def complaints(text: str) -> dict[str, str]:
+        path.write_text(text)
+        code = invoke(["config", "check", str(path)])
+        told = capsys.readouterr()
+        lines = [line.partition(": ")[2] for line in told.err.splitlines()]
+        assert code == (2 if lines else 0), told
+        return {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
+
+    server = "server: {addr: '127.0.0.1:3390', user: r}\n"
+    assert complaints(start + "colour: green\n" + server).keys() == {
+        "colour",
+        "server.password-file",
+    }
+    monkeypatch.setenv("KINGBUS_SERVER_PASSWORD", "x")
+    assert complaints(start + server) == {}
+    keys = {
+        "auth": f"{{token-file: {empty}, read-token-file: {tmp_path}/none}}",
+        "cluster-key-file": f"{sound}",
+        "source": f"{{addr: 'h:1', user: u, password-file: {tmp_path}/none}}",
+        "server": f"{{addr: '127.0.0.1:3390', user: r, password-file: {tmp_path}}}",
+    }
+    found = complaints(start + "".join(f"{key}: {value}\n" for key, value in keys.items()))
+    assert found.keys() == {
+        *("auth.token-file", "auth.read-token-file", "cluster-key-file"),
+        *("source.password-file", "server.password-file"),
+    }
+    assert "is empty" in found["auth.token-file"]
+    assert "secret" not in str(found.values()).replace(str(sound), "")
+    assert complaints(start + f"auth: {{token-file: {sound}}}\n") == {}
+
+
 def test_status_shows_the_cluster(api: RunningApi, capsys: Captured) -> None:
     """Members with their roles, source and listener; `--json` has the same facts."""
     assert invoke(["status"]) == 0
@@ -142,7 +184,12 @@ def test_members(api: RunningApi, capsys: Captured) -> None:
     """Add, update, promote, remove, list and transfer go to the API and print the members."""
     add = ["member", "add", "n3", "--peer-url", "http://127.0.0.1:5003", "--learner"]
     assert invoke(add) == 0
-    assert "learner" in capsys.readouterr().out
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[0]: line[2] for line in table[1:]} == {
+        "n1": "leader",
+        "n2": "voter",
+        "n3": "learner",
+    }
     assert "exists already" in failed(add, 1, capsys)
     assert invoke(["member", "update", "n3", "--peer-url", "http://127.0.0.1:6003"]) == 0
     assert "6003" in capsys.readouterr().out

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from kingbus import config
 from kingbus.addresses import Address
+from kingbus.admin.schema import AddMember
 from kingbus.errors import ConfigError
+from kingbus.membership.errors import PeerUrlError
+from kingbus.membership.member import normalize_url
 
 MINIMAL = {"name": "n1", "peer-url": "http://127.0.0.1:5001", "data-dir": "/tmp/n1"}
 
@@ -197,6 +200,33 @@ def test_without_a_token_the_admin_api_stays_on_loopback() -> None:
     assert any("loopback" in str(w) or "127.0.0.1" in w for w in config.parse(reachable).warnings())
     for auth in ({"token-file": "/t"}, {"insecure": True}):
         assert str(config.parse(reachable | {"auth": auth}).admin_listen) == "10.1.2.3:9595"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("0.0.0.0", "*", "0", "00", "000.0.0.0", "0.0", "0x0", "0X00.0", "0.0.0x0.00", "0.0.0.0."),
+        *("[::]", "[0::0]", "[::ffff:0.0.0.0]", "[::ffff:0:0]", "[0:0:0:0:0:0:0:0]", "[::%1]"),
+        "\uff10.\uff10.\uff10.\uff10",
+    ],
+)
+def test_every_spelling_of_a_wildcard_is_one(host: str) -> None:
+    """Nobody else reaches a member there: refused in files, by the API and in the membership."""
+    url = f"http://{host}:1"
+    with pytest.raises(ConfigError, match="wildcard"):
+        config.parse(MINIMAL | {"peer-url": url})
+    with pytest.raises(PeerUrlError, match="wildcard"):
+        normalize_url(url)
+    with pytest.raises(ValueError, match="wildcard"):
+        AddMember(name="n", peer_url=url)
+    assert config.parse(MINIMAL | {"peer-url": url}, joins=True).peer_url.address.is_wildcard
+
+
+@pytest.mark.parametrize("host", ["0.0.0.1", "10", "0x10", "[::1]", "[::ffff:0.0.0.1]", "h0", "0h"])
+def test_what_only_looks_like_a_wildcard_is_none(host: str) -> None:
+    """Addresses and names with zeros in them."""
+    assert not config.parse(MINIMAL | {"peer-url": f"http://{host}:1"}).peer_url.address.is_wildcard
+    normalize_url(f"http://{host}:1")
 
 
 def test_addresses_read_back() -> None:

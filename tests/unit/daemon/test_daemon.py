@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from kingbus.secrets import ClusterSecret
+from tests.support import processes
 from tests.support.cluster import REPOSITORY, KingbusNode
 from tests.support.waiting import wait_for
 
@@ -104,6 +105,46 @@ def test_a_wrong_cluster_key_is_refused_at_the_start(node: KingbusNode, tmp_path
     assert "missing.key" in refusal(node)
     node.configure(cluster_key_file=str(right))
     node.start()
+
+
+def test_a_node_without_a_peer_port_stays_alone(tmp_path: Path) -> None:
+    """Whoever would join it, be added or take its place is refused: it could not be reached."""
+    log = tmp_path / "log"
+    words = [
+        *("run", "--source", f"mysql://u@127.0.0.1:{processes.free_port()}"),
+        *("--data-dir", str(tmp_path / "data"), "--server-user", "r"),
+        *("--listen", f"127.0.0.1:{processes.free_port()}"),
+    ]
+    environment = {"KINGBUS_SERVER_PASSWORD": "x", "KINGBUS_SOURCE_PASSWORD": "x"}
+    process = processes.start_kingbus(words, log=log, environment=environment)
+    try:
+        found = wait_for(
+            lambda: re.search(r"peer=none admin=(\S+)", log.read_text()),
+            what="ready",
+            explain=lambda: processes.tail(log),
+        )
+        with httpx.Client(base_url=found[1]) as admin:
+            name = wait_for(
+                lambda: next(each["name"] for each in admin.get("/members").json()["data"]),
+                what="the member itself",
+                tolerate=(StopIteration,),
+            )
+            for method, path, body in (
+                ("POST", "/members", {"name": "b", "peer_url": "http://h:1", "learner": True}),
+                ("POST", "/members", {"name": "b", "peer_url": "http://h:1", "dial_back": "ab"}),
+                ("PUT", "/members", {"name": name, "new_peer_url": "http://h:1"}),
+                (
+                    "POST",
+                    "/members/replace",
+                    {"name": name, "new_name": "b", "peer_url": "http://h:1"},
+                ),
+            ):
+                reply = admin.request(method, path, json=body)
+                assert reply.status_code == 409, (method, path, reply.text)
+                assert "no peer port" in reply.json()["message"]
+            assert len(admin.get("/members").json()["data"]) == 1
+    finally:
+        assert processes.stop(process) == 0, processes.tail(log)
 
 
 def test_tokens_are_asked_for(node: KingbusNode, tmp_path: Path) -> None:

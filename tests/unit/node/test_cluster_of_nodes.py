@@ -416,6 +416,92 @@ async def test_a_leader_that_is_replaced_hands_over_first():
         assert cluster.members["d"].machine.data == [b"kept", b"after"]
 
 
+async def moves(cluster, name):
+    """Whoever leads gives the member another URL, handing over first if that is itself."""
+    await cluster.reserve(name)
+    for _ in range(2):
+        leader = await cluster.wait_leader()
+        await eventually(lambda of=leader: len(of.node._active()) == len(of.node.cluster))
+        try:
+            await leader.node.update_member(cluster.ids[name], [cluster.url(name)])
+        except NotLeaderError as error:
+            await eventually(lambda to=error.leader_id: cluster.leader() is cluster.of(to))
+        else:
+            return leader
+    raise AssertionError("nobody moved it")
+
+
+async def test_members_move_one_after_the_other():
+    """Each is told of its new address, is restarted there and heard again; a leader hands over."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        await cluster.elect("a")
+        for name in "abc":
+            leader = await moves(cluster, name)
+            assert leader.name != name
+            moved = cluster.members[name]
+            await eventually(
+                lambda name=name, of=moved: of.node.cluster.at(cluster.url(name)), "it is told"
+            )
+            await propose(leader, name.encode())
+            await cluster.wait_equal("a", "b", "c")  # not restarted yet, and not cut off
+            await moved.stop()
+            await cluster.restart(name)
+            await propose(await cluster.wait_leader(), b"back", name.encode())
+            await cluster.wait_equal("a", "b", "c")
+
+
+async def test_who_moves_counts_as_down():
+    """Of two voters none can move, of three none while another is down: a wrong address would
+    leave nobody to correct it. A single one can, and a wrong address is corrected."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await eventually(lambda: len(leader.node._active()) == 3)
+        for port in (9, 10):
+            await leader.node.update_member(cluster.ids["c"], [f"http://127.0.0.1:{port}"])
+        await cluster.members["c"].stop()
+        await eventually(lambda: len(leader.node._active()) == 2)
+        for name in "ab":
+            with pytest.raises(UnhealthyClusterError, match="after it"):
+                await leader.node.update_member(cluster.ids[name], ["http://127.0.0.1:11"])
+        assert cluster.leader() is leader  # nothing was handed over for nothing
+        await leader.node.remove_member(cluster.ids["c"])
+        with pytest.raises(UnhealthyClusterError, match="after it"):
+            await leader.node.update_member(cluster.ids["b"], ["http://127.0.0.1:11"])
+        await propose(leader, b"still decides")
+
+    async with loopback_cluster("a") as cluster:
+        leader = await cluster.wait_leader()
+        await leader.node.update_member(cluster.ids["a"], ["http://127.0.0.1:11"])
+        await propose(leader, b"alone")
+
+
+@pytest.mark.parametrize("change", ["promote", "replace"])
+async def test_a_new_leader_learns_who_has_caught_up_before_it_judges(change):
+    """Asked within milliseconds of a handover to make a learner a voter, it looks, then does it."""
+    async with loopback_cluster("a", "b", "c") as cluster:
+        leader = await cluster.elect("a")
+        await propose(leader, b"kept")
+        await cluster.reserve("d")
+        learner = await leader.node.add_member("d", [cluster.url("d")], learner=True)
+        await cluster.join("d", leader.node.cluster)
+        await eventually(lambda: leader.node.has_caught_up(learner.id), "d catches up")
+        if change == "replace":
+            with pytest.raises(NotLeaderError) as caught:
+                await leader.node.replace_member(cluster.ids["a"], "d")
+            successor = cluster.of(caught.value.leader_id)
+        else:
+            successor = cluster.of(await leader.node.transfer_leader(None))
+        await eventually(lambda: successor.node.leadership.is_ready)
+        if change == "replace":
+            await successor.node.replace_member(cluster.ids["a"], "d")
+        else:
+            await successor.node.promote_member(learner.id)
+
+        assert learner.id in successor.node.cluster.voters
+        await propose(successor, b"after")
+        await cluster.wait_equal("b", "c", "d")
+
+
 async def test_what_would_lose_the_majority_is_refused():
     """Removing or adding a voter on an unhealthy cluster is refused; so is the last voter's end."""
     async with loopback_cluster("a", "b", "c") as cluster:

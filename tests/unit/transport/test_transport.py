@@ -321,8 +321,9 @@ async def test_a_member_that_lags_listens_to_a_newer_one():
         newer = replace(cluster, index=5)
         a.transport.set_cluster(alone)
         assert a.transport.facts(idb) is None
+        # b dials anew, so that its hello tells of the newer membership.
+        b.transport.set_cluster(replace(newer, index=4, members=(cluster.named("b"),)))
         b.transport.set_cluster(newer)
-        b.transport._peers[ida]._lanes[Lane.URGENT].reconnect()
         await eventually(lambda: a.transport.facts(idb) is not None)
         a.transport.send([heartbeat(ida, idb)])
         await eventually(lambda: b.events.messages)
@@ -510,15 +511,45 @@ def test_appends_keep_together():
 
 
 async def test_a_member_that_moves_is_dialled_at_its_new_address():
-    """After an update of its URL, messages go to the new address."""
-    async with members("a", "b", "c") as (cluster, a, _, c):
+    """After an update of its URL: over the connection that stands, and behind it at the new one."""
+    async with members("a", "b", "c") as (cluster, a, b, c):
         ida, idb = cluster.named("a").id, cluster.named("b").id
         await eventually(lambda: a.transport.facts(idb).connected)
         # From now on b is where c listens, which takes nothing that is meant for b.
         moved = Member(id=idb, name="b", peer_urls=(c.url,))
         others = tuple(m for m in cluster if m.id == ida)
+        since = a.transport.facts(idb).connected_since
         a.transport.set_cluster(replace(cluster, index=1, members=(*others, moved)))
+        a.transport.send([heartbeat(ida, idb)])
+        await eventually(lambda: b.events.messages)
+        assert a.transport.facts(idb).connected_since == since
+
+        b.scope.cancel()
         await eventually(lambda: "wrong-receiver" in a.transport.facts(idb).last_error)
+
+
+async def test_a_call_says_whether_it_was_sent():
+    """Who hangs before the greeting was told nothing; who hangs behind it may have heard it."""
+    async with members("a", "b") as (cluster, a, b):
+        idb = cluster.named("b").id
+
+        async def hangs(_caller, _body):
+            await trio.sleep_forever()
+
+        b.transport.register("hang", hangs)
+        with pytest.raises(PeerUnreachableError, match=": no answer") as caught:
+            await a.transport.call(idb, "hang", timeout=0.2)
+        assert caught.value.was_sent
+
+        silent = await open_listener("127.0.0.1", 0)
+        host, port = silent.socket.getsockname()
+        with pytest.raises(PeerUnreachableError, match="connected, but no answer") as caught:
+            await a.transport.call(f"http://{host}:{port}", "hang", timeout=0.2)
+        assert not caught.value.was_sent
+        await silent.aclose()
+        with pytest.raises(PeerUnreachableError) as caught:
+            await a.transport.call(f"http://{host}:{port}", "hang", timeout=0.2)
+        assert not caught.value.was_sent
 
 
 def test_hello_buffers_take_hellos_only():
