@@ -124,12 +124,16 @@ def _source_url(text: str) -> tuple[str, str]:
     return unquote(parts.username), f"{shown}:{port or 3306}"
 
 
-def load(path: Path, *, joins: bool = False) -> "Config":
-    """The configuration; every problem is printed before UsageError is raised."""
+def load(path: Path, *, joins: bool = False, with_secrets: bool = False) -> "Config":
+    """The configuration; every problem is printed before UsageError is raised.
+
+    `with_secrets` looks for those, too, in their files and in the environment.
+    """
     from kingbus import config
 
     try:
-        return config.load(path, joins=joins)
+        environment = os.environ if with_secrets else None
+        return config.load(path, joins=joins, environment=environment)
     except ConfigError as error:
         for problem in error.problems:
             complain(f"{path}: {problem}")
@@ -195,9 +199,7 @@ def check(
     ] = False,
 ) -> None:
     """Print every problem with key and value; exit code 2 if there is any."""
-    from kingbus import config
-
-    found = config.load(file, joins=join, environment=os.environ)
+    found = load(file, joins=join, with_secrets=True)
     for warning in found.warnings():
         complain(f"{file}: warning: {warning}")
     say(f"{file}: no problems")

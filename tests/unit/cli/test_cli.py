@@ -131,8 +131,11 @@ def test_config_check_finds_what_a_start_would(
         path.write_text(text)
         code = invoke(["config", "check", str(path)])
         told = capsys.readouterr()
-        lines = [line.partition(": ")[2] for line in told.err.splitlines()]
+        lines = told.err.splitlines()
         assert code == (2 if lines else 0), told
+        if lines:
+            assert f"{len(lines) - 1} problem" in lines.pop()
+        lines = [line.removeprefix(f"{path}: ") for line in lines]
         return {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
 
     server = "server: {addr: '127.0.0.1:3390', user: r}\n"
