@@ -1,14 +1,13 @@
 """Ingest and dump of a whole binary log: by the references, by one node and by three."""
 
 import shutil
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scripts.benchmark import catalogue
 from scripts.benchmark.figures import Series
+from scripts.benchmark.many_readers import drain_by_many
 from scripts.benchmark.revisions import Product
 from scripts.benchmark.runs import Measured, in_turn, say, settle
 from scripts.benchmark.watching import Watch
@@ -118,24 +117,20 @@ def _one_node(
     shutil.rmtree(directory)
 
 
-def _drain(
-    node: KingbusNode, *, at_least: int | None = None, start: threading.Barrier | None = None
-) -> Drained:
+def _drain(node: KingbusNode, *, at_least: int | None = None) -> Drained:
     return drain(
-        port=node.listen_port,
-        user=LISTENER_USER,
-        password=LISTENER_PASSWORD,
-        at_least=at_least,
-        ready=(lambda: None) if start is None else start.wait,
+        port=node.listen_port, user=LISTENER_USER, password=LISTENER_PASSWORD, at_least=at_least
     )
 
 
 def _drain_by_many(node: KingbusNode, carried: int, slack: int) -> float:
     """Seconds from the first of several readers' beginning to the end of the last."""
-    start = threading.Barrier(catalogue.READERS, timeout=60)
-    with ThreadPoolExecutor(catalogue.READERS) as pool:
-        running = [pool.submit(_drain, node, start=start) for _ in range(catalogue.READERS)]
-        drained = [each.result() for each in running]
+    drained = drain_by_many(
+        port=node.listen_port,
+        user=LISTENER_USER,
+        password=LISTENER_PASSWORD,
+        count=catalogue.READERS,
+    )
     for each in drained:
         _require_equal(each.bytes, carried, slack)
     return max(each.ended for each in drained) - min(each.began for each in drained)

@@ -8,7 +8,7 @@ import ctypes
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,8 @@ from scripts.benchmark.figures import Usage
 
 SAMPLE_SECONDS = 0.05
 """How often memory is looked at: a peak that is shorter may be missed."""
+_FAMILY_SAMPLES = 20
+"""How many samples apart a node's processes are looked for: that reads a file for each thread."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
@@ -41,7 +43,7 @@ def cpu_seconds_of(stat: str) -> float:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that it started and that are there; nothing once it is gone."""
+    """A process and all that it started and that are still there."""
     found = [pid]
     for known in found:
         with _gone_is_fine():
@@ -51,22 +53,22 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def memory(pid: int) -> tuple[int, int]:
-    """Anonymous and file-mapped bytes of a process and those that it started."""
+def memory(pids: Iterable[int]) -> tuple[int, int]:
+    """Anonymous and file-mapped bytes of some processes together."""
     anonymous = file = 0
-    for each in family(pid):
+    for pid in pids:
         with _gone_is_fine():
-            one, two = memory_of((_PROC / str(each) / "status").read_text())
+            one, two = memory_of((_PROC / str(pid) / "status").read_text())
             anonymous, file = anonymous + one, file + two
     return anonymous, file
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time so far of a process and those that it started."""
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU time so far of some processes together."""
     total = 0.0
-    for each in family(pid):
+    for pid in pids:
         with _gone_is_fine():
-            total += cpu_seconds_of((_PROC / str(each) / "stat").read_text())
+            total += cpu_seconds_of((_PROC / str(pid) / "stat").read_text())
     return total
 
 
@@ -88,6 +90,7 @@ class Watch:
         self._anonymous = 0
         self._file = 0
         self._cached = 0
+        self._families: dict[int, list[int]] = {}
         self._cpu: dict[int, float] = {}
         self._began: dict[int, float] = {}
         self._end = threading.Event()
@@ -95,7 +98,8 @@ class Watch:
 
     def __enter__(self) -> Self:
         """Begin."""
-        self._began = {pid: cpu_seconds(pid) for pid in self._pids}
+        self._meet()
+        self._began = {pid: cpu_seconds(each) for pid, each in self._families.items()}
         self._thread.start()
         return self
 
@@ -106,10 +110,11 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         """End."""
-        self._cpu = {pid: cpu_seconds(pid) - began for pid, began in self._began.items()}
+        self._cpu = {pid: cpu_seconds(family(pid)) - began for pid, began in self._began.items()}
         self._end.set()
         self._thread.join()
         if kind is None:
+            self._meet()
             self._look()
             self._cached = max((cached_bytes(each) for each in self._directories), default=0)
 
@@ -129,12 +134,19 @@ class Watch:
         return max(self._cpu.values(), default=0.0)
 
     def _sample(self) -> None:
+        samples = 0
         while not self._end.wait(SAMPLE_SECONDS):
+            samples += 1
+            if samples % _FAMILY_SAMPLES == 0:
+                self._meet()
             self._look()
 
+    def _meet(self) -> None:
+        self._families = {pid: family(pid) for pid in self._pids}
+
     def _look(self) -> None:
-        for pid in self._pids:
-            anonymous, file = memory(pid)
+        for processes in self._families.values():
+            anonymous, file = memory(processes)
             self._anonymous = max(self._anonymous, anonymous)
             self._file = max(self._file, file)
 

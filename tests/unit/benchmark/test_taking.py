@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmark import watching
+from scripts.benchmark.many_readers import drain_by_many
 from scripts.benchmark.revisions import (
     RevisionError,
     commit,
@@ -16,6 +17,7 @@ from scripts.benchmark.revisions import (
 )
 from scripts.benchmark.runs import in_turn, shared_out
 from scripts.benchmark.workloads import workloads
+from tests.support.processes import free_port
 
 
 def test_memory_is_split_into_what_is_the_process_s_own_and_what_is_files():
@@ -45,7 +47,7 @@ def test_a_process_counts_with_what_it_started():
     ) as parent:
         assert [parent.stdout.readline(), parent.stdout.readline()] == ["up\n", "child\n"]
         family = watching.family(parent.pid)
-        both = watching.memory(parent.pid)
+        both = watching.memory(family)
         alone = watching.memory_of(Path(f"/proc/{parent.pid}/status").read_text())
         parent.stdin.close()
     assert len(family) == 2
@@ -56,16 +58,17 @@ def test_a_process_that_is_gone_needs_nothing():
     """A killed leader is still being watched."""
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
-    assert watching.memory(ended.pid) == (0, 0)
-    assert watching.cpu_seconds(ended.pid) == 0
+    assert watching.family(ended.pid) == [ended.pid]
+    assert watching.memory([ended.pid]) == (0, 0)
+    assert watching.cpu_seconds([ended.pid]) == 0
 
 
 def test_a_watch_sees_the_memory_and_the_work_of_what_it_watches(tmp_path):
     """It looks at the end, too, so that something short is not missed."""
     (tmp_path / "file").write_bytes(bytes(100_000))
     with watching.Watch([os.getpid()], [tmp_path]) as watch:
-        began = watching.cpu_seconds(os.getpid())
-        while watching.cpu_seconds(os.getpid()) - began < 0.05:
+        began = watching.cpu_seconds([os.getpid()])
+        while watching.cpu_seconds([os.getpid()]) - began < 0.05:
             pass
     usage = watch.usage
     assert usage.anonymous_bytes > 1_000_000
@@ -204,3 +207,9 @@ def test_a_commit_that_is_not_there_is_refused_by_name(tmp_path):
     with pytest.raises(RevisionError, match="no-such-commit"), commit("no-such-commit", tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_cannot_log_in_ends_the_measurement():
+    """Nine of ten readers would look faster than ten."""
+    with pytest.raises(AssertionError, match="did not get as far as its dump"):
+        drain_by_many(port=free_port(), user="replica", password="wrong", count=1)
