@@ -32,6 +32,9 @@ from tests.support import servers
 from tests.support.installations import MissingServerError
 
 
+_CALM_LOAD = 0.5
+
+
 def measure(
     part: str, given: argparse.Namespace, products: Sequence[Product], directory: Path
 ) -> Measured:
@@ -61,6 +64,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "mysql": ".".join(str(part) for part in servers.modern().version),
@@ -93,6 +97,9 @@ def products_of(given: argparse.Namespace, directory: Path) -> Iterator[list[Pro
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """The whole report."""
+    runs_on = machine()
+    if runs_on["load_before"] > _CALM_LOAD:
+        say(f"other work goes on here (load {runs_on['load_before']}): it will be measured, too")
     directory = Path(tempfile.mkdtemp(prefix="kingbus-bench-", dir=given.directory))
     try:
         with products_of(given, directory) as products:
@@ -110,7 +117,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(directory, ignore_errors=True)
     names = [product.name for product in products]
     report: dict[str, Any] = {
-        "machine": machine(),
+        "machine": runs_on,
         "revision": names[0],
         "turns": given.turns,
         "scale": given.scale,

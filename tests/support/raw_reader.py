@@ -370,6 +370,7 @@ def drain(
     is over when that many bytes have come and no more follow. `ready` is called before it begins.
     """
     is_endless = at_least is not None
+    enough = max(1, at_least or 0)
     connection = _log_in(host, port, user, password)
     try:
         with connection.cursor() as cursor:
@@ -402,13 +403,13 @@ def drain(
             try:
                 count = sock.recv_into(view)
             except TimeoutError:
-                if at_least is not None and total >= at_least:
+                if is_endless and total >= enough:
                     break
                 raise
             if count == 0:
                 raise AssertionError(f"the dump was cut after {total} bytes")
             ended = time.perf_counter()
-            if total < (at_least or 0) <= total + count:
+            if is_endless and total < enough <= total + count:
                 sock.settimeout(_QUIET_SECONDS)
             total += count
             last = (last + bytes(view[max(0, count - 9) : count]))[-9:]
