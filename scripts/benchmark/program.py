@@ -31,7 +31,6 @@ from scripts.benchmark.workloads import workloads
 from tests.support import servers
 from tests.support.installations import MissingServerError
 
-
 _CALM_LOAD = 0.5
 
 

@@ -370,7 +370,6 @@ def drain(
     is over when that many bytes have come and no more follow. `ready` is called before it begins.
     """
     is_endless = at_least is not None
-    enough = max(1, at_least or 0)
     connection = _log_in(host, port, user, password)
     try:
         with connection.cursor() as cursor:
@@ -391,31 +390,44 @@ def drain(
         server_id = 992 if is_endless else 991
         body = struct.pack("<HII", flags, server_id, 0) + struct.pack("<QI", 4, len(encoded))
         ready()
-        began = ended = time.perf_counter()
+        began = time.perf_counter()
         connection._execute_command(_COM_BINLOG_DUMP_GTID, body + encoded)
-        sock: socket.socket = connection._sock
-        sock.settimeout(seconds)
-        buffer = bytearray(1 << 20)
-        view = memoryview(buffer)
-        total = 0
-        last = b""
-        while True:
-            try:
-                count = sock.recv_into(view)
-            except TimeoutError:
-                if is_endless and total >= enough:
-                    break
-                raise
-            if count == 0:
-                raise AssertionError(f"the dump was cut after {total} bytes")
-            ended = time.perf_counter()
-            if is_endless and total < enough <= total + count:
-                sock.settimeout(_QUIET_SECONDS)
-            total += count
-            last = (last + bytes(view[max(0, count - 9) : count]))[-9:]
-            # Nothing comes behind the EOF packet, which has 5 bytes behind its header.
-            if not is_endless and last[-5:-4] == b"\xfe" and last[-9:-6] == b"\x05\0\0":
-                break
+        total, ended = read_to_the_end(connection._sock, seconds=seconds, at_least=at_least)
         return Drained(bytes=total, began=began, ended=ended)
     finally:
         connection._force_close()
+
+
+def read_to_the_end(
+    sock: socket.socket, *, seconds: float, at_least: int | None = None
+) -> tuple[int, float]:
+    """Read until an EOF packet, or until `at_least` bytes have come and no more follow.
+
+    The bytes, and when the last of them came, by the performance counter; TimeoutError when nothing
+    came for `seconds` before that.
+    """
+    is_endless = at_least is not None
+    enough = max(1, at_least or 0)
+    sock.settimeout(seconds)
+    buffer = bytearray(1 << 20)
+    view = memoryview(buffer)
+    total = 0
+    ended = time.perf_counter()
+    last = b""
+    while True:
+        try:
+            count = sock.recv_into(view)
+        except TimeoutError:
+            if is_endless and total >= enough:
+                return total, ended
+            raise
+        if count == 0:
+            raise AssertionError(f"the dump was cut after {total} bytes")
+        ended = time.perf_counter()
+        if is_endless and total < enough <= total + count:
+            sock.settimeout(_QUIET_SECONDS)
+        total += count
+        last = (last + bytes(view[max(0, count - 9) : count]))[-9:]
+        # Nothing comes behind the EOF packet, which has 5 bytes behind its header.
+        if not is_endless and last[-5:-4] == b"\xfe" and last[-9:-6] == b"\x05\0\0":
+            return total, ended
