@@ -74,4 +74,7 @@ def main(port: str, user: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:  # noqa: BLE001  # one line each: there are many
+        sys.exit(f"reader: {type(error).__name__}: {error}")

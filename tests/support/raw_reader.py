@@ -382,12 +382,13 @@ def drain(
                 "SET @master_binlog_checksum = @@global.binlog_checksum,"
                 " @source_binlog_checksum = @@global.binlog_checksum"
             )
-            if is_endless:
-                replica = uuid.uuid4()
-                cursor.execute(f"SET @slave_uuid = '{replica}', @replica_uuid = '{replica}'")
+            # A second dump of the same replica, or of the same server id without a uuid, would
+            # replace the first: several may read at once.
+            replica = uuid.uuid4()
+            cursor.execute(f"SET @slave_uuid = '{replica}', @replica_uuid = '{replica}'")
         encoded = encode_gtid_set("")
         flags = 0 if is_endless else _NON_BLOCKING
-        server_id = 992 if is_endless else 991
+        server_id = 10_000 + replica.int % 1_000_000
         body = struct.pack("<HII", flags, server_id, 0) + struct.pack("<QI", 4, len(encoded))
         ready()
         began = time.perf_counter()
