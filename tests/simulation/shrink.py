@@ -63,7 +63,7 @@ def shrink(
 def by_events(error: SimulationError, again: Again) -> SimulationError:
     """Down to the event that broke it; before a failure in the end, by halves."""
     if not error.is_calm:
-        return again(error.events) or error
+        return again(error.events + 1) or error
     best = error
     low, high = 0, error.length
     while low < high:
