@@ -300,7 +300,6 @@ class Member:
             return
         address = self._options.peer_listen or self._config.peer_url.address
         start_listening(opened, address, what="peer-url")
-        self._sockets.peer = None
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(opened))
         await nursery.start(self._transport.serve, listener)
 

@@ -66,9 +66,8 @@ async def _run(options: Options, stop: Stop) -> None:
 
 async def _start_and_run(options: Options, stop: Stop) -> None:
     worker = Worker(32)
-    sockets = open_sockets(options)
     with ExitStack() as stack:
-        stack.callback(sockets.close)
+        sockets = open_sockets(options, stack)
         with stop.starting:
             ground = await open_ground(options, worker, stack)
             member = Member(ground, sockets, worker)
