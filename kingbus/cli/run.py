@@ -159,9 +159,7 @@ def join(
     found = load(config, joins=True)
     hint = "is that node running, and is --via its admin-url?"
     api = client(via, token_file or found.auth.token_file, hint=hint)
-    options = daemon.options_of(
-        found, peer_listen=found.peer_url.address, joining=Joining(api=api, learner=learner)
-    )
+    options = daemon.options_of(found, joining=Joining(api=api, learner=learner))
     raise typer.Exit(daemon.main(options))
 
 

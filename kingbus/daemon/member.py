@@ -295,10 +295,9 @@ class Member:
         return removed
 
     async def _serve_peers(self, nursery: trio.Nursery) -> None:
-        opened = self._sockets.peer
-        if opened is None:
+        opened, address = self._sockets.peer, self._options.peer_listen
+        if opened is None or address is None:
             return
-        address = self._options.peer_listen or self._config.peer_url.address
         start_listening(opened, address, what="peer-url")
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(opened))
         await nursery.start(self._transport.serve, listener)

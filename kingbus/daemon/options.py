@@ -22,9 +22,9 @@ NO_PEER_URL = "http://standalone.invalid:1"
 class Options:
     """What one process is started with. `standalone`: no peers, ports may be free ones instead.
 
-    `peer_listen` is where the peer port listens when that is not what peer-url says: a node that
-    joined with a wildcard has the peer-url that its cluster saw. `joining` says whom to ask first
-    to be added.
+    `peer_listen` is where the peer port listens, None for no peer port: what peer-url said at
+    first. A node that joined has the peer-url by which its cluster knows it. `joining` says whom to
+    ask first to be added.
     """
 
     config: Config
@@ -45,7 +45,6 @@ def options_of(
     config: Config,
     *,
     standalone: bool = False,
-    peer_listen: Address | None = None,
     joining: Joining | None = None,
     source_password: Secret | None = None,
     server_password: Secret | None = None,
@@ -81,7 +80,7 @@ def options_of(
     options = Options(
         config=config,
         standalone=standalone,
-        peer_listen=peer_listen,
+        peer_listen=None if standalone else config.peer_url.address,
         joining=joining,
         source_password=source_password,
         server_password=server_password,

@@ -34,9 +34,8 @@ def open_sockets(options: Options, stack: ExitStack) -> Sockets:
             return stack.enter_context(listen(Address(host=address.host, port=0), what=what))
 
     config, peer = options.config, None
-    if not options.standalone:
-        address = options.peer_listen or config.peer_url.address
-        peer = stack.enter_context(bind(address, what="peer-url"))
+    if options.peer_listen is not None:
+        peer = stack.enter_context(bind(options.peer_listen, what="peer-url"))
     return Sockets(
         peer=peer,
         admin=default_or_free(config.admin_listen, "admin-url"),

@@ -76,11 +76,12 @@ async def _joined(options: Options, directory: DataDirectory, key_id: str) -> Op
     """The same, as the cluster knows this node once it was asked to add it, if that is wished."""
     if options.joining is None:
         return options
+    assert options.peer_listen is not None, "a member has a peer port"
     config = await joined(
         options.joining,
         options.config,
         directory,
-        listens=options.peer_listen or options.config.peer_url.address,
+        listens=options.peer_listen,
         key_id=key_id,
     )
     return replace(options, config=config)
