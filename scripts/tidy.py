@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[frozenset[str], bool], ...] = (
     (frozenset({"storage"}), False),
     (frozenset({"transport", "node", "replication"}), True),
     (frozenset({"admin"}), False),
-    (frozenset({"config", "daemon", "joining", "cli", "__main__"}), True),
+    (frozenset({"config", "credentials", "daemon", "joining", "cli", "__main__"}), True),
 )
 PURE = frozenset({"raft", "mysql", "binlog", "membership"})
 IMPURE_MODULES = frozenset(

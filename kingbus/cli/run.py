@@ -79,8 +79,7 @@ def _standalone(
 ) -> Any:
     if data_dir is None:
         raise UsageError("--data-dir is needed with --source")
-    server_password = os.environ.get("KINGBUS_SERVER_PASSWORD")
-    if not server_user or not server_password:
+    if not server_user or not os.environ.get("KINGBUS_SERVER_PASSWORD"):
         raise UsageError("--server-user and KINGBUS_SERVER_PASSWORD are both needed with --source")
     user, address = _source_url(source)
 
@@ -101,7 +100,6 @@ def _standalone(
         found,
         standalone=True,
         source_password=Secret(password(source_password_file, "KINGBUS_SOURCE_PASSWORD") or ""),
-        server_password=Secret(server_password),
     )
 
 

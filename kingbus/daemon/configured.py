@@ -43,7 +43,7 @@ class ConfiguredSource:
         wanted = _source_config(self._options.config)
         if wanted is None or not self._node.leadership.is_ready or self._keys.secret is None:
             return
-        password = (self._options.source_password or Secret("")).reveal()
+        password = (self._options.credentials.source_password or Secret("")).reveal()
         if self._relay.state.source_config is None:
             await self._leader.seed_source(wanted, password)
         elif self._options.standalone and not self._is_seeded:
@@ -92,7 +92,7 @@ async def open_configured_listener(options: Options, listener: ListenerControl) 
 
     A standalone node's arguments win over what its log holds. KingbusErrors of binding.
     """
-    server, password = options.config.server, options.server_password
+    server, password = options.config.server, options.credentials.server_password
     if server is None or server.addr is None or password is None:
         return
     if listener.stored is None or options.standalone:

@@ -56,7 +56,7 @@ class Endpoints:
         await self._stopped.wait()
 
     def _access(self) -> Access:
-        options, hosts = self._options, None
-        if options.token is None and not options.config.auth.insecure:
-            hosts = frozenset({"localhost", options.config.admin_url.address.host.lower()})
-        return Access(token=options.token, read_token=options.read_token, hosts=hosts)
+        config, credentials, hosts = self._options.config, self._options.credentials, None
+        if credentials.token is None and not config.auth.insecure:
+            hosts = frozenset({"localhost", config.admin_url.address.host.lower()})
+        return Access(token=credentials.token, read_token=credentials.read_token, hosts=hosts)
