@@ -30,7 +30,9 @@ class ConfiguredSource:
         leader: LeaderOperations,
         keys: ClusterKeyKeeper,
     ) -> None:
-        self._options = options
+        self._wanted = _source_config(options.config)
+        self._password = options.credentials.source_password or Secret("")
+        self._arguments_win = options.standalone
         self._node = node
         self._relay = relay
         self._leader = leader
@@ -40,14 +42,13 @@ class ConfiguredSource:
 
     async def seed_source(self) -> None:
         """Once, on the leader of a log without a source; a standalone node's arguments win."""
-        wanted = _source_config(self._options.config)
+        wanted = self._wanted
         if wanted is None or not self._node.leadership.is_ready or self._keys.secret is None:
             return
-        password = (self._options.credentials.source_password or Secret("")).reveal()
         if self._relay.state.source_config is None:
-            await self._leader.seed_source(wanted, password)
-        elif self._options.standalone and not self._is_seeded:
-            await self._leader.replace_source(wanted, password)
+            await self._leader.seed_source(wanted, self._password.reveal())
+        elif self._arguments_win and not self._is_seeded:
+            await self._leader.replace_source(wanted, self._password.reveal())
         self._is_seeded = True
         difference = self.difference()
         if difference != self._difference_logged:
@@ -57,10 +58,8 @@ class ConfiguredSource:
 
     def difference(self) -> str:
         """That the log holds another source, in one sentence; empty if there is no difference."""
-        wanted = _source_config(self._options.config)
-        if wanted is None or self._relay.state.source_config is None:
-            return ""
-        if self._leader.is_stored(wanted, None):
+        wanted, stored = self._wanted, self._relay.state.source_config
+        if wanted is None or stored is None or self._leader.is_stored(wanted, None):
             return ""
         return "source: in the configuration file differs from what the log holds; the log counts"
 
