@@ -29,7 +29,7 @@ class OwnAttributes:
         self._newness = newness
         self._store = store
 
-    async def announce_attributes(self) -> None:
+    async def announce(self) -> None:
         """Once they differ from what the log holds, and there is a leader. KingbusErrors."""
         wanted = self._wanted
         if not self._newness.is_proven:

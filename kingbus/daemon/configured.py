@@ -40,7 +40,7 @@ class ConfiguredSource:
         self._is_seeded = False
         self._difference_logged = ""
 
-    async def seed_source(self) -> None:
+    async def seed(self) -> None:
         """Once, on the leader of a log without a source; a standalone node's arguments win."""
         wanted = self._wanted
         if wanted is None or not self._node.leadership.is_ready or self._keys.secret is None:

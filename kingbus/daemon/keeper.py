@@ -4,7 +4,7 @@ Owns when: after each change that is applied, and now and then. Must not know wh
 each looks for itself whether there is anything to do.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -19,23 +19,19 @@ KEEPER_SECONDS = 1.0  # what the applied state does not announce is looked at th
 Step = Callable[[], Awaitable[None]]
 
 
-async def keep(steps: Sequence[Step], changed: Callable[[], trio.Event]) -> None:
-    """Take the steps in turn, again and again; raises SecretErrors.
+async def keep(steps: Mapping[str, Step], changed: Callable[[], trio.Event]) -> None:
+    """Take the steps in turn, again and again, by what each is about; raises SecretErrors.
 
     `changed` gives an event that is set when configuration was applied or leadership moved.
     """
     while True:
         next_change = changed()
-        for step in steps:
-            await _try(step)
+        for what, step in steps.items():
+            try:
+                await step()
+            except SecretError:
+                raise  # a key that does not fit: this node cannot do its work
+            except KingbusError as error:
+                _log.info("put off", what=what, reason=error.explain())
         with trio.move_on_after(KEEPER_SECONDS):
             await next_change.wait()
-
-
-async def _try(step: Step) -> None:
-    try:
-        await step()
-    except SecretError:
-        raise  # a key that does not fit: this node cannot do its work
-    except KingbusError as error:
-        _log.info("put off", what=step.__name__.strip("_"), reason=error.explain())

@@ -304,12 +304,12 @@ class Member:
 
     async def _keep(self) -> None:
         """Everything that follows from the applied configuration, or has to get into it."""
-        steps = (
-            self._keys.step,
-            self._listener.settle,
-            self._attributes.announce_attributes,
-            self._source.seed_source,
-        )
+        steps = {
+            "cluster key": self._keys.step,
+            "listener": self._listener.settle,
+            "attributes": self._attributes.announce,
+            "source": self._source.seed,
+        }
         await keep(steps, lambda: self._watched.changed)
 
     async def _watch_leadership(self) -> None:
