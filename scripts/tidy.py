@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first. `siblings` says whether the packages of a layer may import each other.
 LAYERS: tuple[tuple[frozenset[str], bool], ...] = (
     (
-        frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "runner", "addresses"}),
+        frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "addresses"}),
         True,
     ),
     (frozenset({"raft", "mysql", "binlog", "membership"}), False),
