@@ -68,7 +68,7 @@ def _ingest(source: MySQLServer, cluster: KingbusCluster, name: str, series: Ser
     settle()
     with _watched(cluster) as watch:
         began = time.perf_counter()
-        cluster.start_receiver(source)
+        cluster.start_receiver(source, tls={"mode": "disabled"})
         wait_for(
             lambda: leader.status()["executed_gtid_set"] == wanted,
             what=f"the leader to have {wanted}",
