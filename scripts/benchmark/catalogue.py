@@ -137,6 +137,13 @@ STARTUP = (
     Row(name=START_WHOLE, how=How.FACTOR, reference=START_SHORT, target=1.2),
 )
 
+CATCH_UP = "three learners catch up"
+LOOP_TURN = "longest turn of the leader's loop"
+CATCHING_UP = (
+    Row(name=CATCH_UP, reads=3),
+    Row(name=LOOP_TURN, unit="ms", how=How.LIMIT, target=50.0, takes_longest=True, by_turn=False),
+)
+
 MEMORY = (
     Row(
         name="anonymous memory of a node",
@@ -155,6 +162,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "failover": FAILOVER,
     "idle": IDLE,
     "startup": STARTUP,
+    "catch-up": CATCHING_UP,
 }
 WHOLE_RUN = "memory"
 """The part that is not run: what the others saw is summed up in it."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import failover, idle, latency, startup, throughput
+from scripts.benchmark import catchup, failover, idle, latency, startup, throughput
 from scripts.benchmark.catalogue import PARTS, WHOLE_RUN
 from scripts.benchmark.comparison import compare
 from scripts.benchmark.figures import Load, peaks, summarize
@@ -49,6 +49,8 @@ def measure(
         return failover.measure(products, turns, directory, kills=given.kills)
     if part == "idle":
         return idle.measure(products, turns, directory, seconds=given.idle_seconds)
+    if part == "catch-up":
+        return catchup.measure(loads["small"], products, turns, directory)
     return startup.measure(loads["mixed"], products, turns, directory)
 
 

@@ -1,5 +1,6 @@
 """What the benchmark reads from the system, and what it makes of its arguments."""
 
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmark import watching
+from scripts.benchmark.catchup import longest
 from scripts.benchmark.many_readers import drain_by_many
 from scripts.benchmark.revisions import (
     RevisionError,
@@ -213,3 +215,11 @@ def test_a_reader_that_cannot_log_in_ends_the_measurement():
     """Nine of ten readers would look faster than ten."""
     with pytest.raises(AssertionError, match="did not get as far as its dump"):
         drain_by_many(port=free_port(), user="replica", password="wrong", count=1)
+
+
+def test_the_longest_turn_is_told_by_its_bound() -> None:
+    """Only turns since the first look count; one beyond all bounds is infinite."""
+    before = {0.01: 5.0, 0.05: 6.0, math.inf: 7.0}
+    assert longest(before, {0.01: 9.0, 0.05: 10.0, math.inf: 11.0}) == 0.01
+    assert longest(before, {0.01: 9.0, 0.05: 11.0, math.inf: 12.0}) == 0.05
+    assert longest(before, {0.01: 9.0, 0.05: 11.0, math.inf: 13.0}) == math.inf
