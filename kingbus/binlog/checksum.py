@@ -6,12 +6,12 @@ CRC32 is zlib's, over the event without its last four bytes, stored little-endia
 
 from enum import IntEnum
 from typing import Final
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kingbus.binlog.header import BytesLike
+from kingbus.crc import crc32
 
 CRC_BYTES: Final = 4
 

@@ -17,7 +17,6 @@ was handed out.
 
 from dataclasses import dataclass
 from typing import Final
-from zlib import crc32
 
 import numpy as np
 
@@ -52,6 +51,7 @@ from kingbus.binlog.large_event import LargeEvent
 from kingbus.binlog.receive_buffer import PACKET_HEADER, PACKET_LENGTH_MAX, ReceiveBuffer
 from kingbus.binlog.resume import HeldTail, ResumePoint
 from kingbus.binlog.transactions import Transactions
+from kingbus.crc import crc32
 from kingbus.pb.command_pb2 import EventBatch, FileStart
 
 __all__ = ["BATCH_BYTES", "ENTRY_BYTES_MAX", "IngestStream", "IngestedBatch", "ResumePoint"]
