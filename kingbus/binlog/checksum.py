@@ -46,6 +46,8 @@ def with_crc(event_without: BytesLike) -> bytes:
 
 _PACKET_HEADER: Final = 5
 """Length, sequence number and OK byte; the last is always 0 here."""
+_FEW: Final = 64
+"""Up to so many events are summed one by one: 0.2 us each, where the other way begins with 20."""
 _ALL: Final = 0xFFFF_FFFF
 _BEHIND_EVENT: Final = RESIDUE ^ _ALL
 _FORTH: Final[NDArray[np.uint32]] = np.array(
@@ -79,6 +81,10 @@ def are_intact(
     `words` are the little-endian u32 that begin at each byte of `data`; they are changed for the
     time of the call. Every event has at least four bytes before its checksum.
     """
+    if len(packets) <= _FEW:
+        ends = [*packets[1:].tolist(), stop]
+        begins = (packets + _PACKET_HEADER).tolist()
+        return all(is_intact(data[begin:end]) for begin, end in zip(begins, ends, strict=True))
     headers, events = words[packets], packets + _PACKET_HEADER
     register = _behind_header(headers, _BEHIND_EVENT)
     register[:1] = _behind_header(headers[:1], _ALL)

@@ -29,6 +29,9 @@ _DENSE_BYTES: Final = 160
 """A packet on average, up to which guessing is faster: it costs what a walk over packets of 210
 bytes does, and a guess that fails costs both."""
 
+_GUESS_BYTES_MIN: Final = 16 << 10
+"""A walk over less is faster than the beginning of a guess."""
+
 _SIZE: Final = PACKET_HEADER + 1 + 9
 """Where in the packet of an event the event's own size stands."""
 
@@ -110,7 +113,8 @@ class ReceiveBuffer:
         if at >= limit:
             return np.zeros(0, dtype=np.int64), at
         first = at
-        guessed, at = self._guess(at, limit) if self._is_dense else (_NONE, at)
+        may_guess = self._is_dense and limit - at >= _GUESS_BYTES_MIN
+        guessed, at = self._guess(at, limit) if may_guess else (_NONE, at)
         walked: list[int] = []
         append, data, word = walked.append, self.data, _first_word
         while at < limit:

@@ -25,7 +25,9 @@ def intact(data: bytearray, places: list[int]) -> bool:
     return are_intact(memoryview(data), words, np.array(places), len(data))
 
 
-events = st.lists(st.binary(min_size=4, max_size=80), min_size=1, max_size=20)
+events = st.lists(st.binary(min_size=4, max_size=80), min_size=1, max_size=20) | st.lists(
+    st.binary(min_size=4, max_size=20), min_size=60, max_size=90
+)
 
 
 @given(events, st.integers(0, 255), st.binary(max_size=9))
