@@ -4,6 +4,7 @@
      |- node.run                        Raft; ends by itself when this member was removed
      |- transport.run, transport.serve  lanes to the peers, and what they dial
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
+     |- dump_workers.run                processes that perform dumps, where some are wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
      |- keeper                          cluster key, seeding, attributes, listener as stored
@@ -31,7 +32,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import trio
 
@@ -73,7 +74,7 @@ from kingbus.node.errors import NodeError
 from kingbus.node.machine import AppliedBatch
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig, SourceConfig, TlsOptions
-from kingbus.replication.binlog_server import BinlogServer
+from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
 from kingbus.replication.receiver import Receiver
 from kingbus.replication.relay import Relay
@@ -85,6 +86,9 @@ from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
 from kingbus.storage.state_store import StateStore
 from kingbus.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from kingbus.replication.worker_pool import DumpWorkers
 
 _log = log.get_logger("daemon")
 
@@ -265,6 +269,22 @@ class _Watched:
             state.servers.get(self._member_id),
             state.members.get(self._member_id),
         )
+
+
+class _Feeding(_Watched):
+    """The same where dumps run in worker processes, which are told what was applied."""
+
+    def __init__(self, relay: Relay, member_id: int, applied: Callable[[], None]) -> None:
+        super().__init__(relay, member_id)
+        self._applied = applied
+
+    def apply(self, batch: AppliedBatch) -> None:
+        super().apply(batch)
+        self._applied()
+
+    def notify(self) -> None:
+        super().notify()
+        self._applied()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -527,7 +547,11 @@ class _Member:
 
         member_id = prepared.identity.member_id
         generator = random.SystemRandom()
-        self._watched = _Watched(relay, member_id)
+        self._dump_workers: DumpWorkers | None = None
+        if self._workers_wanted:
+            self._watched: _Watched = _Feeding(relay, member_id, self._note_applied)
+        else:
+            self._watched = _Watched(relay, member_id)
         self._transport = Transport(
             member_id=member_id,
             cluster=prepared.foreseen or prepared.cluster,
@@ -577,9 +601,38 @@ class _Member:
             changed=lambda: self._watched.changed,
             random=random.SystemRandom(),
         )
+        dumper: Dumper = self._dump
+        if self._workers_wanted:
+            dumper = self._dump_workers = self._make_dump_workers()
         self._server = BinlogServer(
-            facts=self._facts, dumper=self._dump, rsa_key=auth.PrivateKey.generate()
+            facts=self._facts, dumper=dumper, rsa_key=auth.PrivateKey.generate()
         )
+
+    @property
+    def _workers_wanted(self) -> int:
+        return self._config.server.workers if self._config.server is not None else 0
+
+    def _make_dump_workers(self) -> "DumpWorkers":
+        # Nothing of it is loaded where it is not wanted.
+        from kingbus.replication.worker_pool import DumpWorkers
+
+        server = self._config.server
+        assert server is not None
+        return DumpWorkers(
+            count=server.workers,
+            relay=self._relay,
+            log=self._store,
+            directory=self.directory.log_path,
+            identity=self._facts,
+            runner=self._worker,
+            local=self._dump,
+            catch_up=self._node,
+            catch_up_seconds_max=server.wait_for_catch_up,
+        )
+
+    def _note_applied(self) -> None:
+        if self._dump_workers is not None:
+            self._dump_workers.note()
 
     def _build_admin(self) -> None:
         config, relay, node = self._config, self._relay, self._node
@@ -687,6 +740,8 @@ class _Member:
             await nursery.start(self._transport.run)
             await self._serve_peers(nursery)
             nursery.start_soon(run_node)
+            if self._dump_workers is not None:
+                await nursery.start(self._dump_workers.run)
             await nursery.start(self._server.run)
             nursery.start_soon(self._receiver.run)
             await self._listener.reconcile()

@@ -78,6 +78,10 @@ RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches ap
 DUMP_CLIENTS = _gauge("kingbus_dump_clients", "Binlog dumps running.")
 DUMP_BYTES = _counter("kingbus_dump_bytes_total", "Bytes sent by binlog dumps.")
 DUMP_REFUSED = _counter("kingbus_dump_refused_total", "Dumps refused with an error packet.")
+DUMP_WORKERS = _gauge("kingbus_dump_workers", "Worker processes that perform binlog dumps.")
+DUMP_WORKER_ENDS = _counter(
+    "kingbus_dump_worker_ends_total", "Worker processes that ended and were started again."
+)
 SERVER_CONNECTIONS = _gauge("kingbus_server_connections", "Open replica-facing connections.")
 SERVER_LOGIN_FAILURES = _counter("kingbus_server_login_failures_total", "Refused logins.")
 

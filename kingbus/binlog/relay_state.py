@@ -19,7 +19,7 @@ one node and none on another would part them. Only broken invariants of the stat
   it is where a node that begins later begins: from there on it comes to the same state as all.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, TypeAlias, TypeVar
@@ -606,6 +606,40 @@ class RelayState:
             assert not self.files or self.files[-1].last_index == self.visible.index
         if not self.session:
             assert self.next_sequence == 0
+
+    # -- a reader's copy ----------------------------------------------------------------------
+
+    @property
+    def names_given(self) -> Mapping[str, int]:
+        """Served name and epoch of each file ever held, in their order."""
+        return self._names_used
+
+    def follow(
+        self,
+        *,
+        names: Mapping[str, int],
+        files: Iterable[FileRow],
+        first_file: int,
+        visible: VisibleEnd,
+    ) -> None:
+        """Become, as far as readers look, what another state has become.
+
+        For a copy in another process, to which nothing is applied. `files` are rows that are new
+        or changed, in order; `names` come before those of the files. Files below `first_file` are
+        gone, 0: all.
+        """
+        for name, epoch in names.items():
+            self._names_used.setdefault(name, epoch)
+        held = {row.ordinal: row for row in self.files}
+        for row in files:
+            held[row.ordinal] = row
+            self._names_used.setdefault(row.served_name, row.epoch)
+        self._first_file = first_file
+        self.files = [held[each] for each in sorted(held) if first_file and each >= first_file]
+        assert [row.ordinal for row in self.files] == list(
+            range(first_file, first_file + len(self.files))
+        ), "files follow one another"
+        self.visible = visible
 
     # -- records ----------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ asks again for the row in which it stands: a row that was cut short behind it ha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import numpy as np
@@ -39,12 +40,17 @@ from kingbus.replication.dump_session import (
     decode_gtid_set,
     refused,
 )
-from kingbus.replication.relay import InstallingError, PurgedWhileReadingError, Relay, Row
 from kingbus.replication.served_batch import (
     PACKET_HEADER,
     PACKET_PAYLOAD_MAX,
     ServedBatch,
     renumbered,
+)
+from kingbus.replication.served_rows import (
+    InstallingError,
+    PurgedWhileReadingError,
+    Readable,
+    Row,
 )
 
 __all__ = [
@@ -55,6 +61,8 @@ __all__ = [
     "DumpSink",
     "ServedIdentity",
     "decode_gtid_set",
+    "dump_from",
+    "find_start",
     "refused",
     "run_dump",
 ]
@@ -108,7 +116,7 @@ class CatchUp(Protocol):
 
 
 async def run_dump(
-    relay: Relay,
+    relay: Readable,
     request: DumpRequest,
     *,
     sink: DumpSink,
@@ -123,43 +131,73 @@ async def run_dump(
     raises DumpRefusedError, both numbered `progress.next_sequence`. `catch_up` None: there is no
     cluster to ask, so what this node has is all there is.
     """
-    dump = _Dump(relay, request, sink=sink, identity=identity, progress=progress)
+    start = _Start(relay, request, server_id=identity.server_id, progress=progress)
+    with _reading(relay, start.session):
+        begin = await start.wait(catch_up, catch_up_seconds_max)
+        if begin is not None:
+            dump = _Dump(relay, request, start.session, sink=sink, progress=progress)
+            await dump.open(begin)
+            await dump.follow()
+
+
+async def find_start(
+    relay: Readable,
+    request: DumpRequest,
+    *,
+    server_id: int,
+    progress: DumpProgress,
+    catch_up: CatchUp | None = None,
+    catch_up_seconds_max: float = CATCH_UP_SECONDS_MAX,
+) -> Begin | None:
+    """The first half of `run_dump`: where it begins, None for a non-blocking one of an empty log.
+
+    Nothing is sent. To be called with `relay.reading()`.
+    """
+    start = _Start(relay, request, server_id=server_id, progress=progress)
+    return await start.wait(catch_up, catch_up_seconds_max)
+
+
+async def dump_from(
+    relay: Readable,
+    request: DumpRequest,
+    begin: Begin,
+    *,
+    sink: DumpSink,
+    server_id: int,
+    progress: DumpProgress,
+) -> None:
+    """The second half of `run_dump`, which may be performed by another process."""
+    session = DumpSession(request, server_id=server_id)
+    with _reading(relay, session):
+        dump = _Dump(relay, request, session, sink=sink, progress=progress)
+        await dump.open(begin)
+        await dump.follow()
+
+
+@contextmanager
+def _reading(relay: Readable, session: DumpSession) -> Iterator[None]:
+    """What ends a dump because of what becomes of the log, as the errors of MySQL."""
     try:
         with relay.reading():
-            begin = await dump.wait_for_start(catch_up, catch_up_seconds_max)
-            if begin is not None:
-                await dump.open(begin)
-                await dump.follow()
+            yield
     except PurgedWhileReadingError:
-        raise dump.session.purged() from None
+        raise session.purged() from None
     except InstallingError:
         raise refused(errors.installing_snapshot()) from None
 
 
-class _Dump:
-    """One dump on its way; see `run_dump`."""
+class _Start:
+    """A dump of which nothing was sent yet."""
 
     def __init__(
-        self,
-        relay: Relay,
-        request: DumpRequest,
-        *,
-        sink: DumpSink,
-        identity: ServedIdentity,
-        progress: DumpProgress,
+        self, relay: Readable, request: DumpRequest, *, server_id: int, progress: DumpProgress
     ) -> None:
-        self.session = DumpSession(request, server_id=identity.server_id)
+        self.session = DumpSession(request, server_id=server_id)
         self._relay = relay
         self._request = request
-        self._out = _Output(sink, progress)
         self._progress = progress
-        self._index = 0  # the entry in which the dump stands,
-        self._packet = 0  # and how many of its packets it has passed
-        self._ahead: dict[int, ServedBatch] = {}
 
-    # -- start ------------------------------------------------------------------------------
-
-    async def wait_for_start(self, node: CatchUp | None, seconds_max: float) -> Begin | None:
+    async def wait(self, node: CatchUp | None, seconds_max: float) -> Begin | None:
         """Where to begin; None for a non-blocking dump of an empty log.
 
         Nothing was sent when this returns or raises DumpRefusedError: a replica that got an event
@@ -197,6 +235,28 @@ class _Dump:
                 await self._relay.wait_beyond(visible)
             return False
         return True
+
+
+class _Dump:
+    """One dump on its way; see `run_dump`."""
+
+    def __init__(
+        self,
+        relay: Readable,
+        request: DumpRequest,
+        session: DumpSession,
+        *,
+        sink: DumpSink,
+        progress: DumpProgress,
+    ) -> None:
+        self.session = session
+        self._relay = relay
+        self._request = request
+        self._out = _Output(sink, progress)
+        self._progress = progress
+        self._index = 0  # the entry in which the dump stands,
+        self._packet = 0  # and how many of its packets it has passed
+        self._ahead: dict[int, ServedBatch] = {}
 
     async def open(self, begin: Begin) -> None:
         """Sends the first events and finds the first packet."""

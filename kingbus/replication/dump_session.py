@@ -37,8 +37,8 @@ from kingbus.mysql import errors
 from kingbus.mysql.errors import MySQLError
 from kingbus.pb.command_pb2 import FileStart
 from kingbus.pb.record_pb2 import BatchRow, FileRow
-from kingbus.replication.relay import Row, gtids_of
 from kingbus.replication.served_batch import ServedBatch
+from kingbus.replication.served_rows import Row, gtids_of
 
 HEARTBEAT_V2_TYPES: Final = 41
 """A FORMAT_DESCRIPTION that lists fewer event types does not know type 41, and neither does a

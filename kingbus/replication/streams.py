@@ -76,6 +76,11 @@ class SendingSink:
         self._seconds_max = SEND_SECONDS_MAX
         self.is_broken = False
 
+    @property
+    def connection(self) -> trio.socket.SocketType | None:
+        """The socket, where what is sent goes to it as it is; None under TLS."""
+        return self._stream.socket if isinstance(self._stream, trio.SocketStream) else None
+
     async def send(self, buffers: bytes | bytearray | memoryview) -> None:
         """Send a buffer. Raises trio.BrokenResourceError when the client is gone or too slow."""
         self.is_broken = True

@@ -54,7 +54,7 @@ from kingbus.storage.segment import (
     sequence_of,
 )
 
-__all__ = ["LogStore", "LogWrite", "Recovery"]
+__all__ = ["LogStore", "LogWrite", "Place", "Recovery"]
 
 CACHE_BYTES = 32 << 20
 INDEXES_MAX = 64
@@ -78,6 +78,17 @@ class LogWrite:
     hard_state: HardState | None = None
     snapshot: Snapshot | None = None
     must_sync: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A run of entries in one segment: `first` lies at `offset`, read on until `stop`."""
+
+    segment: str
+    first: int
+    offset: int
+    stop: int
+    large: bool
 
 
 class LogStore:
@@ -533,6 +544,39 @@ class LogStore:
                 )
             at = stop
         return reader.entries
+
+    def locate(self, indexes: Sequence[int], *, may_read: bool = False) -> list[Place] | None:
+        """Where these committed entries, in rising order, lie, for who opens the files himself.
+
+        One place for all that lie in one run. A place stays true until its file is removed: it
+        ends with the last index asked for, since what is behind that may yet be replaced. Any
+        thread; with `may_read` it may block, else None when the disk would have to be read.
+        CompactedError, UnavailableError.
+        """
+        places: list[Place] = []
+        for at in indexes:
+            if places and at < places[-1].stop:
+                continue
+            segment, stop = self._segment_at(at)
+            index = segment.index
+            if index is None:
+                if not may_read:
+                    return None
+                index = self._index_of(segment)
+            with self._lock:
+                if at > index.last_index:
+                    raise UnavailableError
+                place = index.locate(at)
+            places.append(
+                Place(
+                    segment=segment.path.name,
+                    first=place.first,
+                    offset=place.offset,
+                    stop=min(stop, place.stop, indexes[-1] + 1),
+                    large=place.large,
+                )
+            )
+        return places
 
     @contextmanager
     def _descriptor(self, segment: Segment) -> Iterator[int]:
