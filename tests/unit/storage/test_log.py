@@ -24,7 +24,7 @@ from kingbus.storage.errors import (
 from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.record import BODY_BYTES_MAX, pack_header
-from kingbus.storage.replay import Replay, stored_entry_size
+from kingbus.storage.replay import EntryReader, Replay, stored_entry_size
 from kingbus.storage.segment import Segment
 from tests.unit.storage.conftest import append, commit, entry
 from tests.unit.storage.simulated_disk import SimulatedDisk
@@ -651,3 +651,61 @@ def test_the_simulated_disk_loses_what_was_not_synced():
     disk.lose_power(keep=0.0)
 
     assert disk.file_bytes(path) == 0
+
+
+def test_places_lead_to_the_entries(logs):
+    """Over segments; one place for a run, none of them behind the last index asked for."""
+    store = logs.open()
+    for index in range(1, 60):
+        append(store, entry(index, b"%d" % index * 100))
+    assert len(logs.segment_paths()) > 2
+    asked = [1, 2, 9, 30, 31, 58]
+    places = store.locate(asked)
+    assert len(places) < 59
+    assert _entries_at(logs, places, asked) == [store.read(at, at + 1, 1)[0] for at in asked]
+    assert places[-1].stop == 59
+
+
+def test_a_place_never_reaches_what_may_be_replaced(logs):
+    """An entry that is not committed lies in the same run, until another takes its index."""
+    store = logs.open()
+    append(store, entry(1, b"one"), entry(2, b"old"), entry(3, b"old"))
+    (place,) = store.locate([1])
+    assert place.stop == 2
+    append(store, entry(2, b"new", term=2))
+    assert _entries_at(logs, [*store.locate([1, 2])], [1, 2])[1].data == b"new"
+
+
+def test_places_of_a_closed_segment_may_take_the_disk(logs):
+    """Which is said, so that it happens in a thread."""
+    store = logs.open()
+    for index in range(1, 60):
+        append(store, entry(index, b"x" * 200))
+    store.close()
+    store = logs.open()
+    assert store.locate([2]) is None
+    assert store.locate([2], may_read=True)[0].stop == 3
+    assert store.locate([2]) is not None
+    with pytest.raises(UnavailableError):
+        store.locate([60])
+
+
+def _entries_at(logs, places, indexes):
+    found = []
+    for index in indexes:
+        (place,) = [each for each in places if each.first <= index < each.stop]
+        path = logs.directory / place.segment
+        fd = logs.disk.open(path)
+        reader = EntryReader(logs.disk, 1 << 20)
+        reader.read_run(
+            fd,
+            path,
+            offset=place.offset,
+            first=place.first,
+            lo=index,
+            hi=index + 1,
+            large=place.large,
+        )
+        logs.disk.close(fd)
+        found += reader.entries
+    return found
