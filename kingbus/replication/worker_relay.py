@@ -32,7 +32,6 @@ from kingbus.replication.served_rows import (
     RecentRows,
     Row,
     SharedBatches,
-    clipped,
 )
 from kingbus.storage.errors import CorruptRecordError, StorageError
 from kingbus.storage.files import DescriptorPool, LocalFileSystem
@@ -182,22 +181,22 @@ class WorkerRelay:
         await trio.lowlevel.checkpoint()
 
     async def read_rows(self, after_index: int, limit: int) -> list[Row]:
-        """Up to `limit` rows behind `after_index`, none beyond the visible end told last."""
-        visible = self.state.visible
+        """Up to `limit` rows behind `after_index`, none beyond the visible end.
+
+        The node cut them there, and told that visible end before it gave them.
+        """
         rows = self._recent.after(after_index, limit)
         if rows is None:
             answer = await self._ask(Question(rows=Rows(after_index=after_index, limit=limit)))
             rows = [Row(each.index, each.row) for each in answer.rows]
         else:
             await trio.lowlevel.checkpoint()
-        return [clipped(row, visible) for row in rows if row.index <= visible.index]
+        return rows
 
     async def find_row(self, file: FileRow, position: int) -> Row | None:
         """The row of a file in which the event at `position` begins or, between two, would."""
-        visible = self.state.visible
         answer = await self._ask(Question(find=Find(file=file.ordinal, position=position)))
-        rows = [Row(each.index, each.row) for each in answer.rows]
-        return clipped(rows[0], visible) if rows and rows[0].index <= visible.index else None
+        return Row(answer.rows[0].index, answer.rows[0].row) if answer.rows else None
 
     async def read_batches(self, index: int, through: int) -> Mapping[int, ServedBatch]:
         """The batch of entry `index`, and with it what came along up to entry `through`."""
