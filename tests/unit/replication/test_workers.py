@@ -10,9 +10,11 @@ import trio
 import trio.testing
 
 from kingbus.pb.command_pb2 import Command, Purge
-from kingbus.replication.dump import DumpRequest
+from kingbus.replication.dump import DumpProgress, DumpRequest
+from kingbus.replication.streams import SendingSink
+from kingbus.replication.worker_pool import DumpWorkers
 from tests.support.relay_logs import UUID_A, BinlogFile, gtids, packets_of
-from tests.support.worker_node import Attached, WorkerNode, here, until, working
+from tests.support.worker_node import Attached, WorkerNode, here, in_thread, until, working
 
 pytestmark = pytest.mark.slow
 
@@ -298,3 +300,56 @@ async def test_workers_end_with_the_node_and_by_no_signal_to_the_group(tmp_path:
         assert (await dumped(pool, by_gtid())).finished
         assert pool.process_ids == processes
     assert not any(os.path.exists(f"/proc/{process}") for process in processes)  # noqa: ASYNC240, PTH110
+
+
+async def test_a_worker_is_told_nothing_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the node was given by the environment is not handed on."""
+    monkeypatch.setenv("KINGBUS_SOURCE_PASSWORD", "hunter2")
+    monkeypatch.setenv("HARMLESS", "stays")
+    async with working(tmp_path) as (_, pool):
+        environment = await trio.Path(f"/proc/{pool.process_ids[0]}/environ").read_bytes()
+    assert b"hunter2" not in environment
+    assert b"HARMLESS=stays" in environment
+
+
+async def test_what_cannot_be_handed_over_stays_here(tmp_path: Path) -> None:
+    """A TLS connection: its keys are this process's."""
+    async with working(tmp_path) as (node, pool):
+        hold(node, files=1)
+        performed = []
+
+        async def local(request, *, sink, progress) -> None:
+            performed.append(request)
+
+        pool._local = local
+        near, _far = trio.testing.memory_stream_pair()
+        request = by_gtid()
+        await pool(request, sink=SendingSink(near), progress=DumpProgress())
+        assert performed == [request]
+
+
+async def test_without_a_worker_the_node_dumps_itself(tmp_path: Path, autojump_clock) -> None:
+    """When none could be started for a while; nobody waits for ever."""
+    node = WorkerNode(tmp_path)
+    hold(node, files=1)
+    performed = []
+
+    async def local(request, *, sink, progress) -> None:
+        performed.append(request)
+
+    pool = DumpWorkers(
+        count=1,
+        relay=node.relay,
+        log=node.store,
+        directory=node.directory,
+        identity=node,
+        runner=in_thread,
+        local=local,
+    )
+    replica = Attached(by_gtid())
+    await replica.run(pool)
+    assert replica.finished
+    assert performed == [replica.request]
+    node.close()
