@@ -172,6 +172,7 @@ class DumpWorkers:
     def is_there(self, worker: "_Worker") -> None:
         """A process takes dumps from now on."""
         self._workers.append(worker)
+        _log.info("a dump worker is there", process=worker.process_id)
         self._notify()
 
     def is_gone(self, worker: "_Worker") -> None:
