@@ -38,7 +38,7 @@ SEGMENT_BYTES_DEFAULT = 256 << 20
 SEGMENT_BYTES_MIN = 1 << 20  # below, every entry would need a segment of its own
 SEGMENT_BYTES_MAX = 4 << 30  # offsets inside a segment are kept in 32 bits
 GIGABYTE = 1 << 30
-WORKERS_MAX = 64  # each takes 60 MB; more than cores are of no use
+WORKERS_MAX = 64  # each takes 50 MB; more than cores are of no use
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
 _SHOWN_CHARACTERS_MAX = 200
 
