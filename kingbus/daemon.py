@@ -814,7 +814,7 @@ class _Member:
         if self._node.leadership.is_ready and len(self._node.cluster.voters) > 1 and not removed:
             with trio.move_on_after(HANDOVER_SECONDS_MAX):
                 try:
-                    await self._node.transfer_leader(None)
+                    await self._node.handover.transfer(None)
                 except KingbusError as error:
                     _log.warning("leadership was not handed over", reason=str(error))
         await self._server.stop()

@@ -171,7 +171,7 @@ class LeaderOperations:
                 _check_joins_as(wanted, known)
                 return self._members()  # an earlier attempt got so far
         admin_urls = [wanted.admin_url] if wanted.admin_url is not None else []
-        member = await self._node.add_member(
+        member = await self._node.membership.add(
             wanted.name,
             [wanted.peer_url],
             admin_urls,
@@ -198,7 +198,7 @@ class LeaderOperations:
         member = self._find(wanted.name)
         if member.peer_urls == (normalize_url(wanted.new_peer_url),):
             return self._members()  # an earlier attempt got so far
-        await self._node.update_member(member.id, [wanted.new_peer_url])
+        await self._node.membership.update(member.id, [wanted.new_peer_url])
         _log.info("member moved", name=member.name, peer_url=wanted.new_peer_url)
         return self._members()
 
@@ -211,7 +211,7 @@ class LeaderOperations:
             member = self._find(wanted.name)
         if wanted.peer_url is not None and normalize_url(wanted.peer_url) not in member.peer_urls:
             raise NotFoundError(f"member {member.name} has no peer URL {wanted.peer_url}")
-        await self._node.remove_member(member.id)
+        await self._node.membership.remove(member.id)
         _log.info("member removed", name=member.name, id=f"{member.id:x}")
         return self._members()
 
@@ -220,14 +220,14 @@ class LeaderOperations:
         if member.learner:
             # A learner that awaits its promotion may get it while this waits for its turn.
             with contextlib.suppress(NotALearnerError):
-                await self._node.promote_member(member.id)
+                await self._node.membership.promote(member.id)
                 _log.info("member promoted", name=member.name)
         return self._members()
 
     async def _replace_member(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.ReplaceMember, body)
         replaced = self._find(wanted.name)
-        member = await self._node.replace_member(
+        member = await self._node.membership.replace(
             replaced.id,
             wanted.new_name,
             [wanted.peer_url] if wanted.peer_url is not None else [],
@@ -241,7 +241,7 @@ class LeaderOperations:
         target = self._find(name) if name else None
         if target is not None and target.learner:
             raise ConflictError(f"member {target.name} is a learner and cannot lead")
-        leader_id = await self._node.transfer_leader(target.id if target else None)
+        leader_id = await self._node.handover.transfer(target.id if target else None)
         leader = self._node.cluster.require(leader_id)
         data = schema.LeaderData(id=schema.member_id_text(leader.id), name=leader.name)
         return data.model_dump(by_alias=True)

@@ -159,6 +159,11 @@ class IngestStream:
             self._buffer.base = self._buffer.end
 
     @property
+    def has_failed(self) -> bool:
+        """Whether `take` will raise as soon as all that was before the error is handed out."""
+        return self._failure is not None
+
+    @property
     def is_going_on(self) -> bool:
         """Whether the stream has shown that it goes on where the relay ends: all compared."""
         return bool(self._file) and not self._wants_description and self._cursor >= self._known

@@ -113,7 +113,9 @@ def register_calls(
         seen = {
             member.id
             for member in known
-            if member.id == node.member_id or node.has_heard_from(member.id) or took_part(member.id)
+            if member.id == node.member_id
+            or node.peers.took_part(member.id)
+            or took_part(member.id)
         }
         status = node.status()
         return ClusterAnswer(

@@ -1,71 +1,58 @@
-"""The driver: one loop around the Raft core, one task that appends, one that applies.
+"""The driver: one loop around the Raft core, with a task that appends and one that applies.
 
     inputs (ticks, messages, responses) -> loop -> RawNode -> Ready
     Ready.messages -> peers at once | append queue | apply queue
 
 The core runs with asynchronous storage writes, and that is where the order of things is decided:
 a message that depends on the disk hangs on a MsgStorageAppend as a response, and goes only after
-the append task has made that write durable; all other messages go at once, so heartbeats leave,
-and the leader sends entries, while its own disk is at work. The append task takes everything that
-waits into one write. Entries are applied in order, on the loop, membership changes among them; the
-machine keeps those in the same database write.
-
-The append task also cuts the log at its beginning, once the machine needs no more what is before
-and has made that durable, and it installs a snapshot: mark, log, state (storage/installing.py), all
-durable before the answer goes. Meanwhile nothing is applied; what the snapshot has overtaken, a
+the append task (`append_task`) has made that write durable; all other messages go at once, so
+heartbeats leave, and the leader sends entries, while its own disk is at work. Entries are applied
+in order, on the loop, membership changes among them; the machine keeps those in the same database
+write. While a snapshot is installed (`log_start`) nothing is applied; what it has overtaken, a
 membership change at or below that of the snapshot too, is never applied.
 
 Time is the event loop's: ticks are due at absolute moments, so a busy loop loses none, but makes
 up for only some of a long stall, lest a node that was stopped for a while takes itself for one
-that hears no leader. What this module must not know: what the entries mean.
+that hears no leader. What this module must not know: what the entries mean, and why a membership
+changes or leadership moves.
 """
 
 import random as random_module
-import struct
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NoReturn, Protocol, TypeVar
+from typing import Protocol
 from zlib import crc32
 
 import trio
 
 from kingbus import metrics
-from kingbus.errors import KingbusError
 from kingbus.log import get_logger
-from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
-from kingbus.membership.errors import (
-    JointConfigurationError,
-    MembershipError,
-    UnhealthyClusterError,
-)
-from kingbus.membership.member import Member, derive_member_id, normalize_urls
+from kingbus.membership.cluster import Cluster
+from kingbus.membership.member import Member
+from kingbus.node.append_task import AppendTask
 from kingbus.node.broadcast import Broadcast
-from kingbus.node.changes import taken, to_conf_change, to_member_change
+from kingbus.node.changes import taken
 from kingbus.node.core import conf_state_of, core_config, initial_hard_state
 from kingbus.node.errors import (
     EntryTooLargeError,
-    LeaderRemovalError,
     MembershipBusyError,
-    NoLeaderError,
-    NotCaughtUpError,
     NotLeaderError,
     ProposalLostError,
-    TransferError,
 )
 from kingbus.node.fates import SnapshotFates
+from kingbus.node.handover import Handover
+from kingbus.node.inbox import Inbox
 from kingbus.node.leadership import Leadership
+from kingbus.node.log_start import LogStart
 from kingbus.node.machine import AppliedBatch, Log, Runner, Snapshots, StateMachine
+from kingbus.node.membership import Membership
+from kingbus.node.peers import Peers
 from kingbus.node.proposals import Proposal, Proposals
-from kingbus.node.status import CatchUp, NodeSettings, NodeStatus, PeerStatus, Removed
-from kingbus.node.writes import Gathered, gather
+from kingbus.node.reads import Reads
+from kingbus.node.status import NodeSettings, NodeStatus, PeerStatus, Removed
+from kingbus.node.turns import Turns
 from kingbus.pb import record_pb2
-from kingbus.raft.errors import (
-    ProposalDroppedError,
-    RaftError,
-    SnapshotTemporarilyUnavailableError,
-)
+from kingbus.raft.errors import ProposalDroppedError, RaftError
 from kingbus.raft.raw_node import RawNode
 from kingbus.raft.ready import Ready, Role
 from kingbus.raft.types import (
@@ -79,8 +66,6 @@ from kingbus.raft.types import (
     MessageType,
     Snapshot,
 )
-from kingbus.storage.installing import pack_snapshot, unpack_snapshot
-from kingbus.storage.log import LogWrite
 from kingbus.transport.codec import ENTRY_BYTES_MAX
 from kingbus.transport.peer import PeerFacts
 
@@ -98,22 +83,10 @@ __all__ = [
 
 _log = get_logger("node")
 
-_T = TypeVar("_T")
-
-INBOX_MESSAGES_MAX = 4096
-"""As in etcd: what a loop that fell behind finds there is mostly outdated by then."""
-INBOX_BYTES_MAX = 32 << 20
-"""Appends that wait for the loop: twice what one leader keeps in flight. Beyond, nothing is read
-from the append lanes."""
-SNAPSHOT_BYTES_MAX = ENTRY_BYTES_MAX
-"""As an entry, so that it fits a frame; a set of a million intervals does."""
-IDLE_SECONDS = 1.0
-"""After this long without a write the log is told, so that it can mark its end as durable."""
 LATE_SECONDS = 10.0
 """That heartbeats leave late is said at most this often."""
 CATCH_UP_TICKS_PART = 2
 """Of the ticks missed in a stall at most election ticks / this are made up for at once."""
-_CONTEXT = struct.Struct(">QQ")
 
 
 class NodeTransport(Protocol):
@@ -122,12 +95,6 @@ class NodeTransport(Protocol):
     def send(self, messages: Sequence[Message]) -> None: ...
     def set_cluster(self, cluster: Cluster) -> None: ...
     def facts(self, member_id: int) -> PeerFacts | None: ...
-
-
-@dataclass(slots=True)
-class _Read:
-    answered: trio.Event = field(default_factory=trio.Event)
-    index: int = 0
 
 
 class Node:
@@ -163,15 +130,12 @@ class Node:
         self._log = log
         self._machine = machine
         self._transport = transport
-        self._runner = runner
-        self._snapshots = snapshots
+        self._log_start = LogStart(log=log, snapshots=snapshots, runner=runner)
         if snapshots is not None:
-            log.set_snapshot_source(self._make_snapshot)
+            log.set_snapshot_source(lambda: self._log_start.make(self._cluster))
         self._applied = machine.applied_index
         recorded, _ = log.initial_state()
         hard_state = initial_hard_state(recorded, applied=self._applied, log=log)
-        self._saved = recorded
-        self._latest = recorded
         self._raw = RawNode(
             core_config(
                 member_id=member_id,
@@ -187,39 +151,49 @@ class Node:
             self._raw.bootstrap([(m.id, m.to_context().SerializeToString()) for m in bootstrap])
 
         self._work = trio.Event()
-        self._inbox: deque[Message] = deque()
-        self._inbox_bytes = 0
-        self._inbox_dropped = 0
-        self._room = Broadcast()
+        self._inbox = Inbox()
         self._responses: deque[Message] = deque()
         self._unreachable: set[int] = set()
         self._fates = SnapshotFates()
-        self._truncate_to = 0  # the first entry to keep, while the log still holds more
-        self._installing = 0  # the index of the snapshot that is being installed
-        self._installed = Broadcast()
-        self._began_at = 0  # the index of the snapshot that this node has yet to catch up from
-        self._heard_commit = 0
-        self._append_queue: deque[Message] = deque()
-        self._append_work = trio.Event()
+        self._append = AppendTask(
+            log=log,
+            log_start=self._log_start,
+            runner=runner,
+            recorded=recorded,
+            install=self._install,
+            deliver=self._deliver,
+        )
         self._apply_queue: deque[Message] = deque()
         self._apply_work = trio.Event()
 
         self._proposals = Proposals()
-        self._reads: dict[bytes, _Read] = {}
-        self._read_number = random.getrandbits(63)  # so that no answer of an earlier life fits
         self._progressed = Broadcast()
         self._turned = Broadcast()
+        self._reads = Reads(
+            member_id=member_id,
+            raw=self._raw,
+            settings=self.settings,
+            random=random,
+            progressed=self._progressed,
+            wake=self._wake,
+        )
         self._seen: tuple[Role, int, int] = (Role.FOLLOWER, 0, 0)
         self._change_index = 0  # of the last membership change proposed here
-        self._heard: dict[int, float] = {}
-        self._ever_heard: set[int] = set()
-        self._commits: deque[int] = deque(maxlen=self.settings.election_ticks + 1)
         self._next_tick = 0.0
         self._ticks = 0
         self._late_logged = float("-inf")
         self._scope: trio.CancelScope | None = None
         self._removed: Removed | None = None
         self._failure: BaseException | None = None
+
+        self.peers = Peers(member_id=member_id, raw=self._raw, settings=self.settings)
+        turns = Turns(driver=self, peers=self.peers)
+        self.handover = Handover(
+            driver=self, raw=self._raw, peers=self.peers, turns=turns, facts=transport.facts
+        )
+        self.membership = Membership(
+            driver=self, raw=self._raw, peers=self.peers, turns=turns, handover=self.handover
+        )
         self._go_by_cluster()
 
     # Running
@@ -233,7 +207,7 @@ class Node:
                 self._scope = nursery.cancel_scope
                 if self._removed is not None:
                     nursery.cancel_scope.cancel()
-                for task in (self._loop, self._append_task, self._apply_task):
+                for task in (self._loop, self._append.run, self._apply_task):
                     nursery.start_soon(self._guard, task)
                 task_status.started()
         finally:
@@ -273,7 +247,8 @@ class Node:
             # may lie in the inbox beside the tick that would declare it gone.
             self._take_inputs()
             self._tick()
-            self._note_purge()
+            if self._log_start.note_purge(self._raw.applied):
+                self._append.cut()
             while self._raw.has_ready():
                 self._observe()  # who acts for the leader has stopped when another one is answered
                 self._handle(self._raw.ready())
@@ -287,24 +262,20 @@ class Node:
         raw = self._raw
         while self._responses:
             self._step(self._responses.popleft())
-        if self._inbox:
-            inbox, self._inbox = self._inbox, deque()
-            self._inbox_bytes = 0
-            now = trio.current_time()
-            for message in inbox:
-                self._heard[message.from_] = now
-                self._step(message)
-                if message.type is MessageType.APP:
-                    self._heard_commit = max(self._heard_commit, message.commit)
-                elif message.type is MessageType.APP_RESP and not message.reject:
-                    self._fates.acknowledged(message.from_, message.index)
-            self._room.notify()
+        now = trio.current_time()
+        for message in self._inbox.take():
+            self.peers.heard(message.from_, now)
+            self._step(message)
+            if message.type is MessageType.APP:
+                self._log_start.heard_commit(message.commit)
+            elif message.type is MessageType.APP_RESP and not message.reject:
+                self._fates.acknowledged(message.from_, message.index)
         if self._unreachable:
             for member_id in sorted(self._unreachable):
                 raw.report_unreachable(member_id)
                 self._fates.lost(member_id)
             self._unreachable.clear()
-        for member_id, ok in self._fates.take(trio.current_time()):
+        for member_id, ok in self._fates.take(now):
             if not ok:
                 _log.info("a snapshot was lost on its way", member=f"{member_id:x}")
             raw.report_snapshot(member_id, ok)
@@ -328,7 +299,7 @@ class Node:
             _log.warning("heartbeats are late: the loop is overloaded", ticks_missed=due - 1)
         for _ in range(min(due, max(1, self.settings.election_ticks // CATCH_UP_TICKS_PART))):
             self._raw.tick()
-            self._commits.append(self._raw.committed)
+            self.peers.tick()
         self._ticks += 1
         alone = self._cluster.voters == (self.member_id,) and not self._cluster.is_joint
         if self._raw.role is Role.FOLLOWER and alone:
@@ -337,19 +308,15 @@ class Node:
             self._raw.campaign()
         self._export()
         if self.leadership.is_ready and self._ticks % self.settings.election_ticks == 0:
-            self._promote_who_caught_up()
+            self.membership.promote_who_caught_up()
 
     def _handle(self, ready: Ready) -> None:
         for state in ready.read_states:
-            read = self._reads.pop(state.context, None)
-            if read is not None:
-                read.index = state.index
-                read.answered.set()
+            self._reads.answered(state)
         outgoing: list[Message] = []
         for message in ready.messages:
             if message.to == APPEND_THREAD:
-                self._append_queue.append(message)
-                self._append_work.set()
+                self._append.put(message)
             elif message.to == APPLY_THREAD:
                 self._apply_queue.append(message)
                 self._apply_work.set()
@@ -374,7 +341,7 @@ class Node:
             self._withdraw(ProposalLostError(f"leadership of term {old_term} was lost"))
             self._fates.forget()
         if seen[:2] != (old_role, old_term) and raw.role is Role.LEADER:
-            self._commits.clear()
+            self.peers.begin_leading()
             _log.info("leader", term=raw.term)
         elif raw.leader_id != old_leader:
             known = self._foreseen or self._cluster
@@ -391,121 +358,13 @@ class Node:
         self.leadership.set(0)
         self._proposals.fail_all(error)
 
-    # The disk
+    # What the append task does for it, and with what it did
 
-    async def _append_task(self) -> None:
-        while True:
-            with trio.move_on_after(IDLE_SECONDS):
-                await self._append_work.wait()
-            if not self._append_work.is_set():
-                await self._write_idle()
-                await self._append_work.wait()
-            if self._append_queue:
-                await self._append()
-            else:
-                self._append_work = trio.Event()
-            if self._truncate_to:
-                await self._truncate()
-
-    async def _append(self) -> None:
-        gathered = gather(self._append_queue, self._saved)
-        if not self._append_queue:
-            self._append_work = trio.Event()
-        if gathered.hard_state is not None:
-            self._latest = gathered.hard_state
-        if gathered.snapshot is not None:
-            await self._install(gathered.snapshot, gathered)
-        elif gathered.needs_write:
-            await self._write(self._log_write(gathered))
-        else:
-            await trio.lowlevel.checkpoint()
-        # Durable now: what depends on it may be said.
-        self._deliver(gathered.responses)
-
-    def _log_write(self, gathered: Gathered) -> LogWrite:
-        return LogWrite(
-            entries=gathered.entries,
-            hard_state=self._latest,
-            snapshot=gathered.snapshot,
-            must_sync=True,
-        )
-
-    async def _write(self, write: LogWrite) -> None:
-        metrics.STORAGE_FSYNC_SECONDS.observe(await self._runner(self._timed_write, write))
-        self._log.publish(write)
-        if write.hard_state is not None:
-            self._saved = write.hard_state
-
-    def _timed_write(self, write: LogWrite) -> float:
-        began = time.perf_counter()
-        self._log.write(write)
-        return time.perf_counter() - began
-
-    async def _write_idle(self) -> None:
-        if self._latest != self._saved:
-            await self._write(LogWrite(hard_state=self._latest))
-        await self._runner(self._log.note_idle)
-
-    # The log's beginning
-
-    def _make_snapshot(self) -> Snapshot:
-        """The state at the log's start, with the membership as of now and the index of that."""
-        assert self._snapshots is not None
-        index, state = self._snapshots.make()
-        cluster = self._cluster
-        data = pack_snapshot(cluster.to_record(), state)
-        if len(data) > SNAPSHOT_BYTES_MAX:
-            _log.error("a snapshot is too large to be sent", bytes=len(data))
-            raise SnapshotTemporarilyUnavailableError
-        return Snapshot(
-            index=index,
-            term=self._log.term(index),
-            conf_state=conf_state_of(cluster),
-            data=data,
-            conf_index=cluster.index,
-        )
-
-    def _note_purge(self) -> None:
-        """Have the log cut where the machine needs it no more, at most at what the core applied."""
-        if self._snapshots is None or self._installing or self._truncate_to:
-            return
-        first = self._snapshots.first_index
-        if self._log.first_index() < first <= self._raw.applied + 1:
-            self._truncate_to = first
-            self._append_work.set()
-
-    async def _truncate(self) -> None:
-        assert self._snapshots is not None
-        first = self._truncate_to
-        # First that is durable which says that these entries are not needed.
-        await self._snapshots.sync()
-        await self._runner(self._log.truncate_before, first)
-        self._truncate_to = 0
-        _log.info("the log was cut", first_index=first)
-
-    async def _install(self, snapshot: Snapshot, gathered: Gathered) -> None:
-        """Replace log and state; each step is durable before the next (storage/installing.py)."""
-        assert self._snapshots is not None
-        assert snapshot.index > self._applied, (snapshot.index, self._applied)
-        began = time.perf_counter()
-        _log.info("installing a snapshot", index=snapshot.index, applied=self._applied)
-        self._installing = self._began_at = snapshot.index
-        members, _ = unpack_snapshot(snapshot)
-        await self._snapshots.begin(snapshot)
-        await self._write(self._log_write(gathered))
-        await self._snapshots.finish(snapshot)
+    async def _install(self, snapshot: Snapshot, write: Callable[[], Awaitable[None]]) -> None:
+        cluster = await self._log_start.install(snapshot, write, applied=self._applied)
         self._applied = snapshot.index
-        self._truncate_to = 0
-        self._cluster = Cluster.from_record(members)
+        self._cluster = cluster
         self._go_by_cluster()
-        self._installing = 0
-        _log.info(
-            "snapshot installed",
-            index=snapshot.index,
-            members_index=self._cluster.index,
-            seconds=round(time.perf_counter() - began, 3),
-        )
-        self._installed.notify()
         self._progressed.notify()
 
     def _deliver(self, responses: Sequence[Message]) -> None:
@@ -525,8 +384,7 @@ class Node:
         while True:
             await self._apply_work.wait()
             while self._apply_queue:
-                while self._installing:
-                    await self._installed.wait()
+                await self._log_start.wait_installed()
                 message = self._apply_queue.popleft()
                 if message.entries[-1].index > self._applied:
                     self._apply(message.entries)
@@ -567,9 +425,7 @@ class Node:
             self._log.set_conf_state(cluster.index, conf_state_of(cluster))
             self._go_by_cluster()
         self._proposals.settle(entries, errors=errors)
-        if self._began_at and self._applied >= self._heard_commit > self._began_at:
-            _log.info("caught up from a snapshot", index=self._began_at, applied=self._applied)
-            self._began_at = 0
+        self._log_start.note_applied(self._applied)
         raw = self._raw
         self._observe()
         if raw.role is Role.LEADER and entries[-1].term == raw.term:
@@ -591,36 +447,15 @@ class Node:
     def receive(self, messages: Sequence[Message]) -> None:
         """Queue messages from a peer; beyond the limit they are dropped, as on a network."""
         for message in messages:
-            if message.type is MessageType.SNAP and not self._can_install(message):
+            if message.type is MessageType.SNAP and not self._log_start.can_install(message):
                 continue  # its sender hears nothing and sends another one, after a while
-            if len(self._inbox) >= INBOX_MESSAGES_MAX:
-                self._inbox_dropped += 1
-                continue
-            self._inbox.append(message)
-            self._ever_heard.add(message.from_)
-            for entry in message.entries:
-                self._inbox_bytes += len(entry.data)
-            if message.snapshot is not None:
-                self._inbox_bytes += len(message.snapshot.data)
+            if self._inbox.put(message):
+                self.peers.arrived(message.from_)
         self._wake()
-
-    def _can_install(self, message: Message) -> bool:
-        reason = "the log here is never cut"
-        if self._snapshots is not None:
-            if message.snapshot is None:
-                return True  # the core says what is wrong with it
-            try:
-                self._snapshots.check(message.snapshot)
-                return True
-            except KingbusError as error:
-                reason = str(error)
-        _log.error("snapshot ignored", sender=f"{message.from_:x}", reason=reason)
-        return False
 
     async def wait_room(self) -> None:
         """Wait while the inbox holds too many bytes."""
-        while self._inbox_bytes > INBOX_BYTES_MAX:
-            await self._room.wait()
+        await self._inbox.wait_room()
 
     def report_unreachable(self, member_id: int) -> None:
         """An append to this member was lost."""
@@ -649,7 +484,7 @@ class Node:
             raise EntryTooLargeError(
                 f"an entry of {len(data)} bytes; at most {ENTRY_BYTES_MAX} are possible"
             )
-        self._check_leader()
+        self.check_leader()
         if checksum is None:
             checksum = crc32(data)  # once, here: for the log and for every peer
         try:
@@ -668,7 +503,7 @@ class Node:
         """
         await trio.lowlevel.checkpoint()
         while True:
-            self._check_leader()
+            self.check_leader()
             if self._fits(len(data)) and not self._raw.lead_transferee:
                 return self.propose_now(data, checksum)
             await self._turned.wait()
@@ -677,11 +512,34 @@ class Node:
         held = self._raw.uncommitted_size
         return not held or not size or held + size <= self.settings.uncommitted_bytes_max
 
-    def _check_leader(self) -> None:
+    # For those who act for the leader (turns.Driver)
+
+    def check_leader(self) -> None:
+        """NotLeaderError where this node does not lead, or not any more."""
         raw = self._raw
         if raw.role is not Role.LEADER or self._failure is not None or self._removed is not None:
             leader_id = raw.leader_id
             raise NotLeaderError(leader_id if leader_id != self.member_id else 0)
+
+    def propose_change(self, change: ConfChangeV2) -> Proposal:
+        """Append a membership change; `membership` only, which has checked that it may be made."""
+        index = self._raw.propose_conf_change(change)
+        self._change_index = index
+        self._wake()
+        return self._proposals.add(index=index, term=self._raw.term, data_bytes=0)
+
+    def begin_transfer(self, member_id: int) -> None:
+        """Have the core hand leadership to this voter; `handover` only, which sees to the end."""
+        self._raw.transfer_leader(member_id)
+        self._wake()
+
+    async def progressed(self) -> None:
+        """Until role, term, leader or what is applied have changed."""
+        await self._progressed.wait()
+
+    async def turned(self) -> None:
+        """Until the loop has gone round once more."""
+        await self._turned.wait()
 
     # Reading
 
@@ -690,16 +548,10 @@ class Node:
         """The membership as applied here."""
         return self._cluster
 
-    members = cluster
-
     @property
     def applied(self) -> int:
         """The last index applied here."""
         return self._applied
-
-    def has_heard_from(self, member_id: int) -> bool:
-        """Whether this member took part in Raft since this node runs."""
-        return member_id in self._ever_heard
 
     async def wait_applied(self, index: int) -> None:
         """Until that index is applied here."""
@@ -711,40 +563,20 @@ class Node:
 
         A majority confirms it. NoLeaderError when no leader answers within two election timeouts.
         """
-        retry = self.settings.election_seconds / 2
-        with trio.move_on_after(2 * self.settings.election_seconds):
-            while True:
-                if not self._raw.leader_id:
-                    await self._progressed.wait()
-                    continue
-                self._read_number = (self._read_number + 1) % 2**64
-                context = _CONTEXT.pack(self.member_id, self._read_number)
-                read = self._reads[context] = _Read()
-                try:
-                    self._raw.read_index(context)
-                    self._wake()
-                    # The question or the answer may be lost, or the leader with it: ask again.
-                    with trio.move_on_after(retry):
-                        await read.answered.wait()
-                        return read.index
-                finally:
-                    self._reads.pop(context, None)
-        raise NoLeaderError
+        return await self._reads.index()
 
     def status(self) -> NodeStatus:
         """What this node knows now."""
         raw = self._raw
-        now = trio.current_time()
         leads = raw.role is Role.LEADER
         peers = {}
         for member in self._cluster:
             if member.id == self.member_id:
                 continue
-            heard = self._heard.get(member.id)
             peers[member.id] = PeerStatus(
                 progress=raw.progress(member.id) if leads else None,
                 facts=self._transport.facts(member.id),
-                heard_seconds_ago=None if heard is None else now - heard,
+                heard_seconds_ago=self.peers.silent_seconds(member.id),
             )
         return NodeStatus(
             member_id=self.member_id,
@@ -757,14 +589,7 @@ class Node:
             last_index=raw.last_index,
             uncommitted_bytes=raw.uncommitted_size,
             peers=peers,
-            catch_up=CatchUp(
-                installing=bool(self._installing),
-                begin=self._began_at,
-                applied=self._applied,
-                end=self._heard_commit,
-            )
-            if self._began_at
-            else None,
+            catch_up=self._log_start.catch_up(self._applied),
         )
 
     @property
@@ -790,274 +615,3 @@ class Node:
         metrics.RAFT_COMMITTED_INDEX.set(raw.committed)
         metrics.RAFT_APPLIED_INDEX.set(self._applied)
         metrics.RAFT_UNCOMMITTED_BYTES.set(raw.uncommitted_size)
-
-    # Membership and leadership, on the leader
-
-    async def change_membership(self, change: ConfChangeV2) -> None:
-        """Have a change of one member committed and applied here; errors as those below."""
-        wanted = to_member_change(change, self._cluster)
-        if wanted is None:
-            raise MembershipError("the change names no member")
-        await self._change(lambda: wanted)
-
-    async def add_member(
-        self,
-        name: str,
-        peer_urls: Sequence[str],
-        admin_urls: Sequence[str] = (),
-        *,
-        learner: bool = False,
-        promote: bool = False,
-    ) -> Member:
-        """Add a voter; or a learner, which with `promote` becomes a voter once it has caught up.
-
-        Where a single voter would need the new one's vote before it has even started, the new
-        one begins as a learner that is promoted. Errors: MembershipError and its kin,
-        UnhealthyClusterError, MembershipBusyError, NotLeaderError, ProposalLostError.
-        """
-        urls = normalize_urls(peer_urls)
-
-        def change() -> MemberChange:
-            member = self._newcomer(name, urls, admin_urls)
-            if learner:
-                member = replace(member, learner=True, promote=promote)
-            elif len(self._cluster.voters) == 1:
-                member = replace(member, learner=True, promote=True)
-            return MemberChange(kind=ChangeKind.ADD, member=member)
-
-        done = await self._change(change)
-        return self._cluster.require(done.member.id)
-
-    def _newcomer(self, name: str, urls: Sequence[str], admin_urls: Sequence[str]) -> Member:
-        # The index that the change will take is part of the id, so that no id ever comes twice.
-        index = self._raw.last_index + 1
-        return Member(
-            id=derive_member_id(name, urls, index=index),
-            name=name,
-            peer_urls=tuple(urls),
-            admin_urls=normalize_urls(admin_urls),
-        )
-
-    async def promote_member(self, member_id: int) -> None:
-        """Make a learner a voter; NotCaughtUpError while it is behind, else as add_member."""
-
-        def change() -> MemberChange:
-            member = self._cluster.require(member_id)
-            change = MemberChange(kind=ChangeKind.PROMOTE, member=member.promoted())
-            self._cluster.check(change)
-            self._check_caught_up(member)
-            return change
-
-        await self._change(change)
-
-    def _check_caught_up(self, member: Member) -> None:
-        if not self.has_caught_up(member.id):
-            raise NotCaughtUpError(f"{member.name} has not caught up with the leader's log yet")
-
-    async def remove_member(self, member_id: int) -> None:
-        """Remove a member; errors as add_member.
-
-        A leader never removes itself: it hands leadership over and raises NotLeaderError with
-        the new leader, who is to be asked then; LeaderRemovalError when nobody can take over.
-        """
-        self._check_leader()
-        member = self._cluster.require(member_id)
-
-        def change() -> MemberChange:
-            return MemberChange(kind=ChangeKind.REMOVE, member=self._cluster.require(member_id))
-
-        if member_id == self.member_id:
-            await self._hand_over_to_be_changed(member, change)
-        await self._change(change)
-
-    async def replace_member(
-        self,
-        member_id: int,
-        name: str,
-        peer_urls: Sequence[str] = (),
-        admin_urls: Sequence[str] = (),
-    ) -> Member:
-        """Make another member a voter and remove a voter, in one step: both, or neither.
-
-        With peer URLs the other is added, otherwise it is the learner of that name, which must have
-        caught up. Returns when the old half of the joint configuration is left, or an election
-        timeout later: from the moment that the change is committed, every leader sees to that.
-        Errors: as add_member, promote_member and remove_member.
-        """
-        self._check_leader()
-        replaced = self._cluster.require(member_id)
-        urls = normalize_urls(peer_urls)
-
-        def change() -> MemberChange:
-            by = self._newcomer(name, urls, admin_urls) if urls else self._cluster.find(name)
-            change = MemberChange(kind=ChangeKind.REPLACE, member=by.promoted(), replaced=member_id)
-            self._cluster.check(change)
-            if not urls:
-                self._check_caught_up(by)
-            return change
-
-        if member_id == self.member_id:
-            await self._hand_over_to_be_changed(replaced, change)
-        done = await self._change(change)
-        with trio.move_on_after(self.settings.election_seconds):
-            while replaced.id in self._cluster:
-                await self._progressed.wait()
-        return self._cluster.require(done.member.id)
-
-    async def _hand_over_to_be_changed(
-        self, member: Member, change: Callable[[], MemberChange]
-    ) -> NoReturn:
-        """Only when the new leader could make the change, so that nothing moves for nothing."""
-        await self._when_possible(lambda: self._check_change(change()))
-        try:
-            leader_id = await self.transfer_leader(None)
-        except TransferError as error:
-            raise LeaderRemovalError(f"{member.name} leads, and {error}") from error
-        raise NotLeaderError(leader_id)
-
-    async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> None:
-        """Give a member other peer URLs, where it is dialled as soon as its connections end.
-
-        That is when it is restarted there. Until then it counts as down, and a leader hands over
-        first. Errors: as remove_member.
-        """
-        self._check_leader()
-        known = self._cluster.require(member_id)
-        member = Member(id=member_id, name=known.name, peer_urls=normalize_urls(peer_urls))
-
-        def change() -> MemberChange:
-            return MemberChange(kind=ChangeKind.UPDATE, member=member)
-
-        if member_id == self.member_id and len(self._cluster.voters) > 1:
-            await self._hand_over_to_be_changed(known, change)
-        await self._change(change)
-
-    async def _change(self, make: Callable[[], MemberChange]) -> MemberChange:
-        """Propose the change that `make` gives, once that may be; it is applied here then.
-
-        `make` is asked again after each wait: what it looked at may have changed meanwhile, and so
-        has the index that the change will take.
-        """
-
-        def attempt() -> tuple[MemberChange, Proposal]:
-            change = make()
-            return change, self._propose_change(change)
-
-        change, proposal = await self._when_possible(attempt)
-        await proposal.applied()
-        return change
-
-    async def _when_possible(self, attempt: Callable[[], _T]) -> _T:
-        """What `attempt` returns, which is tried again while it is refused for what soon passes.
-
-        For at most two election timeouts, as long as a request waits for a leader. Two things pass
-        by themselves: another change or a handover under way, and the ignorance of a new leader,
-        which has not heard the others for long enough to judge them.
-        """
-        with trio.move_on_after(2 * self.settings.election_seconds):
-            while True:
-                self._check_leader()
-                try:
-                    return attempt()
-                except (MembershipBusyError, JointConfigurationError):
-                    pass
-                except (UnhealthyClusterError, NotCaughtUpError, TransferError):
-                    if len(self._commits) == self._commits.maxlen:
-                        raise
-                await self._turned.wait()
-        self._check_leader()
-        return attempt()
-
-    def _check_change(self, change: MemberChange) -> None:
-        self._check_leader()
-        self._cluster.check(change)
-        self._cluster.check_health(change, self._active())
-        if not self.leadership.is_ready or self._raw.may_have_pending_change:
-            # The core would put an empty entry in its place.
-            raise MembershipBusyError("another membership change may be under way")
-        if self._raw.lead_transferee:
-            raise MembershipBusyError("leadership is being handed over")
-
-    def _propose_change(self, change: MemberChange) -> Proposal:
-        self._check_change(change)
-        index = self._raw.propose_conf_change(to_conf_change(change))
-        self._change_index = index
-        self._wake()
-        _log.info("membership change proposed", kind=change.kind.value, member=change.member.name)
-        return self._proposals.add(index=index, term=self._raw.term, data_bytes=0)
-
-    def _active(self) -> set[int]:
-        """The members heard from within an election timeout, and this one."""
-        since = trio.current_time() - self.settings.election_seconds
-        return {self.member_id} | {who for who, when in self._heard.items() if when >= since}
-
-    def has_caught_up(self, member_id: int) -> bool:
-        """Whether a peer has all that was committed an election timeout ago (thesis, 4.2.1)."""
-        progress = self._raw.progress(member_id)
-        if progress is None or member_id not in self._active():
-            return False
-        history = self._commits
-        return len(history) == history.maxlen and progress.match >= history[0]
-
-    def _promote_who_caught_up(self) -> None:
-        for member in self._cluster:
-            if not (member.learner and member.promote and self.has_caught_up(member.id)):
-                continue
-            try:
-                self._propose_change(
-                    MemberChange(kind=ChangeKind.PROMOTE, member=member.promoted())
-                )
-            except (MembershipBusyError, MembershipError, ProposalDroppedError) as error:
-                _log.debug("promotion postponed", member=member.name, reason=str(error))
-            return
-
-    async def transfer_leader(self, member_id: int | None = None) -> int:
-        """Hand leadership to a voter, or to the one that is furthest; the new leader's id.
-
-        TransferError when there is none to take it, or it did not within two election timeouts.
-        One that is not up is not tried: nothing can be proposed meanwhile.
-        """
-        self._check_leader()
-        if member_id is not None and self._cluster.require(member_id).learner:
-            name = self._cluster.require(member_id).name
-            raise TransferError(f"{name} is a learner and cannot lead")
-        if member_id == self.member_id:
-            return member_id
-        target = await self._when_possible(
-            lambda: self._successor() if member_id is None else self._present(member_id)
-        )
-        member = self._cluster.require(target)
-        self._raw.transfer_leader(target)
-        self._wake()
-        with trio.move_on_after(2 * self.settings.election_seconds):
-            while self._raw.leader_id in {0, self.member_id}:
-                await self._progressed.wait()
-        leader_id = self._raw.leader_id
-        if leader_id in {0, self.member_id} or (member_id is not None and leader_id != target):
-            raise TransferError(f"leadership did not move to {member.name}")
-        return leader_id
-
-    def _present(self, member_id: int) -> int:
-        member = self._cluster.require(member_id)
-        if member_id not in self._active():
-            raise TransferError(f"{member.name} is not up")
-        return member_id
-
-    def _successor(self) -> int:
-        active = self._active()
-        best: tuple[int, float, int] | None = None
-        for member_id in self._cluster.voters:
-            progress = self._raw.progress(member_id)
-            if member_id == self.member_id or member_id not in active or progress is None:
-                continue
-            facts = self._transport.facts(member_id)
-            since = facts.connected_since if facts is not None else None
-            # Furthest first, then longest connected, as swarmkit does.
-            rank = (progress.match, -(since if since is not None else float("inf")), member_id)
-            if best is None or rank > best:
-                best = rank
-        if best is None:
-            raise TransferError(
-                "no other voter is up to take over", hint="Bring another voter up, or add one."
-            )
-        return best[2]

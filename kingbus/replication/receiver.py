@@ -540,6 +540,8 @@ class Receiver:
                     raise ReserveFullError(RESERVE_FULL)
                 await pipeline.propose(batch)
                 self._count(batch)
+            if stream.has_failed:
+                continue  # not to wait for a source that may have nothing more to say
             metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(stream.open_transaction_bytes)
             if stream.is_going_on and self._status != "running":
                 self._ask_by_gtid = False

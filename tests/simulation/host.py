@@ -204,7 +204,8 @@ class Host:
         lease = self._lease_against(message)
         self._step(message)
         core = self.core
-        if message.type in _FROM_LEADER and core.leader_id == message.from_:
+        is_news = message.term == core.term  # it may have led in an older term, too
+        if is_news and message.type in _FROM_LEADER and core.leader_id == message.from_:
             self.leader_tick = self.ticks
         assert lease is None or lease == (core.term, core.leader_id), (
             f"{self.id} is disturbed by {message.from_} while it has leader {lease[1]}"

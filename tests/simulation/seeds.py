@@ -43,8 +43,12 @@ def attempt(seed: int, steps: int = STEPS) -> Outcome | str:
 
 
 def pool() -> ProcessPoolExecutor:
-    """One process for each processor that may be used."""
-    return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("fork"))
+    """One process for each processor that may be used.
+
+    Not forked off this one: other tests have left threads here, of the database among them, and a
+    lock that one of them holds at that moment would stay locked in the child for ever.
+    """
+    return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("forkserver"))
 
 
 def attempts(

@@ -60,7 +60,7 @@ class Seen:
     bytes: int = 0
     transactions: list[str] = field(default_factory=list)
     """GTIDs of the transactions received whole, in order."""
-    arrived: list[float] = field(default_factory=list)
+    arrived: list[float] = field(default_factory=list, compare=False)
     """When the end of each of them came, by the monotonic clock, in seconds."""
     open_gtid: str | None = None
     """The transaction of which a part, but not the end, has come."""

@@ -319,7 +319,7 @@ class World:
 
     def _remove(self, leader: Member, member_id: int) -> None:
         async def remove() -> None:
-            await leader.node.remove_member(member_id)
+            await leader.node.membership.remove(member_id)
 
         self._ask(leader, "a removal", remove)
 
@@ -430,7 +430,7 @@ class World:
         target = rng.choice([None, *sorted(leader.node.cluster.voters)])
 
         async def transfer() -> None:
-            await leader.node.transfer_leader(target)
+            await leader.node.handover.transfer(target)
 
         self._ask(leader, "a transfer", transfer)
 
@@ -470,14 +470,14 @@ class World:
             promote = learner and rng.random() < 0.6
 
             async def add() -> None:
-                await node.add_member(name, [self.url(name)], learner=learner, promote=promote)
+                await node.membership.add(name, [self.url(name)], learner=learner, promote=promote)
 
             self._ask(leader, f"the addition of {name}", add)
         elif kind == "promote" and learners:
             chosen = rng.choice(learners)
 
             async def promote_one() -> None:
-                await node.promote_member(chosen.id)
+                await node.membership.promote(chosen.id)
 
             self._ask(leader, f"the promotion of {chosen.name}", promote_one)
         elif kind == "remove" and len(others) > 1:
@@ -488,7 +488,7 @@ class World:
                 return
 
             async def replace() -> None:
-                await node.replace_member(old.id, name, [self.url(name)])
+                await node.membership.replace(old.id, name, [self.url(name)])
 
             self._ask(leader, f"{name} in the place of {old.name}", replace)
 

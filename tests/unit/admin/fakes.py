@@ -73,6 +73,8 @@ class FakeNode:
         assert member is not None
         self.id = member.id
         self.catch_up: CatchUp | None = None
+        self.membership = FakeMembership(self)
+        self.handover = FakeHandover(self)
         shared.nodes[self.id] = self
 
     @property
@@ -101,12 +103,12 @@ class FakeNode:
             self.id, role, self.shared.leader_id, self.shared.index, catch_up=self.catch_up
         )
 
-    def _must_lead(self) -> None:
+    def must_lead(self) -> None:
         if not self.is_ready:
             raise NotLeaderError(self.shared.leader_id)
 
     async def propose(self, data: bytes) -> Applied:
-        self._must_lead()
+        self.must_lead()
         self.shared.index += 1
         command, _ = codec.decode(data)
         self.shared.state.apply(self.shared.index, command)
@@ -115,20 +117,31 @@ class FakeNode:
     async def wait_applied(self, index: int) -> None:
         assert index <= self.shared.index
 
-    async def transfer_leader(self, member_id: int | None) -> int:
-        self._must_lead()
-        others = [member.id for member in self.cluster if member.id != self.id]
-        self.shared.leader_id = member_id or others[0]
-        return self.shared.leader_id
-
-    def _change(self, kind: ChangeKind, member: Member) -> None:
-        self._must_lead()
+    def change(self, kind: ChangeKind, member: Member) -> None:
+        self.must_lead()
         self.shared.index += 1
         self.shared.cluster = self.cluster.apply(
             self.shared.index, MemberChange(kind=kind, member=member)
         )
 
-    async def add_member(
+
+class FakeHandover:
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    async def transfer(self, member_id: int | None) -> int:
+        node = self._node
+        node.must_lead()
+        others = [member.id for member in node.cluster if member.id != node.id]
+        node.shared.leader_id = member_id or others[0]
+        return node.shared.leader_id
+
+
+class FakeMembership:
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    async def add(
         self,
         name: str,
         peer_urls: Sequence[str],
@@ -138,23 +151,23 @@ class FakeNode:
         promote: bool = False,
     ) -> Member:
         member = Member(
-            id=derive_member_id(name, peer_urls, index=self.shared.index),
+            id=derive_member_id(name, peer_urls, index=self._node.shared.index),
             name=name,
             peer_urls=tuple(peer_urls),
             admin_urls=tuple(admin_urls),
             learner=learner,
             promote=promote,
         )
-        self._change(ChangeKind.ADD, member)
+        self._node.change(ChangeKind.ADD, member)
         return member
 
-    async def promote_member(self, member_id: int) -> None:
-        self._change(ChangeKind.PROMOTE, self.cluster.require(member_id))
+    async def promote(self, member_id: int) -> None:
+        self._node.change(ChangeKind.PROMOTE, self._node.cluster.require(member_id))
 
-    async def remove_member(self, member_id: int) -> None:
-        self._change(ChangeKind.REMOVE, self.cluster.require(member_id))
+    async def remove(self, member_id: int) -> None:
+        self._node.change(ChangeKind.REMOVE, self._node.cluster.require(member_id))
 
-    async def replace_member(
+    async def replace(
         self,
         member_id: int,
         name: str,
@@ -162,7 +175,7 @@ class FakeNode:
         admin_urls: Sequence[str] = (),
     ) -> Member:
         if peer_urls:
-            index = self.shared.index
+            index = self._node.shared.index
             member = Member(
                 id=derive_member_id(name, peer_urls, index=index),
                 name=name,
@@ -170,17 +183,17 @@ class FakeNode:
                 admin_urls=tuple(admin_urls),
             )
         else:
-            member = self.cluster.find(name).promoted()
-        self._must_lead()
-        self.shared.index += 2
+            member = self._node.cluster.find(name).promoted()
+        self._node.must_lead()
+        self._node.shared.index += 2
         change = MemberChange(kind=ChangeKind.REPLACE, member=member, replaced=member_id)
-        joint = self.cluster.apply(self.shared.index - 1, change)
-        self.shared.cluster = joint.left(self.shared.index)
+        joint = self._node.cluster.apply(self._node.shared.index - 1, change)
+        self._node.shared.cluster = joint.left(self._node.shared.index)
         return member
 
-    async def update_member(self, member_id: int, peer_urls: Sequence[str]) -> None:
-        member = replace(self.cluster.require(member_id), peer_urls=tuple(peer_urls))
-        self._change(ChangeKind.UPDATE, member)
+    async def update(self, member_id: int, peer_urls: Sequence[str]) -> None:
+        member = replace(self._node.cluster.require(member_id), peer_urls=tuple(peer_urls))
+        self._node.change(ChangeKind.UPDATE, member)
 
 
 @dataclass

@@ -493,7 +493,7 @@ async def test_a_leader_that_hands_over_late_is_no_missing_leader(
         pair.shared.leader_id = pair.n2.node.id
         raise NotLeaderError(pair.n2.node.id)
 
-    pair.n1.node.remove_member = hand_over  # type: ignore[method-assign]
+    pair.n1.node.membership.remove = hand_over  # type: ignore[method-assign]
     after = await pair.n2.operations.forward("DELETE", "/members", {"name": "n1"})
     assert [member["name"] for member in after] == ["n2"]
 
@@ -510,7 +510,7 @@ async def test_leaders_that_come_and_go_are_not_asked_for_ever(
         raise NotLeaderError(other.node.id)
 
     for member in (pair.n1, pair.n2):
-        member.node.remove_member = point  # type: ignore[method-assign]
+        member.node.membership.remove = point  # type: ignore[method-assign]
     with trio.fail_after(60), pytest.raises(UnavailableError, match="no leader"):
         await pair.n2.operations.forward("DELETE", "/members", {"name": "n1"})
 

@@ -130,7 +130,7 @@ async def test_leadership_can_be_watched():
     async with loopback_cluster("a", "b", "c") as cluster:
         node = (await cluster.elect("a")).node
         term = await node.leadership.wait_ready()
-        new_leader = await node.transfer_leader(None)
+        new_leader = await node.handover.transfer(None)
         with trio.fail_after(20):
             await node.leadership.wait_lost(term)
 
@@ -139,13 +139,13 @@ async def test_leadership_can_be_watched():
 
 
 async def test_leadership_moves_to_the_member_that_is_named():
-    """transfer_leader(member) makes that member the leader, and refuses a stranger."""
+    """handover.transfer(member) makes that member the leader, and refuses a stranger."""
     async with loopback_cluster("a", "b", "c") as cluster:
         node = (await cluster.elect("a")).node
         with pytest.raises(UnknownMemberError):
-            await node.transfer_leader(12345)
+            await node.handover.transfer(12345)
 
-        assert await node.transfer_leader(cluster.ids["c"]) == cluster.ids["c"]
+        assert await node.handover.transfer(cluster.ids["c"]) == cluster.ids["c"]
         await eventually(lambda: cluster.members["c"].node.leadership.is_ready)
 
 
@@ -255,9 +255,9 @@ async def test_a_member_joins_a_running_cluster():
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
         await propose(leader, *(b"%d" % number for number in range(50)))
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.reserve("d")
-        member = await leader.node.add_member("d", [cluster.url("d")])
+        member = await leader.node.membership.add("d", [cluster.url("d")])
         await cluster.join("d", leader.node.cluster)
         await propose(leader, b"after")
         await cluster.wait_equal("a", "b", "c", "d")
@@ -272,17 +272,17 @@ async def test_the_second_member_begins_as_learner_and_is_promoted():
     async with loopback_cluster("a") as cluster:
         leader = await cluster.wait_leader()
         await cluster.reserve("b")
-        member = await leader.node.add_member("b", [cluster.url("b")])
+        member = await leader.node.membership.add("b", [cluster.url("b")])
         assert member.learner
         await propose(leader, b"alone")  # decided although b does not run yet
         with pytest.raises(NotCaughtUpError):
-            await leader.node.promote_member(member.id)
+            await leader.node.membership.promote(member.id)
         await cluster.join("b", leader.node.cluster)
         await eventually(lambda: len(leader.node.cluster.voters) == 2, "the promotion")
         await propose(leader, b"together")
         await cluster.wait_equal("a", "b")
         with pytest.raises(NotALearnerError):
-            await leader.node.promote_member(member.id)
+            await leader.node.membership.promote(member.id)
 
 
 async def test_a_learner_stays_one_until_it_is_promoted_by_hand():
@@ -290,15 +290,15 @@ async def test_a_learner_stays_one_until_it_is_promoted_by_hand():
     async with loopback_cluster("a") as cluster:
         leader = await cluster.wait_leader()
         await cluster.reserve("b")
-        member = await leader.node.add_member("b", [cluster.url("b")], learner=True)
+        member = await leader.node.membership.add("b", [cluster.url("b")], learner=True)
         await cluster.join("b", leader.node.cluster)
-        await eventually(lambda: leader.node.has_caught_up(member.id), "b catches up")
+        await eventually(lambda: leader.node.peers.has_caught_up(member.id), "b catches up")
         await cluster.ticks("a", 2)
         assert cluster.members["b"].node.role == "learner"
         with pytest.raises(TransferError):
-            await leader.node.transfer_leader(member.id)
+            await leader.node.handover.transfer(member.id)
 
-        await leader.node.promote_member(member.id)
+        await leader.node.membership.promote(member.id)
         await eventually(lambda: cluster.members["b"].node.role == "follower")
 
 
@@ -306,17 +306,17 @@ async def test_a_removed_member_stops():
     """run() returns Removed on the removed member; the others go on, its id never comes back."""
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         gone = cluster.members["c"]
-        await leader.node.remove_member(cluster.ids["c"])
+        await leader.node.membership.remove(cluster.ids["c"])
 
         assert isinstance(await ended(gone), Removed)
         await propose(leader, b"without c")
         assert cluster.ids["c"] in leader.node.cluster.removed
         with pytest.raises(RemovedMemberError):
-            await leader.node.remove_member(cluster.ids["c"])
+            await leader.node.membership.remove(cluster.ids["c"])
         # The same name and address come back under another id.
-        again = await leader.node.add_member("c", [cluster.url("c")])
+        again = await leader.node.membership.add("c", [cluster.url("c")])
         assert again.id != cluster.ids["c"]
 
 
@@ -324,9 +324,9 @@ async def test_a_member_removed_while_it_was_down_is_told():
     """Restarted without knowing of its removal, it learns it from a peer's refusal and stops."""
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.members["c"].stop()
-        await leader.node.remove_member(cluster.ids["c"])
+        await leader.node.membership.remove(cluster.ids["c"])
         result = await ended(await cluster.restart("c"))
 
         assert isinstance(result, Removed)
@@ -337,13 +337,13 @@ async def test_the_leader_hands_over_before_it_is_removed():
     """Asked to remove itself the leader transfers and names its successor, who removes it."""
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         with pytest.raises(NotLeaderError) as caught:
-            await leader.node.remove_member(cluster.ids["a"])
+            await leader.node.membership.remove(cluster.ids["a"])
         successor = next(m for m in cluster.running() if m.node.member_id == caught.value.leader_id)
         await eventually(lambda: successor.node.leadership.is_ready)
-        await eventually(lambda: len(successor.node._active()) == 3)
-        await successor.node.remove_member(cluster.ids["a"])
+        await eventually(lambda: len(successor.node.peers.active()) == 3)
+        await successor.node.membership.remove(cluster.ids["a"])
 
         assert isinstance(await ended(leader), Removed)
         await propose(successor, b"without a")
@@ -355,10 +355,10 @@ async def test_a_voter_is_replaced_by_a_new_member():
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
         await propose(leader, b"before")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.members["c"].stop()
         await cluster.reserve("d")
-        member = await leader.node.replace_member(cluster.ids["c"], "d", [cluster.url("d")])
+        member = await leader.node.membership.replace(cluster.ids["c"], "d", [cluster.url("d")])
         assert not member.entering
         assert not leader.node.cluster.is_joint
         assert {each.name for each in leader.node.cluster} == {"a", "b", "d"}
@@ -376,22 +376,22 @@ async def test_a_voter_is_replaced_by_a_learner_that_has_caught_up():
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
         await propose(leader, b"one")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.reserve("d")
-        await leader.node.add_member("d", [cluster.url("d")], learner=True)
+        await leader.node.membership.add("d", [cluster.url("d")], learner=True)
         with pytest.raises(NotCaughtUpError):
-            await leader.node.replace_member(cluster.ids["c"], "d")
+            await leader.node.membership.replace(cluster.ids["c"], "d")
         await cluster.join("d", leader.node.cluster)
-        await eventually(lambda: leader.node.has_caught_up(cluster.ids["d"]), "d catches up")
+        await eventually(lambda: leader.node.peers.has_caught_up(cluster.ids["d"]), "d catches up")
         gone = cluster.members["c"]
-        await leader.node.replace_member(cluster.ids["c"], "d")
+        await leader.node.membership.replace(cluster.ids["c"], "d")
 
         assert isinstance(await ended(gone), Removed)
         assert leader.node.cluster.voters == tuple(sorted(cluster.ids[each] for each in "abd"))
         await propose(leader, b"two")
         await cluster.wait_equal("a", "b", "d")
         with pytest.raises(RemovedMemberError):
-            await leader.node.replace_member(cluster.ids["c"], "d")
+            await leader.node.membership.replace(cluster.ids["c"], "d")
 
 
 async def test_a_leader_that_is_replaced_hands_over_first():
@@ -399,15 +399,15 @@ async def test_a_leader_that_is_replaced_hands_over_first():
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
         await propose(leader, b"kept")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.reserve("d")
         urls = [cluster.url("d")]
         with pytest.raises(NotLeaderError) as caught:
-            await leader.node.replace_member(cluster.ids["a"], "d", urls)
+            await leader.node.membership.replace(cluster.ids["a"], "d", urls)
         successor = next(m for m in cluster.running() if m.node.member_id == caught.value.leader_id)
         await eventually(lambda: successor.node.leadership.is_ready)
-        await eventually(lambda: len(successor.node._active()) == 3)
-        await successor.node.replace_member(cluster.ids["a"], "d", urls)
+        await eventually(lambda: len(successor.node.peers.active()) == 3)
+        await successor.node.membership.replace(cluster.ids["a"], "d", urls)
 
         assert isinstance(await ended(leader), Removed)
         await cluster.join("d", successor.node.cluster)
@@ -421,9 +421,9 @@ async def moves(cluster, name):
     await cluster.reserve(name)
     for _ in range(2):
         leader = await cluster.wait_leader()
-        await eventually(lambda of=leader: len(of.node._active()) == len(of.node.cluster))
+        await eventually(lambda of=leader: len(of.node.peers.active()) == len(of.node.cluster))
         try:
-            await leader.node.update_member(cluster.ids[name], [cluster.url(name)])
+            await leader.node.membership.update(cluster.ids[name], [cluster.url(name)])
         except NotLeaderError as error:
             await eventually(lambda to=error.leader_id: cluster.leader() is cluster.of(to))
         else:
@@ -455,23 +455,23 @@ async def test_who_moves_counts_as_down():
     leave nobody to correct it. A single one can, and a wrong address is corrected."""
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         for port in (9, 10):
-            await leader.node.update_member(cluster.ids["c"], [f"http://127.0.0.1:{port}"])
+            await leader.node.membership.update(cluster.ids["c"], [f"http://127.0.0.1:{port}"])
         await cluster.members["c"].stop()
-        await eventually(lambda: len(leader.node._active()) == 2)
+        await eventually(lambda: len(leader.node.peers.active()) == 2)
         for name in "ab":
             with pytest.raises(UnhealthyClusterError, match="after it"):
-                await leader.node.update_member(cluster.ids[name], ["http://127.0.0.1:11"])
+                await leader.node.membership.update(cluster.ids[name], ["http://127.0.0.1:11"])
         assert cluster.leader() is leader  # nothing was handed over for nothing
-        await leader.node.remove_member(cluster.ids["c"])
+        await leader.node.membership.remove(cluster.ids["c"])
         with pytest.raises(UnhealthyClusterError, match="after it"):
-            await leader.node.update_member(cluster.ids["b"], ["http://127.0.0.1:11"])
+            await leader.node.membership.update(cluster.ids["b"], ["http://127.0.0.1:11"])
         await propose(leader, b"still decides")
 
     async with loopback_cluster("a") as cluster:
         leader = await cluster.wait_leader()
-        await leader.node.update_member(cluster.ids["a"], ["http://127.0.0.1:11"])
+        await leader.node.membership.update(cluster.ids["a"], ["http://127.0.0.1:11"])
         await propose(leader, b"alone")
 
 
@@ -482,20 +482,20 @@ async def test_a_new_leader_learns_who_has_caught_up_before_it_judges(change):
         leader = await cluster.elect("a")
         await propose(leader, b"kept")
         await cluster.reserve("d")
-        learner = await leader.node.add_member("d", [cluster.url("d")], learner=True)
+        learner = await leader.node.membership.add("d", [cluster.url("d")], learner=True)
         await cluster.join("d", leader.node.cluster)
-        await eventually(lambda: leader.node.has_caught_up(learner.id), "d catches up")
+        await eventually(lambda: leader.node.peers.has_caught_up(learner.id), "d catches up")
         if change == "replace":
             with pytest.raises(NotLeaderError) as caught:
-                await leader.node.replace_member(cluster.ids["a"], "d")
+                await leader.node.membership.replace(cluster.ids["a"], "d")
             successor = cluster.of(caught.value.leader_id)
         else:
-            successor = cluster.of(await leader.node.transfer_leader(None))
+            successor = cluster.of(await leader.node.handover.transfer(None))
         await eventually(lambda: successor.node.leadership.is_ready)
         if change == "replace":
-            await successor.node.replace_member(cluster.ids["a"], "d")
+            await successor.node.membership.replace(cluster.ids["a"], "d")
         else:
-            await successor.node.promote_member(learner.id)
+            await successor.node.membership.promote(learner.id)
 
         assert learner.id in successor.node.cluster.voters
         await propose(successor, b"after")
@@ -506,17 +506,17 @@ async def test_what_would_lose_the_majority_is_refused():
     """Removing or adding a voter on an unhealthy cluster is refused; so is the last voter's end."""
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.members["c"].stop()
-        await eventually(lambda: len(leader.node._active()) == 2)
+        await eventually(lambda: len(leader.node.peers.active()) == 2)
         with pytest.raises(UnhealthyClusterError):
-            await leader.node.remove_member(cluster.ids["b"])
+            await leader.node.membership.remove(cluster.ids["b"])
         with pytest.raises(UnhealthyClusterError):
-            await leader.node.add_member("d", ["http://127.0.0.1:1"])
+            await leader.node.membership.add("d", ["http://127.0.0.1:1"])
         with pytest.raises(DuplicateMemberError):
-            await leader.node.add_member("b", ["http://127.0.0.1:1"])
+            await leader.node.membership.add("b", ["http://127.0.0.1:1"])
 
-        await leader.node.remove_member(cluster.ids["c"])  # the dead one may go
+        await leader.node.membership.remove(cluster.ids["c"])  # the dead one may go
         assert len(leader.node.cluster) == 2
 
 
@@ -529,11 +529,11 @@ async def test_one_membership_change_at_a_time():
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    partial(leader.node.add_member, "b", ["http://127.0.0.1:1"], learner=True)
+                    partial(leader.node.membership.add, "b", ["http://127.0.0.1:1"], learner=True)
                 )
                 await eventually(lambda: leader.node._change_index > leader.node.applied)
                 with pytest.raises(MembershipBusyError):
-                    await leader.node.add_member("c", ["http://127.0.0.1:2"], learner=True)
+                    await leader.node.membership.add("c", ["http://127.0.0.1:2"], learner=True)
                 release.set()
         finally:
             release.set()
@@ -552,7 +552,9 @@ async def test_a_change_waits_for_the_one_before_it():
             async with trio.open_nursery() as nursery:
                 for number, name in enumerate(names, 1):
                     url = f"http://127.0.0.1:{number}"
-                    nursery.start_soon(partial(leader.node.add_member, name, [url], learner=True))
+                    nursery.start_soon(
+                        partial(leader.node.membership.add, name, [url], learner=True)
+                    )
                 await eventually(lambda: leader.node._change_index > leader.node.applied)
                 release.set()
         finally:
@@ -569,11 +571,11 @@ async def test_changes_right_behind_each_other():
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
         for number in range(30):
-            member = await leader.node.add_member(
+            member = await leader.node.membership.add(
                 "d", [f"http://127.0.0.1:{number + 1}"], learner=True
             )
-            await leader.node.update_member(member.id, ["http://127.0.0.1:99"])
-            await leader.node.remove_member(member.id)
+            await leader.node.membership.update(member.id, ["http://127.0.0.1:99"])
+            await leader.node.membership.remove(member.id)
 
         assert len(leader.node.cluster.removed) == 30
 
@@ -584,24 +586,24 @@ async def test_a_new_leader_gets_to_know_who_is_up_before_it_refuses():
     async with loopback_cluster("a", "b", "c", "d", "e") as cluster:
         leader = await cluster.elect("a")
         await cluster.reserve("x")
-        await eventually(lambda: len(leader.node._active()) == 5)
-        learner = await leader.node.add_member("x", [cluster.url("x")], learner=True)
+        await eventually(lambda: len(leader.node.peers.active()) == 5)
+        learner = await leader.node.membership.add("x", [cluster.url("x")], learner=True)
         await cluster.join("x", leader.node.cluster)
-        await eventually(lambda: leader.node.has_caught_up(learner.id), "x catches up")
+        await eventually(lambda: leader.node.peers.has_caught_up(learner.id), "x catches up")
 
         async def next_leader(name):
-            await cluster.leader().node.transfer_leader(cluster.ids[name])
+            await cluster.leader().node.handover.transfer(cluster.ids[name])
             node = cluster.members[name].node
             with trio.fail_after(20):
                 await node.leadership.wait_ready()
-            assert len(node._commits) < node._commits.maxlen
+            assert not node.peers.can_judge
             return node
 
-        await (await next_leader("b")).promote_member(learner.id)
-        await (await next_leader("x")).remove_member(cluster.ids["a"])
+        await (await next_leader("b")).membership.promote(learner.id)
+        await (await next_leader("x")).membership.remove(cluster.ids["a"])
         await cluster.reserve("y")
         node = await next_leader("c")
-        await node.replace_member(cluster.ids["d"], "y", [cluster.url("y")])
+        await node.membership.replace(cluster.ids["d"], "y", [cluster.url("y")])
         assert {member.name for member in node.cluster} == set("bcexy")
 
 
@@ -615,7 +617,7 @@ async def test_a_handover_that_fails_holds_proposals_back_and_loses_none():
 
         async def hand_over():
             with pytest.raises(TransferError):
-                await leader.node.transfer_leader(cluster.ids["c"])
+                await leader.node.handover.transfer(cluster.ids["c"])
             failed.set()
 
         term = leader.node.status().term
@@ -635,28 +637,28 @@ async def test_leadership_is_not_offered_to_who_is_not_up():
     """Refused at once, and proposals are never held back for it."""
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._active()) == 3)
+        await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.members["c"].stop()
-        await eventually(lambda: len(leader.node._active()) == 2)
-        await eventually(lambda: len(leader.node._commits) == leader.node._commits.maxlen)
+        await eventually(lambda: len(leader.node.peers.active()) == 2)
+        await eventually(lambda: leader.node.peers.can_judge)
         with pytest.raises(TransferError, match="c is not up"):
-            await leader.node.transfer_leader(cluster.ids["c"])
+            await leader.node.handover.transfer(cluster.ids["c"])
         assert not leader.node._raw.lead_transferee
 
         await cluster.members["b"].stop()
-        leader.node._heard.clear()
+        leader.node.peers._heard.clear()
         with pytest.raises(TransferError, match="no other voter is up"):
-            await leader.node.transfer_leader(None)
+            await leader.node.handover.transfer(None)
 
 
 async def test_of_two_voters_none_is_removed_while_one_is_down():
     """Both have to agree to it: refused at once, where a proposal would hang for good."""
     async with loopback_cluster("a", "b") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._commits) == leader.node._commits.maxlen)
-        leader.node._heard.clear()
+        await eventually(lambda: leader.node.peers.can_judge)
+        leader.node.peers._heard.clear()
         with pytest.raises(UnhealthyClusterError, match="2 of the 2 voters now"):
-            await leader.node.remove_member(cluster.ids["b"])
+            await leader.node.membership.remove(cluster.ids["b"])
         assert len(leader.node.cluster) == 2
 
 
@@ -665,7 +667,7 @@ async def test_the_last_voter_stays():
     async with loopback_cluster("a") as cluster:
         leader = await cluster.wait_leader()
         with pytest.raises(LastVoterError):
-            await leader.node.remove_member(cluster.ids["a"])
+            await leader.node.membership.remove(cluster.ids["a"])
 
 
 async def test_a_member_moves_to_another_address():
@@ -674,7 +676,7 @@ async def test_a_member_moves_to_another_address():
         leader = await cluster.elect("a")
         await cluster.members["c"].stop()
         await cluster.reserve("c")
-        await leader.node.update_member(cluster.ids["c"], [cluster.url("c")])
+        await leader.node.membership.update(cluster.ids["c"], [cluster.url("c")])
         await cluster.restart("c")
         await propose(leader, b"moved")
         await cluster.wait_equal("a", "b", "c")
@@ -701,8 +703,8 @@ async def test_a_leader_without_followers_cannot_be_removed():
     """With nobody to take over, the removal of the leader is refused and it goes on leading."""
     async with loopback_cluster("a", "b") as cluster:
         leader = await cluster.elect("a")
-        await eventually(lambda: len(leader.node._commits) == leader.node._commits.maxlen)
-        leader.node._heard.clear()
+        await eventually(lambda: leader.node.peers.can_judge)
+        leader.node.peers._heard.clear()
         with pytest.raises(UnhealthyClusterError):
-            await leader.node.remove_member(cluster.ids["a"])
+            await leader.node.membership.remove(cluster.ids["a"])
         assert leader.node.leadership.is_ready

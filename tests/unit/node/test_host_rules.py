@@ -210,7 +210,7 @@ async def test_rule_03_the_leader_is_not_removed(nursery, autojump_clock):
     await lead(bench, nursery)
     last = bench.node._raw.last_index
     with pytest.raises(LeaderRemovalError):
-        await bench.node.remove_member(1)
+        await bench.node.membership.remove(1)
 
     assert MessageType.TIMEOUT_NOW in bench.transport.kinds()
     assert bench.node._raw.last_index == last

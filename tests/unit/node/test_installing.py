@@ -464,7 +464,7 @@ async def test_a_snapshot_too_large_for_a_frame_is_not_made(
 ):
     """It is said, and the node goes on."""
     node = await leading(nursery, host)
-    monkeypatch.setattr("kingbus.node.node.SNAPSHOT_BYTES_MAX", 10)
+    monkeypatch.setattr("kingbus.node.log_start.SNAPSHOT_BYTES_MAX", 10)
     assert await refuse(node, host) == []
     assert node.leadership.is_ready
 

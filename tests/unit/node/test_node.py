@@ -395,11 +395,11 @@ async def test_a_follower_does_nothing_for_the_leader(nursery, autojump_clock):
     node = bench.node
     for attempt in (
         node.propose(b"x"),
-        node.add_member("n9", ["http://h:9"]),
-        node.remove_member(3),
-        node.promote_member(3),
-        node.update_member(3, ["http://h:9"]),
-        node.transfer_leader(3),
+        node.membership.add("n9", ["http://h:9"]),
+        node.membership.remove(3),
+        node.membership.promote(3),
+        node.membership.update(3, ["http://h:9"]),
+        node.handover.transfer(3),
     ):
         with pytest.raises(NotLeaderError) as caught:
             await attempt

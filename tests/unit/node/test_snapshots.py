@@ -179,13 +179,15 @@ async def test_a_fresh_member_joins_behind_the_purge_point(open_stores):
         await left_behind(cluster)
         leader = await cluster.wait_leader()
         await cluster.reserve("d")
-        await leader.node.add_member("d", [cluster.url("d")], learner=True)
+        await leader.node.membership.add("d", [cluster.url("d")], learner=True)
         joined = await cluster.join("d", leader.node.cluster)
         await same(cluster, "d")
         assert joined.stores.passed == list(STEPS)
 
-        await eventually(lambda: leader.node.has_caught_up(joined.node.member_id), "caught up")
-        await leader.node.promote_member(joined.node.member_id)
+        await eventually(
+            lambda: leader.node.peers.has_caught_up(joined.node.member_id), "caught up"
+        )
+        await leader.node.membership.promote(joined.node.member_id)
         await same(cluster, "b", "d")
         await cluster.members["d"].stop()
         await cluster.restart("d")
@@ -230,7 +232,7 @@ async def test_a_crash_of_a_fresh_member_while_installing(open_stores):
         await left_behind(cluster)
         leader = await cluster.wait_leader()
         await cluster.reserve("d")
-        await leader.node.add_member("d", [cluster.url("d")], learner=True)
+        await leader.node.membership.add("d", [cluster.url("d")], learner=True)
         joined = await cluster.join("d", leader.node.cluster)
         joined.stores.crash_at = "behind the mark"
         with trio.fail_after(20):
@@ -248,9 +250,9 @@ async def test_a_membership_newer_than_the_snapshot(open_stores):
         await cluster.reserve("d")
         await cluster.reserve("e")
         node = leader.node
-        added = await node.add_member("d", [cluster.url("d")], learner=True)
-        await change(lambda: node.remove_member(added.id))
-        await change(lambda: node.add_member("e", [cluster.url("e")], learner=True))
+        added = await node.membership.add("d", [cluster.url("d")], learner=True)
+        await change(lambda: node.membership.remove(added.id))
+        await change(lambda: node.membership.add("e", [cluster.url("e")], learner=True))
         await feed.file()
         assert leader.node.cluster.index >= leader.log.first_index()
 
@@ -263,7 +265,7 @@ async def test_a_membership_newer_than_the_snapshot(open_stores):
         assert added.id in back.node.cluster.removed
         assert all(added.id not in known for known in seen)
         assert back.node._raw.conf_index >= leader.node.cluster.index
-        changed = await change(lambda: node.add_member("d", [cluster.url("d")], learner=True))
+        changed = await change(lambda: node.membership.add("d", [cluster.url("d")], learner=True))
         await same(cluster, "b", "c")
         assert changed.id in back.node.cluster
 

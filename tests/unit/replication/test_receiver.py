@@ -49,6 +49,8 @@ class ScriptedSource:
     refusals: list[DumpRefusedError | None] = field(default_factory=list)
     more: trio.Event = field(default_factory=trio.Event)
     later: list[bytes] = field(default_factory=list)
+    at_once: bool = False
+    """All events of a script in one piece: they are read together."""
     ended: int = 0
     address: str = ""
 
@@ -68,9 +70,12 @@ class ScriptedSource:
             await self._send(later, sink, progress)
 
     async def _send(self, events, sink, progress):
+        pieces = []
         for event in events:
             data, progress.next_sequence = encode_payload(b"\0" + event, progress.next_sequence)
-            await sink.send(data)
+            pieces.append(data)
+        for piece in [b"".join(pieces)] if self.at_once else pieces:
+            await sink.send(piece)
 
     def send(self, *events: bytes) -> None:
         self.later += events
@@ -509,6 +514,32 @@ async def test_a_wrong_checksum_is_counted_and_read_again():
     async with pulling(source) as pull:
         await pull.until(lambda: pull.node.state.visible.position == file.position)
         assert metrics.value("kingbus_receiver_checksum_mismatches_total") == before + 1
+        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+
+
+def wrong_checksum(event):
+    return event[:30] + bytes((event[30] ^ 1,)) + event[31:]
+
+
+def wrong_size(event):
+    return event[:9] + b"\0\0\0\0" + event[13:]
+
+
+@pytest.mark.parametrize("broken", [wrong_checksum, wrong_size])
+async def test_an_error_right_behind_a_transaction_is_acted_on_at_once(broken):
+    """Both are read together, and the source has nothing more to say: it is asked again."""
+    file = one_file(3)
+    source = source_of(file, executed=f"{A_TEXT}:1-3", at_once=True)
+    good = source.scripts[0]
+
+    def breaks_off(request):
+        sent = good(request)
+        return [*sent[:-1], broken(sent[-1])]
+
+    source.scripts = [breaks_off, good]
+    async with pulling(source) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert len(source.requests) == 2
         assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
 
 
