@@ -25,12 +25,13 @@ from pydantic import (
 )
 
 from kingbus.addresses import Address, Url
+from kingbus.credentials import read_credentials
 from kingbus.errors import ConfigError, Problem
 from kingbus.log import LEVELS
 from kingbus.membership.cluster import parse_initial_cluster
 from kingbus.membership.errors import MembershipError
 from kingbus.membership.member import check_name
-from kingbus.secrets import ClusterSecret, SecretError, read_secret_file
+from kingbus.secrets import ClusterSecret, SecretError
 from kingbus.units import format_duration, parse_duration, parse_size
 
 FILE_BYTES_MAX = 1 << 20  # a configuration is a page; whatever is larger is another file
@@ -497,29 +498,13 @@ def _secret_problems(
     config: Config, environment: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, ...], Problem]]:
     """What is wrong with the secrets that a start would read, each with its top-level key."""
-
-    def of(key: str, path: Path | None, read: Callable[[Path], object]) -> Iterator[Problem]:
+    _, problems = read_credentials(config, environment)
+    if config.cluster_key_file is not None:
         try:
-            if path is not None and not read(path):
-                yield Problem(key=key, message=f"{path} is empty")
+            ClusterSecret.load(config.cluster_key_file)
         except SecretError as error:
-            yield Problem(key=key, message=error.explain())
-
-    found: list[Problem] = []
-    if config.source is not None:
-        # A user may have an empty password.
-        key, path = "source.password-file", config.source.password_file
-        found += of(key, path, lambda path: read_secret_file(path) is not None)
-    if config.server is not None and config.server.addr is not None:
-        key, path = "server.password-file", config.server.password_file
-        found += of(key, path, lambda path: read_secret_file(path) is not None)
-        if path is None and environment.get("KINGBUS_SERVER_PASSWORD") is None:
-            message = "is needed with server.addr (or KINGBUS_SERVER_PASSWORD)"
-            found.append(Problem(key=key, message=message))
-    found += of("auth.token-file", config.auth.token_file, read_secret_file)
-    found += of("auth.read-token-file", config.auth.read_token_file, read_secret_file)
-    found += of("cluster-key-file", config.cluster_key_file, ClusterSecret.load)
-    for problem in found:
+            problems.append(Problem(key="cluster-key-file", message=error.explain()))
+    for problem in problems:
         yield (problem.key.partition(".")[0],), problem
 
 

@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first. `siblings` says whether the packages of a layer may import each other.
 LAYERS: tuple[tuple[frozenset[str], bool], ...] = (
     (
-        frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "runner", "addresses"}),
+        frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "addresses"}),
         True,
     ),
     (frozenset({"raft", "mysql", "binlog", "membership"}), False),
     (frozenset({"storage"}), False),
     (frozenset({"transport", "node", "replication"}), True),
     (frozenset({"admin"}), False),
-    (frozenset({"config", "daemon", "joining", "cli", "__main__"}), True),
+    (frozenset({"config", "credentials", "daemon", "joining", "cli", "__main__"}), True),
 )
 PURE = frozenset({"raft", "mysql", "binlog", "membership"})
 IMPURE_MODULES = frozenset(

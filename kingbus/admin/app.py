@@ -7,7 +7,7 @@ above with `{"message": <one sentence>}`, those of the framework included.
 import html
 from typing import Annotated, Any, cast
 
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
@@ -51,10 +51,8 @@ def create_app(operations: Operations, *, version: str, access: Access | None = 
     )
     _map_errors(app)
     _describe(app)
-    _node_routes(app, operations)
-    _member_routes(app, operations)
-    _source_routes(app, operations)
-    _server_routes(app, operations)
+    for routes in (_node_routes, _member_routes, _source_routes, _server_routes, _binlog_routes):
+        app.include_router(routes(operations))
     return Guard(cast("App", app), access or Access())
 
 
@@ -159,68 +157,56 @@ _Position = Annotated[int, Query(alias="from", ge=0, description="where an event
 _Limit = Annotated[int, Query(ge=1, le=EVENTS_MAX)]
 
 
-def _node_routes(app: FastAPI, operations: Operations) -> None:
-    @app.get("/", response_class=HTMLResponse, tags=["node"], summary="A page for people")
+def _node_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["node"])
+    health_of: dict[str, Any] = {
+        "response_model": Reply[schema.HealthData],
+        "responses": {503: _FAILURES[503]},
+    }
+
+    @routes.get("/", response_class=HTMLResponse, summary="A page for people")
     async def page() -> HTMLResponse:
         return HTMLResponse(_page(operations))
 
-    @app.get(
-        "/status",
-        tags=["node"],
-        summary="This node's own view",
-        response_model=Reply[schema.NodeStatusData],
+    @routes.get(
+        "/status", summary="This node's own view", response_model=Reply[schema.NodeStatusData]
     )
     async def status() -> Response:
         return _success(operations.status())
 
-    @app.get(
-        "/health",
-        tags=["node"],
-        summary="Whether this process does its work",
-        response_model=Reply[schema.HealthData],
-        responses={503: _FAILURES[503]},
-    )
+    @routes.get("/health", summary="Whether this process does its work", **health_of)
     async def health(lag_seconds: _LagSeconds = None) -> Response:
         return _success(await operations.health(lag_seconds=_lag(lag_seconds)))
 
-    @app.get(
-        "/ready",
-        tags=["node"],
-        summary="Whether replicas should be here",
-        response_model=Reply[schema.HealthData],
-        responses={503: _FAILURES[503]},
-    )
+    @routes.get("/ready", summary="Whether replicas should be here", **health_of)
     async def ready(lag_seconds: _LagSeconds = None) -> Response:
         return _success(await operations.ready(lag_seconds=_lag(lag_seconds)))
 
-    @app.get("/metrics", tags=["node"], summary="Prometheus metrics", response_class=Response)
+    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def exposition() -> Response:
         return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
+    return routes
 
-def _member_routes(app: FastAPI, operations: Operations) -> None:
+
+def _member_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["members"])
     members = Reply[list[schema.MemberData]]
+    change: dict[str, Any] = {"response_model": members, "responses": _MEMBER_FAILURES}
 
-    @app.get(
+    @routes.get(
         "/cluster",
-        tags=["members"],
         summary="The members and who leads",
         response_model=Reply[list[schema.ClusterMemberData]],
     )
     async def cluster() -> Response:
         return _success(operations.cluster())
 
-    @app.get("/members", tags=["members"], summary="The members", response_model=members)
+    @routes.get("/members", summary="The members", response_model=members)
     async def list_members() -> Response:
         return _success(operations.members())
 
-    @app.post(
-        "/members",
-        tags=["members"],
-        summary="Add a member",
-        response_model=members,
-        responses=_FAILURES,
-    )
+    @routes.post("/members", summary="Add a member", response_model=members, responses=_FAILURES)
     async def add(request: Request, body: schema.AddMember) -> Response:
         try:
             seen = body.seen_from(request.client.host if request.client is not None else None)
@@ -228,49 +214,26 @@ def _member_routes(app: FastAPI, operations: Operations) -> None:
             raise BadRequestError(str(error)) from None
         return await _forward(operations, request, seen)
 
-    @app.put(
-        "/members",
-        tags=["members"],
-        summary="Move a member to another peer URL",
-        response_model=members,
-        responses=_MEMBER_FAILURES,
-    )
+    @routes.put("/members", summary="Move a member to another peer URL", **change)
     async def update(request: Request, body: schema.UpdateMember) -> Response:
         return await _forward(operations, request, body)
 
-    @app.delete(
-        "/members",
-        tags=["members"],
-        summary="Remove a member",
-        response_model=members,
-        responses=_MEMBER_FAILURES,
-    )
+    @routes.delete("/members", summary="Remove a member", **change)
     async def remove(request: Request, body: schema.RemoveMember) -> Response:
         return await _forward(operations, request, body)
 
-    @app.post(
-        "/members/promote",
-        tags=["members"],
-        summary="Make a learner a voter",
-        response_model=members,
-        responses=_MEMBER_FAILURES,
-    )
+    @routes.post("/members/promote", summary="Make a learner a voter", **change)
     async def promote(request: Request, body: schema.NameMember) -> Response:
         return await _forward(operations, request, body)
 
-    @app.post(
-        "/members/replace",
-        tags=["members"],
-        summary="Replace a voter by another member in one step",
-        response_model=members,
-        responses=_MEMBER_FAILURES,
+    @routes.post(
+        "/members/replace", summary="Replace a voter by another member in one step", **change
     )
     async def replace(request: Request, body: schema.ReplaceMember) -> Response:
         return await _forward(operations, request, body)
 
-    @app.post(
+    @routes.post(
         "/leader/transfer",
-        tags=["members"],
         summary="Hand leadership over",
         response_model=Reply[schema.LeaderData],
         responses=_MEMBER_FAILURES,
@@ -278,11 +241,15 @@ def _member_routes(app: FastAPI, operations: Operations) -> None:
     async def transfer(request: Request, body: schema.TransferLeader | None = None) -> Response:
         return await _forward(operations, request, body)
 
+    return routes
 
-def _source_routes(app: FastAPI, operations: Operations) -> None:
-    @app.put(
+
+def _source_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["source"])
+    change: dict[str, Any] = {"response_model": Reply[str], "responses": _FAILURES}
+
+    @routes.put(
         "/binlog/syncer/start",
-        tags=["source"],
         summary="Pull from a source",
         description="The leader connects, logs in and checks within 10 s, then replicates it. "
         "An empty body starts what is stored.",
@@ -292,29 +259,16 @@ def _source_routes(app: FastAPI, operations: Operations) -> None:
     async def start(request: Request, body: schema.StartSource | None = None) -> Response:
         return await _forward(operations, request, body)
 
-    @app.put(
-        "/binlog/syncer/config",
-        tags=["source"],
-        summary="Store a source without starting",
-        response_model=Reply[str],
-        responses=_FAILURES,
-    )
+    @routes.put("/binlog/syncer/config", summary="Store a source without starting", **change)
     async def store(request: Request, body: schema.StartSource) -> Response:
         return await _forward(operations, request, body)
 
-    @app.put(
-        "/binlog/syncer/stop",
-        tags=["source"],
-        summary="Stop pulling",
-        response_model=Reply[str],
-        responses=_FAILURES,
-    )
+    @routes.put("/binlog/syncer/stop", summary="Stop pulling", **change)
     async def stop(request: Request) -> Response:
         return await _forward(operations, request)
 
-    @app.get(
+    @routes.get(
         "/binlog/syncer/status",
-        tags=["source"],
         summary="The receiver, from the leader",
         response_model=Reply[schema.SyncerStatusData],
         responses={503: _FAILURES[503]},
@@ -322,49 +276,43 @@ def _source_routes(app: FastAPI, operations: Operations) -> None:
     async def status(request: Request) -> Response:
         return await _forward(operations, request)
 
+    return routes
 
-def _server_routes(app: FastAPI, operations: Operations) -> None:
-    @app.put(
-        "/binlog/server/start",
-        tags=["server"],
-        summary="Listen for replicas on this node",
-        response_model=Reply[str],
-        responses=_FAILURES,
-    )
+
+def _server_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["server"])
+    change: dict[str, Any] = {"response_model": Reply[str], "responses": _FAILURES}
+
+    @routes.put("/binlog/server/start", summary="Listen for replicas on this node", **change)
     async def start(body: schema.StartServer) -> Response:
         return _success(await operations.start_server(body))
 
-    @app.put(
-        "/binlog/server/stop",
-        tags=["server"],
-        summary="Stop listening on this node",
-        response_model=Reply[str],
-        responses=_FAILURES,
-    )
+    @routes.put("/binlog/server/stop", summary="Stop listening on this node", **change)
     async def stop() -> Response:
         return _success(await operations.stop_server())
 
-    @app.get(
+    @routes.get(
         "/binlog/server/status",
-        tags=["server"],
         summary="This node's listener and its replicas",
         response_model=Reply[schema.ServerStatusData],
     )
     async def status() -> Response:
         return _success(operations.server_status())
 
-    @app.get(
-        "/binlog/files",
-        tags=["binlog"],
-        summary="The files held",
-        response_model=Reply[list[schema.FileData]],
+    return routes
+
+
+def _binlog_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["binlog"])
+
+    @routes.get(
+        "/binlog/files", summary="The files held", response_model=Reply[list[schema.FileData]]
     )
     async def files() -> Response:
         return _success(operations.files())
 
-    @app.get(
+    @routes.get(
         "/binlog/events",
-        tags=["binlog"],
         summary="Events of a file of this node",
         response_model=Reply[list[schema.EventData]],
         responses={400: _FAILURES[400], 404: _FAILURES[404]},
@@ -372,15 +320,16 @@ def _server_routes(app: FastAPI, operations: Operations) -> None:
     async def events(file: str, position: _Position = 4, limit: _Limit = 100) -> Response:
         return _success(await operations.events(file, position, limit))
 
-    @app.post(
+    @routes.post(
         "/binlog/purge",
-        tags=["binlog"],
         summary="Purge files (not available yet: 409)",
         response_model=Reply[list[schema.FileData]],
         responses=_FAILURES,
     )
     async def purge(request: Request, body: schema.PurgeBinlogs) -> Response:
         return await _forward(operations, request, body)
+
+    return routes
 
 
 def _page(operations: Operations) -> str:

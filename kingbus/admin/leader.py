@@ -366,8 +366,9 @@ class LeaderOperations:
 
     async def _propose_source(self, config: SourceConfig, password: str) -> None:
         secret = await self._keys.wait()
-        config.password.CopyFrom(secret.seal(password, SOURCE_PASSWORD))
-        await self._propose(Command(source_config=config))
+        command = Command(source_config=config)
+        command.source_config.password.CopyFrom(secret.seal(password, SOURCE_PASSWORD))
+        await self._propose(command)
         _log.info(
             "source stored",
             addresses=",".join(config.addresses),

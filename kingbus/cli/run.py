@@ -79,8 +79,7 @@ def _standalone(
 ) -> Any:
     if data_dir is None:
         raise UsageError("--data-dir is needed with --source")
-    server_password = os.environ.get("KINGBUS_SERVER_PASSWORD")
-    if not server_user or not server_password:
+    if not server_user or not os.environ.get("KINGBUS_SERVER_PASSWORD"):
         raise UsageError("--server-user and KINGBUS_SERVER_PASSWORD are both needed with --source")
     user, address = _source_url(source)
 
@@ -101,7 +100,6 @@ def _standalone(
         found,
         standalone=True,
         source_password=Secret(password(source_password_file, "KINGBUS_SOURCE_PASSWORD") or ""),
-        server_password=Secret(server_password),
     )
 
 
@@ -159,9 +157,7 @@ def join(
     found = load(config, joins=True)
     hint = "is that node running, and is --via its admin-url?"
     api = client(via, token_file or found.auth.token_file, hint=hint)
-    options = daemon.options_of(
-        found, peer_listen=found.peer_url.address, joining=Joining(api=api, learner=learner)
-    )
+    options = daemon.options_of(found, joining=Joining(api=api, learner=learner))
     raise typer.Exit(daemon.main(options))
 
 

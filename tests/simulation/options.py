@@ -1,17 +1,12 @@
-"""What a seed draws: the cluster, its limits, and how often each fault happens.
-
-Most faults are off in most runs (a swarm): together they would drown each other, and a run in
-which nothing but one thing goes wrong finds other defects than one in which everything does.
-Times are milliseconds of the simulated clock.
-"""
+"""What a seed draws: the cluster, its limits, and how often each fault happens."""
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-FAULTS: dict[str, tuple[float, float, float]] = {
-    # Name: how likely the seed has it at all, and the shortest and longest mean time between two.
+from tests.simulation.drawn import DrawnOptions, Faults, draw_faults
+
+FAULTS: Faults = {
     # The network.
     "isolate": (0.35, 2000, 8000),
     "partition": (0.35, 2000, 8000),
@@ -52,9 +47,8 @@ FAULTS: dict[str, tuple[float, float, float]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """All that a run is drawn from, but for the draws during the run itself."""
-
+class Options(DrawnOptions):
+    known = FAULTS
     voters: int = 3
     nodes_max: int = 7
     replicas: int = 2
@@ -92,8 +86,6 @@ class Options:
     clock_skew: float = 0.0
     write_ms: float = 4
     apply_entries_max: int = 64
-    faults: dict[str, float] = field(default_factory=dict)
-    """Mean milliseconds between two of a kind; what is not in it does not happen."""
 
     def core(self) -> dict[str, Any]:
         """The parameters of a RawNode that are the same on all nodes."""
@@ -112,38 +104,6 @@ class Options:
             "max_inflight_bytes": self.max_inflight_bytes,
         }
 
-    def without(self, names: Iterable[str]) -> "Options":
-        """These switched off: a fault, or a field put back to its default."""
-        changed = self
-        calm = Options()
-        for name in names:
-            if name in FAULTS:
-                kept = {key: rate for key, rate in changed.faults.items() if key != name}
-                changed = replace(changed, faults=kept)
-            elif name in SWITCHES:
-                changed = replace(changed, **{name: getattr(calm, name)})
-            else:
-                raise ValueError(f"there is nothing called {name!r} to be switched off")
-        return changed
-
-    def switchable(self) -> list[str]:
-        """Everything here that can still be switched off."""
-        calm = Options()
-        other = [name for name in SWITCHES if getattr(self, name) != getattr(calm, name)]
-        return [*self.faults, *other]
-
-    def __str__(self) -> str:
-        calm = Options()
-        changed = [
-            f"{each.name}={getattr(self, each.name)}"
-            for each in fields(self)
-            if each.name != "faults" and getattr(self, each.name) != getattr(calm, each.name)
-        ]
-        return " ".join([*changed, *(f"{name}~{ms:.0f}ms" for name, ms in self.faults.items())])
-
-
-SWITCHES = tuple(each.name for each in fields(Options) if each.name != "faults")
-
 
 def draw(seed: int) -> Options:
     """The options of a seed."""
@@ -152,11 +112,7 @@ def draw(seed: int) -> Options:
     def maybe(chance: float, *values: Any) -> dict[str, Any]:
         return values[0] if rng.random() >= chance else rng.choice(values[1:])
 
-    faults = {
-        name: rng.uniform(shortest, longest)
-        for name, (chance, shortest, longest) in FAULTS.items()
-        if rng.random() < chance
-    }
+    faults = draw_faults(rng, FAULTS)
     max_size_per_msg = maybe(0.5, 1 << 20, 1, 200, 2000)
     drawn = Options(
         voters=rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5)),

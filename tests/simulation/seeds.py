@@ -4,12 +4,10 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from multiprocessing import get_context
-from pathlib import Path
 
-from tests.simulation.run import STEPS, Outcome, SimulationError, simulate
-
-PAST = Path(__file__).with_name("seeds.txt")
+from tests.simulation.layer import Layer, Outcome, SimulationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,27 +15,28 @@ class Past:
     """One line of the file: what failed once, and must never again."""
 
     seed: int
-    steps: int
+    length: float
     off: tuple[str, ...]
     reason: str
 
 
-def past() -> list[Past]:
-    """What stands in the file: seed, steps, what was off (- for nothing), and what was wrong."""
+def past(layer: Layer) -> list[Past]:
+    """What stands in its file: seed, length, what was off (- for nothing), and what was wrong."""
     found = []
-    for line in PAST.read_text(encoding="utf-8").splitlines():
+    for line in layer.seeds.read_text(encoding="utf-8").splitlines():
         facts, _, reason = line.partition("#")
         if facts.strip():
-            seed, steps, off = facts.split()
+            seed, text, off = facts.split()
+            length = type(layer.length)(text)
             names = () if off == "-" else tuple(off.split(","))
-            found.append(Past(seed=int(seed), steps=int(steps), off=names, reason=reason.strip()))
+            found.append(Past(seed=int(seed), length=length, off=names, reason=reason.strip()))
     return found
 
 
-def attempt(seed: int, steps: int = STEPS) -> Outcome | str:
+def attempt(layer: Layer, seed: int, length: float) -> Outcome | str:
     """The outcome, or the report of the failure; it is sent between processes."""
     try:
-        return simulate(seed, steps)
+        return layer.simulate(seed, length)
     except SimulationError as error:
         return str(error)
 
@@ -52,8 +51,19 @@ def pool() -> ProcessPoolExecutor:
 
 
 def attempts(
-    runner: ProcessPoolExecutor, seeds: Iterable[int], steps: int = STEPS
+    runner: ProcessPoolExecutor, layer: Layer, seeds: Iterable[int], length: float
 ) -> Iterator[tuple[int, Outcome | str]]:
     """Each seed with what came of it, in the order of the seeds."""
     seeds = list(seeds)
-    yield from zip(seeds, runner.map(attempt, seeds, [steps] * len(seeds)), strict=True)
+    found = runner.map(attempt, repeat(layer), seeds, repeat(length))
+    yield from zip(seeds, found, strict=True)
+
+
+def outcomes(runner: ProcessPoolExecutor, layer: Layer, seeds: Iterable[int]) -> list[Outcome]:
+    """Of all these at their usual length; an AssertionError with those that failed."""
+    found = dict(attempts(runner, layer, seeds, layer.length))
+    failed = {seed: report for seed, report in found.items() if isinstance(report, str)}
+    assert not failed, (
+        f"seeds {', '.join(map(str, failed))}; the first:\n{next(iter(failed.values()))}"
+    )
+    return [outcome for outcome in found.values() if isinstance(outcome, Outcome)]

@@ -51,31 +51,12 @@ class SnapshotData:
         return found
 
 
-class LogModel(MemoryStorage):
-    """The durable log and hard state, and the write that is under way."""
-
-    def __init__(self, snapshot_source: Callable[[], Snapshot]) -> None:
-        super().__init__()
-        self.installed: SnapshotData | None = None
-        """What the last snapshot brought: the database may not have got it yet."""
-        self._snapshot_source = snapshot_source
-        self._write: LogWrite | None = None
+class CheckedLog(MemoryStorage):
+    """A log and hard state as they are durable; what was promised is not taken back."""
 
     @property
     def hard_state(self) -> HardState:
         return self._hard_state
-
-    @property
-    def is_writing(self) -> bool:
-        return self._write is not None
-
-    @property
-    def promised_nothing(self) -> bool:
-        """The hard state is the last record of the first write: that one was never whole."""
-        return self._hard_state.is_empty and self.first_index() == 1
-
-    def snapshot(self) -> Snapshot:
-        return self._snapshot_source()
 
     def has(self, index: int, term: int) -> bool:
         """Whether the entry is durable here, or was before it was purged."""
@@ -94,6 +75,29 @@ class LogModel(MemoryStorage):
             assert hard_state.vote == old.vote, f"the vote changes: {old} to {hard_state}"
         assert hard_state.commit >= old.commit, f"the commit falls: {old} to {hard_state}"
         super().set_hard_state(hard_state)
+
+
+class LogModel(CheckedLog):
+    """The durable log and hard state, and the write that is under way."""
+
+    def __init__(self, snapshot_source: Callable[[], Snapshot]) -> None:
+        super().__init__()
+        self.installed: SnapshotData | None = None
+        """What the last snapshot brought: the database may not have got it yet."""
+        self._snapshot_source = snapshot_source
+        self._write: LogWrite | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        return self._write is not None
+
+    @property
+    def promised_nothing(self) -> bool:
+        """The hard state is the last record of the first write: that one was never whole."""
+        return self._hard_state.is_empty and self.first_index() == 1
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot_source()
 
     def begin(self, write: LogWrite) -> None:
         assert self._write is None, "one write at a time"

@@ -1,13 +1,15 @@
 """Whole clusters with everything that goes wrong: 300 seeds that never change, 100 new ones, and
-all that ever failed."""
+all that ever failed in either layer."""
 
 import random
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from tests.simulation.run import Outcome, simulate
-from tests.simulation.seeds import Past, attempts, past
+from tests.simulation.layer import Layer
+from tests.simulation.nodes.run import NODES
+from tests.simulation.run import CORES
+from tests.simulation.seeds import Past, outcomes, past
 
 BLOCK = 25
 FIXED_BLOCKS = 12
@@ -15,13 +17,7 @@ FRESH_BLOCKS = 4
 
 
 def check(runner: ProcessPoolExecutor, seeds: range) -> None:
-    outcomes = dict(attempts(runner, seeds))
-    failed = {seed: found for seed, found in outcomes.items() if isinstance(found, str)}
-    if failed:
-        pytest.fail(
-            f"seeds {', '.join(map(str, failed))}; the first:\n{next(iter(failed.values()))}"
-        )
-    ended = [found for found in outcomes.values() if isinstance(found, Outcome)]
+    ended = outcomes(runner, CORES, seeds)
     assert sum(found.committed for found in ended) > 50 * len(ended), "little was committed"
     assert sum(found.received for found in ended) > 50 * len(ended), "little was received"
 
@@ -41,7 +37,11 @@ def test_fresh_seeds_keep_every_promise(runner: ProcessPoolExecutor, block: int)
     check(runner, range(first, first + BLOCK))
 
 
-@pytest.mark.parametrize("case", past(), ids=lambda case: str(case.seed))
-def test_past_failures_stay_mended(case: Past) -> None:
-    """What failed once does not fail again."""
-    simulate(case.seed, case.steps, case.off)
+@pytest.mark.parametrize(
+    ("layer", "case"),
+    [(layer, case) for layer in (CORES, NODES) for case in past(layer)],
+    ids=lambda each: each.name if isinstance(each, Layer) else str(each.seed),
+)
+def test_past_failures_stay_mended(layer: Layer, case: Past) -> None:
+    """What failed once, in either layer, does not fail again."""
+    layer.simulate(case.seed, case.length, case.off)

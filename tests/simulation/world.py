@@ -173,6 +173,11 @@ class World:
         self.last.append(Happened(self.now, what, 0, " ".join(map(str, facts))))
         self._digest.update(f"{what} {facts!r}\n".encode())
 
+    @property
+    def where(self) -> str:
+        """How far the run has come."""
+        return f"event {self.events}"
+
     # -- phases ---------------------------------------------------------------------------------
 
     def run(self, steps: int) -> None:

@@ -223,6 +223,12 @@ class LoopbackCluster:
         self.disks[name] = Disk()
         return await self._run(name, foreseen.named(name).id, foreseen.emptied(), foreseen=foreseen)
 
+    async def join_learner(self, name: str, leader: MemberProcess) -> MemberProcess:
+        """Add a learner, and start it."""
+        await self.reserve(name)
+        await leader.node.membership.add(name, [self.url(name)], learner=True)
+        return await self.join(name, leader.node.cluster)
+
     async def _run(
         self,
         name: str,

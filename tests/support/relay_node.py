@@ -27,6 +27,7 @@ from tests.support.relay_logs import (
     Cutter,
     Packet,
     batch_command,
+    gtids,
     packets_of,
     session_command,
 )
@@ -200,6 +201,18 @@ class RelayNode:
         await replica.attach(self, **options)
         replica.check()
         return replica
+
+
+def by_position(file: str = "", position: int = 4, **more: Any) -> DumpRequest:
+    """As a replica asks that understands checksums; it ends with the log unless told otherwise."""
+    more = {"checksum": "CRC32", "non_blocking": True, **more}
+    return DumpRequest(kind="position", file_name=file, position=position, **more)
+
+
+def by_gtid(known: str = "", **more: Any) -> DumpRequest:
+    """The same from what it knows on: a set with short names, as `gtids` takes it."""
+    more = {"checksum": "CRC32", "non_blocking": True, **more}
+    return DumpRequest(kind="gtid", gtid_set=gtids(known), **more)
 
 
 class Replica:

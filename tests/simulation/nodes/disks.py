@@ -8,15 +8,15 @@ was not synced. Either one can be slow, or refuse to sync.
 
 import errno
 import random
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
-from kingbus.raft.storage import MemoryStorage
 from kingbus.raft.types import Entry, HardState
 from kingbus.storage.database import Database
 from kingbus.storage.directory import DataDirectory
@@ -24,6 +24,7 @@ from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.recovery import log_holds_anything
 from kingbus.storage.state_store import StateStore
+from tests.simulation.storage import CheckedLog
 from tests.unit.storage.simulated_disk import PowerLostError, SimulatedDisk
 
 SEGMENT_BYTES = 16 << 10
@@ -66,7 +67,7 @@ class VirtualRunner:
             shield.cancel()
 
 
-class Durable(MemoryStorage):
+class Durable(CheckedLog):
     """What of a log was made durable, as its writer was told: what a member may rely on."""
 
     def __init__(self) -> None:
@@ -74,28 +75,6 @@ class Durable(MemoryStorage):
         self.under_way: LogWrite | None = None
         self.cutting = 0
         """The first entry to keep, while the log is being cut."""
-
-    @property
-    def hard_state(self) -> HardState:
-        return self._hard_state
-
-    def has(self, index: int, term: int) -> bool:
-        """Whether the entry is durable here, or was before it was purged."""
-        if index < self.first_index():
-            return True
-        return index <= self.last_index() and self.term(index) == term
-
-    def held(self) -> list[Entry]:
-        return self._entries[1:]
-
-    def set_hard_state(self, hard_state: HardState) -> None:
-        """Invariant 7: term, the vote in a term, and the commit index never fall."""
-        old = self._hard_state
-        assert hard_state.term >= old.term, f"the term falls: {old} to {hard_state}"
-        if hard_state.term == old.term and old.vote:
-            assert hard_state.vote == old.vote, f"the vote changes: {old} to {hard_state}"
-        assert hard_state.commit >= old.commit, f"the commit falls: {old} to {hard_state}"
-        super().set_hard_state(hard_state)
 
     def take(self, write: LogWrite) -> None:
         state = write.hard_state or self._hard_state
@@ -181,21 +160,6 @@ class FaultyFiles(LocalFileSystem):
         return self._rng.randbytes(length)
 
 
-class Disk(Protocol):
-    """A member's machine."""
-
-    durable: Durable
-    can_lose_power: bool
-
-    def open_directory(self) -> DataDirectory: ...
-    def open_database(self) -> StateStore: ...
-    def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog: ...
-    def refuse_syncs(self) -> None: ...
-    def fail_in(self, operations: int) -> None: ...
-    def process_ended(self) -> None: ...
-    def lose_power(self) -> None: ...
-
-
 class _Opened:
     """What a process has opened; its end lets go of it, as the operating system does."""
 
@@ -213,79 +177,95 @@ class _Opened:
             self.directory.close()
 
 
-def _open_log(
-    opened: _Opened,
-    files: FaultyFiles | SimulatedDisk,
-    durable: Durable,
-    cluster_id: int,
-    member_id: int,
-) -> WatchedLog:
-    assert opened.directory is not None
-    store = opened.log = WatchedLog.open(
-        opened.directory.log_path,
-        segment_bytes=SEGMENT_BYTES,
-        reserve_bytes=RESERVE_BYTES,
-        cluster_id=cluster_id,
-        member_id=member_id,
-        files=files,
-    )
-    store.errors = files.errors
-    store.durable, store.wrote, store.was_cut = durable, lambda _: None, lambda _: None
-    durable.resume(store)
-    return store
+class Disk(ABC):
+    """A member's machine: its files, and what the process that runs has opened of them."""
 
+    can_lose_power: bool
 
-class RealDisk:
-    """See the module."""
-
-    can_lose_power = False
-
-    def __init__(self, path: Path, rng: random.Random) -> None:
+    def __init__(self, path: Path, files: FaultyFiles | SimulatedDisk) -> None:
         self.durable = Durable()
         self._path = path
-        self._files = FaultyFiles(rng)
+        self._files = files
         self._opened = _Opened()
+
+    @abstractmethod
+    def _directory(self) -> DataDirectory: ...
+
+    @abstractmethod
+    def _database(self, path: Path) -> StateStore: ...
 
     def open_directory(self) -> DataDirectory:
         self._opened = _Opened()
-        self._opened.directory = DataDirectory.open_or_create(self._path)
+        self._opened.directory = self._directory()
         return self._opened.directory
 
     def open_database(self) -> StateStore:
         assert self._opened.directory is not None
-        self._opened.database = StateStore.open(self._opened.directory.state_path)
+        self._opened.database = self._database(self._opened.directory.state_path)
         return self._opened.database
 
     def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog:
-        return _open_log(self._opened, self._files, self.durable, cluster_id, member_id)
+        assert self._opened.directory is not None
+        store = self._opened.log = WatchedLog.open(
+            self._opened.directory.log_path,
+            segment_bytes=SEGMENT_BYTES,
+            reserve_bytes=RESERVE_BYTES,
+            cluster_id=cluster_id,
+            member_id=member_id,
+            files=self._files,
+        )
+        store.errors = self._files.errors
+        store.durable, store.wrote, store.was_cut = self.durable, lambda _: None, lambda _: None
+        self.durable.resume(store)
+        return store
 
     def refuse_syncs(self) -> None:
         self._files.errors["fdatasync"] = errno.EIO
 
-    def fail_in(self, operations: int) -> None:
-        """Real files do not fail half way."""
+    @abstractmethod
+    def fail_in(self, operations: int) -> None: ...
 
     def process_ended(self) -> None:
         self._opened.close()
         self._files.errors.clear()
 
+    @abstractmethod
+    def lose_power(self) -> None: ...
+
+
+class RealDisk(Disk):
+    """See the module."""
+
+    can_lose_power = False
+
+    def __init__(self, path: Path, rng: random.Random) -> None:
+        super().__init__(path, FaultyFiles(rng))
+
+    def _directory(self) -> DataDirectory:
+        return DataDirectory.open_or_create(self._path)
+
+    def _database(self, path: Path) -> StateStore:
+        return StateStore.open(path)
+
+    def fail_in(self, operations: int) -> None:
+        """Real files do not fail half way."""
+
     def lose_power(self) -> None:
         raise AssertionError("this machine never loses its power")
 
 
-class VolatileDisk:
+class VolatileDisk(Disk):
     """See the module. Only the identity and the like, small and synced at once, are real files."""
 
     can_lose_power = True
+    _files: SimulatedDisk
 
     def __init__(self, path: Path, rng: random.Random) -> None:
-        self.durable = Durable()
-        self._path = path
-        self._files = SimulatedDisk(seed=rng.getrandbits(32), short_writes=rng.random() < 0.5)
+        seed, short_writes = rng.getrandbits(32), rng.random() < 0.5
+        super().__init__(path, SimulatedDisk(seed=seed, short_writes=short_writes))
         self._image = VolatileImage(rng)
-        self._opened = _Opened()
 
-    def open_directory(self) -> DataDirectory:
+    def _directory(self) -> DataDirectory:
         files = self._files
 
         class Directory(DataDirectory):
@@ -293,33 +273,20 @@ class VolatileDisk:
             def has_log(self) -> bool:
                 return log_holds_anything(self.log_path, files)
 
-        self._opened = _Opened()
-        self._opened.directory = Directory.open_or_create(self._path)
-        return self._opened.directory
+        return Directory.open_or_create(self._path)
 
-    def open_database(self) -> StateStore:
-        assert self._opened.directory is not None
-        path = self._opened.directory.state_path
-        self._opened.database = StateStore(VolatileDatabase(self._image, path))
-        return self._opened.database
-
-    def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog:
-        return _open_log(self._opened, self._files, self.durable, cluster_id, member_id)
-
-    def refuse_syncs(self) -> None:
-        self._files.errors["fdatasync"] = errno.EIO
+    def _database(self, path: Path) -> StateStore:
+        return StateStore(VolatileDatabase(self._image, path))
 
     def fail_in(self, operations: int) -> None:
         self._files.operations_left = operations
 
     def process_ended(self) -> None:
-        self._opened.close()
-        self._files.errors.clear()
+        super().process_ended()
         self._files.kill_process()
 
     def lose_power(self) -> None:
-        self._opened.close()
-        self._files.errors.clear()
+        super().process_ended()
         self._files.lose_power()
         self._image.lose_power()
 

@@ -1,17 +1,13 @@
-"""What a seed draws for a cluster of real nodes; see the first layer's options.
-
-Times of faults are milliseconds of the simulated clock.
-"""
+"""What a seed draws for a cluster of real nodes."""
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kingbus.node.node import NodeSettings
+from tests.simulation.drawn import DrawnOptions, Faults, draw_faults
 
-FAULTS: dict[str, tuple[float, float, float]] = {
-    # Name: how likely the seed has it at all, and the shortest and longest mean time between two.
+FAULTS: Faults = {
     # The network.
     "isolate": (0.35, 2000, 8000),
     "partition": (0.35, 2000, 8000),
@@ -48,9 +44,8 @@ FAULTS: dict[str, tuple[float, float, float]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeOptions:
-    """All that a run is drawn from, but for the draws during the run itself."""
-
+class NodeOptions(DrawnOptions):
+    known = FAULTS
     voters: int = 3
     nodes_max: int = 6
     readers: int = 2
@@ -71,8 +66,6 @@ class NodeOptions:
     batch_bytes: int = 1 << 20
     latency_ms: float = 2
     write_ms: float = 3
-    faults: dict[str, float] = field(default_factory=dict)
-    """Mean milliseconds between two of a kind; what is not in it does not happen."""
 
     # What the first layer's checks ask for; these a node does not let anybody choose.
     asynchronous = True
@@ -106,37 +99,6 @@ class NodeOptions:
             apply_bytes_max=self.apply_bytes_max,
         )
 
-    def without(self, names: Iterable[str]) -> "NodeOptions":
-        """These switched off: a fault, or a field put back to its default."""
-        changed, calm = self, NodeOptions()
-        for name in names:
-            if name in FAULTS:
-                kept = {key: rate for key, rate in changed.faults.items() if key != name}
-                changed = replace(changed, faults=kept)
-            elif name in SWITCHES:
-                changed = replace(changed, **{name: getattr(calm, name)})
-            else:
-                raise ValueError(f"there is nothing called {name!r} to be switched off")
-        return changed
-
-    def switchable(self) -> list[str]:
-        """Everything here that can still be switched off."""
-        calm = NodeOptions()
-        other = [name for name in SWITCHES if getattr(self, name) != getattr(calm, name)]
-        return [*self.faults, *other]
-
-    def __str__(self) -> str:
-        calm = NodeOptions()
-        changed = [
-            f"{name}={getattr(self, name)}"
-            for name in SWITCHES
-            if getattr(self, name) != getattr(calm, name)
-        ]
-        return " ".join([*changed, *(f"{name}~{ms:.0f}ms" for name, ms in self.faults.items())])
-
-
-SWITCHES = tuple(each.name for each in fields(NodeOptions) if each.name != "faults")
-
 
 def draw(seed: int) -> NodeOptions:
     """The options of a seed."""
@@ -145,11 +107,7 @@ def draw(seed: int) -> NodeOptions:
     def maybe(chance: float, *values: Any) -> Any:
         return values[0] if rng.random() >= chance else rng.choice(values[1:])
 
-    faults = {
-        name: rng.uniform(shortest, longest)
-        for name, (chance, shortest, longest) in FAULTS.items()
-        if rng.random() < chance
-    }
+    faults = draw_faults(rng, FAULTS)
     message_bytes_max = maybe(0.4, 1 << 20, 200, 2000)
     return NodeOptions(
         voters=rng.choice((1, 3, 3, 3, 3, 4, 5)),

@@ -12,70 +12,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 import trio.testing
 
-from tests.simulation.nodes.options import NodeOptions, draw
+from tests.simulation.layer import Layer, Outcome, SimulationError
+from tests.simulation.nodes.options import draw
 from tests.simulation.nodes.world import World
+from tests.simulation.shrink import by_shares
 
 SECONDS = 15.0
 """Of simulated time with faults."""
 ROUNDS_MAX = 20_000
 """Of the loop at one moment; a busy one has a few hundred."""
 _MEMORY = Path("/dev/shm")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What came of a run."""
-
-    seed: int
-    digest: str
-    events: int
-    seconds: float
-    """On the simulated clock."""
-    committed: int
-    transactions: int
-    received: int
-    counts: dict[str, int]
-    """How often each kind of line stands in the trace."""
-
-
-class NodeSimulationError(AssertionError):
-    """A promise was broken; everything that is needed to see it again."""
-
-    def __init__(
-        self, world: World, *, seconds: float, off: Sequence[str], error: BaseException
-    ) -> None:
-        self.seed, self.seconds, self.off = world.seed, seconds, tuple(off)
-        self.events = world.events
-        self.at = world.now
-        self.is_calm = world.is_calm
-        self.reason = str(error) or repr(error)
-        self.kind = f"{type(error).__name__} in the {'end' if world.is_calm else 'run'}"
-        self.options = world.options
-        self.last = tuple(world.last)
-        super().__init__(self.report())
-
-    @property
-    def command(self) -> str:
-        off = f" --off {','.join(self.off)}" if self.off else ""
-        return f"scripts/simulate --layer nodes --seed {self.seed} --seconds {self.seconds:g}{off}"
-
-    def report(self, events: int = 40) -> str:
-        """Reason, options, last events, and the command that shows it again."""
-        return "\n".join(
-            (
-                f"seed {self.seed}, {self.at:.3f} s: {self.reason}",
-                f"options: {self.options}",
-                "last events:",
-                *self.last[-events:],
-                f"again: {self.command}",
-            )
-        )
 
 
 @contextmanager
@@ -126,11 +77,10 @@ def simulate(
     seconds: float = SECONDS,
     off: Sequence[str] = (),
     *,
-    options: NodeOptions | None = None,
     echo: Callable[[str], None] = lambda _line: None,
 ) -> Outcome:
-    """Run a seed; NodeSimulationError. `echo` gets each line of the trace."""
-    options = (options or draw(seed)).without(off)
+    """Run a seed; SimulationError. `echo` gets each line of the trace."""
+    options = draw(seed).without(off)
     place = str(_MEMORY) if _MEMORY.is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="kingbus-nodes-", dir=place))
     try:
@@ -142,7 +92,7 @@ def simulate(
                 instruments = [_Standstill(world, clock)]
                 trio.run(world.run, seconds, clock=clock, instruments=instruments)
         except Exception as error:
-            raise NodeSimulationError(world, seconds=seconds, off=off, error=error) from error
+            raise SimulationError(NODES, world, seconds, off, error) from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return Outcome(
@@ -155,3 +105,15 @@ def simulate(
         received=sum(reader.received for reader in world.readers),
         counts=dict(world.counts),
     )
+
+
+NODES = Layer(
+    name="nodes",
+    flag="seconds",
+    unit="simulated seconds",
+    length=SECONDS,
+    seeds=Path(__file__).with_name("seeds.txt"),
+    draw=draw,
+    simulate=simulate,
+    shorten=by_shares,
+)

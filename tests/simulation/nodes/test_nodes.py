@@ -1,4 +1,4 @@
-"""Clusters of real members on a mock clock: seeds that never change, new ones, all that failed."""
+"""Clusters of real members on a mock clock: seeds that never change, and new ones."""
 
 import random
 from collections import Counter
@@ -6,9 +6,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+from tests.simulation.layer import Outcome
 from tests.simulation.nodes.options import FAULTS, draw
-from tests.simulation.nodes.run import Outcome, simulate
-from tests.simulation.nodes.seeds import Past, attempts, past
+from tests.simulation.nodes.run import NODES, simulate
+from tests.simulation.seeds import attempts, outcomes
 
 BLOCK = 12
 FIXED_BLOCKS = 4
@@ -23,13 +24,7 @@ RARE = ("cut", "ended", "installs", "leads", "refused", "removed")
 
 
 def check(runner: ProcessPoolExecutor, seeds: range) -> Counter[str]:
-    outcomes = dict(attempts(runner, seeds))
-    failed = {seed: found for seed, found in outcomes.items() if isinstance(found, str)}
-    if failed:
-        pytest.fail(
-            f"seeds {', '.join(map(str, failed))}; the first:\n{next(iter(failed.values()))}"
-        )
-    ended = [found for found in outcomes.values() if isinstance(found, Outcome)]
+    ended = outcomes(runner, NODES, seeds)
     assert sum(found.transactions for found in ended) > 30 * len(ended), "little was committed"
     assert sum(found.received for found in ended) > 300 * len(ended), "little was received"
     return sum((Counter(found.counts) for found in ended), Counter())
@@ -61,16 +56,10 @@ def test_fresh_seeds_keep_every_promise(runner: ProcessPoolExecutor, block: int)
     check(runner, range(first, first + BLOCK))
 
 
-@pytest.mark.parametrize("case", past(), ids=lambda case: str(case.seed))
-def test_past_failures_stay_mended(case: Past) -> None:
-    """What failed once does not fail again."""
-    simulate(case.seed, case.seconds, case.off)
-
-
 @pytest.mark.slow
 def test_a_seed_gives_the_same_run_twice(runner: ProcessPoolExecutor) -> None:
     """Each line of the trace is the same again, in this process and in another one."""
-    elsewhere = dict(attempts(runner, REPEATED, 5.0))
+    elsewhere = dict(attempts(runner, NODES, REPEATED, 5.0))
     for seed in REPEATED:
         found = elsewhere[seed]
         assert isinstance(found, Outcome), found

@@ -136,6 +136,11 @@ class World:
         """Equal for runs that were equal."""
         return self._digest.hexdigest()[:16]
 
+    @property
+    def where(self) -> str:
+        """How far the run has come."""
+        return f"{self.now:.3f} s"
+
     def fail(self, error: BaseException) -> None:
         """The first failure counts; it ends the run."""
         if self.failure is None:

@@ -481,10 +481,9 @@ async def test_a_new_leader_learns_who_has_caught_up_before_it_judges(change):
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
         await propose(leader, b"kept")
-        await cluster.reserve("d")
-        learner = await leader.node.membership.add("d", [cluster.url("d")], learner=True)
-        await cluster.join("d", leader.node.cluster)
-        await eventually(lambda: leader.node.peers.has_caught_up(learner.id), "d catches up")
+        await cluster.join_learner("d", leader)
+        learner = cluster.ids["d"]
+        await eventually(lambda: leader.node.peers.has_caught_up(learner), "d catches up")
         if change == "replace":
             with pytest.raises(NotLeaderError) as caught:
                 await leader.node.membership.replace(cluster.ids["a"], "d")
@@ -495,9 +494,9 @@ async def test_a_new_leader_learns_who_has_caught_up_before_it_judges(change):
         if change == "replace":
             await successor.node.membership.replace(cluster.ids["a"], "d")
         else:
-            await successor.node.membership.promote(learner.id)
+            await successor.node.membership.promote(learner)
 
-        assert learner.id in successor.node.cluster.voters
+        assert learner in successor.node.cluster.voters
         await propose(successor, b"after")
         await cluster.wait_equal("b", "c", "d")
 

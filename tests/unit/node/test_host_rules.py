@@ -55,11 +55,8 @@ from tests.support.relay_logs import (
     session_command,
 )
 from tests.support.solo_node import SoloNode
-from tests.unit.node.test_node import VOTERS, Bench
+from tests.unit.node.test_node import TERM, VOTERS, Bench
 from tests.unit.raft.cluster import Cluster as CoreCluster
-
-TERM = 2
-"""In which the node of a bench leads: what came before is of term 1."""
 
 
 async def lead(bench: Bench, nursery: trio.Nursery) -> None:
@@ -67,12 +64,7 @@ async def lead(bench: Bench, nursery: trio.Nursery) -> None:
     nursery.start_soon(bench.node.run)
     bench.hear(MessageType.HEARTBEAT)  # of term 1
     await wait_all_tasks_blocked()
-    bench.node._raw.campaign()
-    bench.node._wake()
-    for kind in (MessageType.PRE_VOTE_RESP, MessageType.VOTE_RESP):
-        await wait_all_tasks_blocked()
-        bench.hear(kind, term=TERM)
-    await wait_all_tasks_blocked()
+    await bench.elect()
     for peer in (2, 3):
         acknowledge(bench, peer, bench.node._raw.last_index)
     await wait_all_tasks_blocked()
@@ -320,12 +312,7 @@ async def test_rule_07_the_fate_of_a_snapshot_reaches_the_core(
 async def lead_with_two_behind(bench: Bench) -> None:
     """Node 1 leads by the vote of 3; 2 has an empty log."""
     await wait_all_tasks_blocked()
-    bench.node._raw.campaign()
-    bench.node._wake()
-    for kind in (MessageType.PRE_VOTE_RESP, MessageType.VOTE_RESP):
-        await wait_all_tasks_blocked()
-        bench.node.receive([Message(kind, to=1, from_=3, term=TERM)])
-    await wait_all_tasks_blocked()
+    await bench.elect(by=3)
     bench.hear(MessageType.APP_RESP, term=TERM, index=5, reject=True)
     await wait_all_tasks_blocked()
 
@@ -572,12 +559,7 @@ async def test_rule_12_leadership_counts_from_an_applied_entry_of_its_term(nurse
     bench.hear(MessageType.HEARTBEAT, commit=2)
     await wait_all_tasks_blocked()
     bench.node._raw.forget_leader()
-    bench.node._raw.campaign()
-    bench.node._wake()
-    for kind in (MessageType.PRE_VOTE_RESP, MessageType.VOTE_RESP):
-        await wait_all_tasks_blocked()
-        bench.hear(kind, term=TERM)
-    await wait_all_tasks_blocked()
+    await bench.elect()
     assert bench.node.role == "leader"
     assert bench.node.applied == 2
     assert not bench.node.leadership.is_ready

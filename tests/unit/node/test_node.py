@@ -26,6 +26,8 @@ from tests.support.memory_node import Disk, MemoryLog, MemoryMachine
 
 ELECTION_SECONDS = 1.0
 VOTERS = (1, 2, 3)
+TERM = 2
+"""In which the node of a bench leads: what came before is of term 1."""
 
 
 class RecordingTransport:
@@ -116,6 +118,15 @@ class Bench:
         """A message of leader 2 in term 1."""
         message = Message(kind, to=1, from_=2, **({"term": 1} | fields))
         self.node.receive([message])
+
+    async def elect(self, by=2):
+        """The node campaigns and gets the votes of another one."""
+        self.node._raw.campaign()
+        self.node._wake()
+        for kind in (MessageType.PRE_VOTE_RESP, MessageType.VOTE_RESP):
+            await wait_all_tasks_blocked()
+            self.node.receive([Message(kind, to=1, from_=by, term=TERM)])
+        await wait_all_tasks_blocked()
 
     def append(self, *entries, commit=0):
         first = entries[0].index
@@ -372,12 +383,7 @@ async def test_leadership_counts_from_an_entry_of_its_own_term(nursery, autojump
     bench.machine.apply = watched
     nursery.start_soon(bench.node.run)
     await wait_all_tasks_blocked()
-    bench.node._raw.campaign()
-    bench.node._wake()
-    for kind in (MessageType.PRE_VOTE_RESP, MessageType.VOTE_RESP):
-        await wait_all_tasks_blocked()
-        bench.hear(kind, term=2)
-    await wait_all_tasks_blocked()
+    await bench.elect()
     bench.hear(MessageType.APP_RESP, term=2, index=4)
     await wait_all_tasks_blocked()
 

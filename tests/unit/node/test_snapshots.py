@@ -6,10 +6,9 @@ import pytest
 import trio
 
 from kingbus.node.errors import MembershipBusyError
-from kingbus.replication.dump import DumpRequest
 from tests.support.memory_node import eventually, loopback_cluster
 from tests.support.relay_logs import gtids
-from tests.support.relay_node import Replica
+from tests.support.relay_node import Replica, by_position
 from tests.support.relay_stores import STEPS, CrashError, Feed, RelayStores
 
 pytestmark = pytest.mark.slow
@@ -63,20 +62,7 @@ async def same(cluster, *names):
 
 async def dumped(member, file):
     """What a replica gets of a file, from its first byte on."""
-    request = DumpRequest(
-        kind="position",
-        file_name=file.name,
-        position=4,
-        gtid_set=None,
-        non_blocking=True,
-        heartbeat_v2_accepted=False,
-        heartbeat_period_s=None,
-        checksum="CRC32",
-        server_id=5,
-        replica_uuid="",
-        skip_tagged=False,
-    )
-    replica = Replica(request)
+    replica = Replica(by_position(file.name))
     member.stores.server_id = 999
     await replica.attach(member.stores)
     return replica
@@ -178,9 +164,7 @@ async def test_a_fresh_member_joins_behind_the_purge_point(open_stores):
     async with loopback_cluster("a", "b", "c", open_stores=open_stores) as cluster:
         await left_behind(cluster)
         leader = await cluster.wait_leader()
-        await cluster.reserve("d")
-        await leader.node.membership.add("d", [cluster.url("d")], learner=True)
-        joined = await cluster.join("d", leader.node.cluster)
+        joined = await cluster.join_learner("d", leader)
         await same(cluster, "d")
         assert joined.stores.passed == list(STEPS)
 
@@ -231,9 +215,7 @@ async def test_a_crash_of_a_fresh_member_while_installing(open_stores):
     async with loopback_cluster("a", "b", "c", open_stores=open_stores) as cluster:
         await left_behind(cluster)
         leader = await cluster.wait_leader()
-        await cluster.reserve("d")
-        await leader.node.membership.add("d", [cluster.url("d")], learner=True)
-        joined = await cluster.join("d", leader.node.cluster)
+        joined = await cluster.join_learner("d", leader)
         joined.stores.crash_at = "behind the mark"
         with trio.fail_after(20):
             await joined.ended.wait()

@@ -35,6 +35,16 @@ def led(nodes: int = 3, voters: int | None = None, **options: object) -> Cluster
     return cluster
 
 
+def elect_by_one_vote(cluster: Cluster, node: int) -> None:
+    """Node 3 votes for it; nobody has heard of that, and nothing of the term is committed."""
+    cluster[node].campaign()
+    cluster.handle_readys(cluster.hosts[node])
+    cluster.storage_work([node])
+    cluster.pool.clear()
+    cluster.step(Message(MessageType.VOTE_RESP, node, 3, term=cluster[node].term))
+    assert cluster[node].role is Role.LEADER
+
+
 def sent(cluster: Cluster, to: int, kind: MessageType) -> list[Message]:
     """What lies in the pool for a node."""
     for host in cluster.hosts.values():
@@ -456,12 +466,7 @@ def test_reads_that_wait_for_the_first_commit_are_limited() -> None:
     """What is more than the limit is dropped."""
     cluster = Cluster(nodes=3)
     cluster.settle()
-    cluster[1].campaign()
-    cluster.handle_readys(cluster.hosts[1])
-    cluster.storage_work([1])
-    cluster.pool.clear()
-    cluster.step(Message(MessageType.VOTE_RESP, 1, 3, term=cluster[1].term))
-    assert cluster[1].role is Role.LEADER
+    elect_by_one_vote(cluster, 1)
     raft = cluster[1]._raft
     for number in range(PENDING_MAX + 1):
         cluster[1].read_index(b"%d" % number)
@@ -510,12 +515,7 @@ def test_a_read_waits_for_the_first_commit_of_the_term() -> None:
     cluster = led()
     index = cluster.propose(1, b"x")
     cluster.restart(cluster.hosts[2])
-    cluster[2].campaign()
-    cluster.handle_readys(cluster.hosts[2])
-    cluster.storage_work([2])
-    cluster.pool.clear()
-    cluster.step(Message(MessageType.VOTE_RESP, 2, 3, term=cluster[2].term))
-    assert cluster[2].role is Role.LEADER
+    elect_by_one_vote(cluster, 2)
     cluster[2].read_index(b"early")
     assert sent(cluster, 3, MessageType.HEARTBEAT) == []
     assert cluster.hosts[2].reads == []

@@ -22,17 +22,7 @@ from tests.support.relay_logs import (
     gtids,
     packets_of,
 )
-from tests.support.relay_node import RelayNode, Replica
-
-
-def by_position(file: str = "", position: int = 4, **more: object) -> DumpRequest:
-    more = {"checksum": "CRC32", "non_blocking": True, **more}
-    return DumpRequest(kind="position", file_name=file, position=position, **more)
-
-
-def by_gtid(known: str = "", **more: object) -> DumpRequest:
-    more = {"checksum": "CRC32", "non_blocking": True, **more}
-    return DumpRequest(kind="gtid", gtid_set=gtids(known), **more)
+from tests.support.relay_node import RelayNode, Replica, by_gtid, by_position
 
 
 def binlog(number: int, numbers: range, previous: str = "", **more: object) -> BinlogFile:

@@ -128,6 +128,11 @@ class Pull:
             return
         raise AssertionError(f"{what}: {self.receiver.status()}, {self.node.state.visible}")
 
+    async def until_whole(self, file):
+        """All of the file is visible, and held byte for byte."""
+        await self.until(lambda: self.node.state.visible.position == file.position)
+        assert self.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+
     async def until_status(self, status, words=""):
         def is_there():
             now = self.receiver.status()
@@ -193,8 +198,7 @@ async def test_a_session_stores_what_comes():
 
         file.transaction(A, 3, DDL)
         source.send(*[e.event for e in file.events[-2:]])
-        await pull.until(lambda: pull.node.state.visible.position == file.position)
-        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+        await pull.until_whole(file)
         assert metrics.value("kingbus_receiver_events_total") - events == len(file.events)
         recorded = pull.node.state.source
         assert (recorded.source_uuid, recorded.source_id) == (SOURCE_UUID, 11)
@@ -233,8 +237,7 @@ async def test_a_lost_connection_is_resumed_by_position():
         file.transaction(A, 3, DDL)
         await pull.until_status("running")
         source.send(*[e.event for e in file.events[-2:]])
-        await pull.until(lambda: pull.node.state.visible.position == file.position)
-        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+        await pull.until_whole(file)
 
 
 async def test_stopped_stays_stopped_and_a_start_goes_on():
@@ -301,8 +304,7 @@ async def test_a_batch_that_the_log_refuses_ends_the_session():
         file.transaction(A, 3, DDL)
         source.send(*[e.event for e in file.events[-2:]])
         await pull.until(lambda: pull.node.sessions() == 2, "a new session")
-        await pull.until(lambda: pull.node.state.visible.position == file.position)
-        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+        await pull.until_whole(file)
 
 
 async def test_a_lost_proposal_ends_the_session():
@@ -319,8 +321,7 @@ async def test_a_lost_proposal_ends_the_session():
         pull.node.is_holding = False
         pull.node.lose()
         await pull.until(lambda: pull.node.sessions() == 2, "a new session")
-        await pull.until(lambda: pull.node.state.visible.position == file.position)
-        assert pull.node.files()[file.name] == b"\xfebin" + b"".join(e.event for e in file.events)
+        await pull.until_whole(file)
 
 
 async def test_the_open_transactions_size_is_shown_while_it_arrives():

@@ -22,7 +22,7 @@ from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.state_store import StateStore, StateWrite
 from tests.support.relay_feed import Feed, history, steps
 from tests.support.relay_logs import UUID_A, BinlogFile, batch_command, gtids, packets_of
-from tests.support.relay_node import Applied, MemoryDatabase, RelayNode, run_inline
+from tests.support.relay_node import Applied, MemoryDatabase, RelayNode, by_position, run_inline
 
 
 def binlog(count: int, size: int = 10) -> BinlogFile:
@@ -201,7 +201,7 @@ async def test_a_start_reads_only_what_is_behind_the_checkpoint() -> None:
     node.restart()
 
     assert node.log.reads == 0
-    request = DumpRequest(kind="position", non_blocking=True, checksum="CRC32")
+    request = by_position()
     assert b"".join((await node.dump(request)).stored) == file.bytes()
 
 

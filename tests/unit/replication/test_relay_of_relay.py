@@ -9,14 +9,14 @@ from kingbus.binlog.ingest import IngestStream
 from kingbus.replication.dump import DumpRequest
 from tests.support.relay_feed import Feed, history, steps
 from tests.support.relay_logs import UUID_A, batch_command
-from tests.support.relay_node import RelayNode, Replica
+from tests.support.relay_node import RelayNode, Replica, by_position
 
 RELAY_UUID = bytes(range(16))
 
 
 def visible_bytes(node: RelayNode) -> list[tuple[str, bytes]]:
     """Name and content of every file, as served from the start but for the names in ROTATEs."""
-    replica = trio.run(node.dump, DumpRequest(kind="position", non_blocking=True, checksum="CRC32"))
+    replica = trio.run(node.dump, by_position())
     files: list[tuple[str, bytes]] = []
     for kind, event in zip(replica.kinds, replica.events, strict=True):
         if kind.startswith("rotate*"):
@@ -32,13 +32,7 @@ def pull(upstream: RelayNode, relay: RelayNode, data: st.DataObject, *, whole: b
     relay.session(uuid=RELAY_UUID)
     point = relay.relay.state.resume_point()
     if point.by_position:
-        request = DumpRequest(
-            kind="position",
-            file_name=point.file_name,
-            position=point.dump_position,
-            non_blocking=True,
-            checksum="CRC32",
-        )
+        request = by_position(point.file_name, point.dump_position)
     else:
         request = DumpRequest(
             kind="gtid", gtid_set=point.executed.copy(), non_blocking=True, checksum="CRC32"

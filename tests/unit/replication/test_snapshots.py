@@ -8,12 +8,11 @@ from kingbus.pb.command_pb2 import Command, Purge
 from kingbus.pb.record_pb2 import Members
 from kingbus.raft.errors import SnapshotTemporarilyUnavailableError
 from kingbus.raft.types import ConfState, Snapshot
-from kingbus.replication.dump import DumpRequest
 from kingbus.replication.relay import InstallingError, PurgedWhileReadingError
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.storage.installing import UnreadableSnapshotError, pack_snapshot
 from tests.support.relay_logs import UUID_A, BinlogFile, gtids
-from tests.support.relay_node import RelayNode, Replica, run_inline
+from tests.support.relay_node import RelayNode, Replica, by_gtid, run_inline
 
 
 def files(count):
@@ -26,32 +25,16 @@ def files(count):
     return made
 
 
-def from_start(*, non_blocking=False):
-    return DumpRequest(
-        kind="gtid",
-        file_name="",
-        position=4,
-        gtid_set=gtids(""),
-        non_blocking=non_blocking,
-        heartbeat_v2_accepted=False,
-        heartbeat_period_s=None,
-        checksum="CRC32",
-        server_id=5,
-        replica_uuid="",
-        skip_tagged=False,
-    )
-
-
 async def test_a_dump_is_refused_before_its_first_event(autojump_clock):
     """With an error after which a replica comes back; it is served when all is done."""
     node = RelayNode()
     node.hold(*files(2))
     node.relay.begin_install()
-    refused = await node.dump(from_start(non_blocking=True))
+    refused = await node.dump(by_gtid())
     assert (refused.refusal.code, bytes(refused.raw)) == (1105, b"")
 
     node.relay.install(node.relay.state)
-    assert (await node.dump(from_start(non_blocking=True))).finished
+    assert (await node.dump(by_gtid())).finished
 
 
 @pytest.mark.parametrize("held", [0, 2])
@@ -59,7 +42,7 @@ async def test_a_dump_that_waits_is_ended(autojump_clock, held):
     """At the end of the log, or for its first file."""
     node = RelayNode()
     node.hold(*files(held))
-    async with node.dumping(from_start()) as replica:
+    async with node.dumping(by_gtid(non_blocking=False)) as replica:
         assert replica.refusal is None
         node.relay.begin_install()
         await trio.testing.wait_all_tasks_blocked()
@@ -75,7 +58,7 @@ async def test_a_dump_to_a_slow_replica_is_ended(autojump_clock):
     async def stuck(_buffers):
         await trio.sleep_forever()
 
-    replica = Replica(from_start())
+    replica = Replica(by_gtid(non_blocking=False))
     replica.send = stuck
     async with trio.open_nursery() as nursery:
         nursery.start_soon(replica.attach, node)

@@ -1,0 +1,61 @@
+"""Passwords and tokens of a configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from kingbus import config
+from kingbus.credentials import read_credentials
+from kingbus.daemon import options_of
+from kingbus.errors import ConfigError
+
+SOURCE, SERVER = "KINGBUS_SOURCE_PASSWORD", "KINGBUS_SERVER_PASSWORD"
+
+
+def parsed(**more: object) -> config.Config:
+    sections = {key.replace("_", "-"): value for key, value in more.items()}
+    return config.parse({"name": "n", "peer-url": "http://h:1", "data-dir": "d"} | sections)
+
+
+def test_a_file_wins_over_the_environment_and_may_be_empty(tmp_path: Path) -> None:
+    """The variable stands for a file that is not named; an empty password is one."""
+    file = tmp_path / "password"
+    file.write_text("\n")
+    source = {"addr": "h:1", "user": "u"}
+    server = {"addr": "127.0.0.1:3390", "user": "r"}
+
+    found, problems = read_credentials(
+        parsed(source=source | {"password-file": str(file)}, server=server),
+        {SOURCE: "x", SERVER: "y"},
+    )
+
+    assert problems == []
+    assert found.source_password is not None
+    assert found.source_password.reveal() == ""
+    assert found.server_password is not None
+    assert found.server_password.reveal() == "y"
+    assert (found.token, found.read_token) == (None, None)
+
+
+def test_a_start_tells_every_problem_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that cannot be read does not hide a password that is missing elsewhere."""
+    monkeypatch.delenv(SERVER, raising=False)
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    wanted = parsed(
+        source={"addr": "h:1", "user": "u", "password-file": str(tmp_path / "none")},
+        server={"addr": "127.0.0.1:3390", "user": "r"},
+        auth={"token-file": str(empty), "read-token-file": str(tmp_path / "none")},
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        options_of(wanted)
+
+    assert [problem.key for problem in caught.value.problems] == [
+        "source.password-file",
+        "server.password-file",
+        "auth.token-file",
+        "auth.read-token-file",
+    ]
