@@ -766,6 +766,7 @@ class IngestStream:
         meta.sequence = self._batch_sequence
         meta.epoch = self._resume.epoch
         meta.file_name = self._file
+        self._note_sequence(meta)
         packets = bytes(buffer.view[buffer.base : buffer.base + byte_count])
         self._batch_sequence += 1
         self._stored = meta.end_position
@@ -775,6 +776,14 @@ class IngestStream:
         self.bytes += byte_count
         self.last_event_time = meta.last_time or self.last_event_time
         self._ready.append(IngestedBatch(meta=meta, packets=packets, events=events))
+
+    def _note_sequence(self, meta: EventBatch) -> None:
+        """Says which number the first packet has, if those of all packets run on from it."""
+        offsets = np.frombuffer(meta.packet_offsets, "<u4")
+        numbers = self._buffer.bytes8[offsets.astype(np.int64) + (self._buffer.base + 3)]
+        first = int(numbers[0])
+        if (numbers == (np.arange(len(numbers)) + first).astype(np.uint8)).all():
+            meta.first_sequence = first
 
 
 def _error_packet(payload: bytes) -> SourceError:

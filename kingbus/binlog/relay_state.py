@@ -50,6 +50,9 @@ FIRST_POSITION: Final = 4  # behind the magic number of a binlog file
 FILE_NAME_LENGTH_MAX: Final = 512  # FN_REFLEN, the server's own limit for a path
 GTID_NUMBER_MAX: Final = (1 << 63) - 2
 PACKET_HEADER: Final = 4
+UNREAD_BYTES_MIN: Final = 64 << 10
+"""From this size of a batch on its row says what a dump needs to send it unread: below it reading
+costs no more than sending from the file would, and rows of single transactions stay small."""
 PACKETS_BYTES_MAX: Final = 1 << 30  # far above any entry: sums of offsets cannot overflow
 
 _Run: TypeAlias = tuple[bytes, str, int, int]
@@ -380,6 +383,8 @@ class RelayState:
             bytes=packet_bytes,
             first_transaction=_first_transaction(meta, packets),
         )
+        if packet_bytes >= UNREAD_BYTES_MIN and meta.HasField("first_sequence"):
+            _describe_unread(row, meta)
         changes.batch_row = row
         self._count(meta, runs, row)
         self.files[-1].last_index = changes.index
@@ -565,6 +570,7 @@ class RelayState:
         if meta.visible_packets:
             # What stays of the row should this transaction be abandoned.
             begun.row.CopyFrom(row)
+            forget_unread(begun.row)
             begun.row.packets = meta.visible_packets
             begun.row.end_position = meta.visible_position
             begun.row.first_transaction = min(row.first_transaction, meta.visible_packets)
@@ -822,6 +828,22 @@ def _first_transaction(meta: EventBatch, packets: int) -> int:
     if not meta.transaction_packets:
         return packets
     return int.from_bytes(meta.transaction_packets[:4], "little")
+
+
+def _describe_unread(row: BatchRow, meta: EventBatch) -> None:
+    """What a dump has to know of a batch that it sends without having read it."""
+    row.first_sequence = meta.first_sequence & 0xFF
+    row.last_time = meta.last_time
+    if meta.gtid_runs:
+        run = meta.gtid_runs[-1]
+        row.last_gtid.CopyFrom(GtidRun(uuid=run.uuid, tag=run.tag, first=run.last, last=run.last))
+
+
+def forget_unread(row: BatchRow) -> None:
+    """For a row of which not all packets are to be sent: it has to be read."""
+    row.ClearField("first_sequence")
+    row.ClearField("last_time")
+    row.ClearField("last_gtid")
 
 
 def _fault_in_packets(meta: EventBatch, packet_bytes: int) -> str:

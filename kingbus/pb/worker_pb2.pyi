@@ -450,6 +450,7 @@ class DumpProgress(_message.Message):
     LAST_UUID_FIELD_NUMBER: _builtins.int
     LAST_TAG_FIELD_NUMBER: _builtins.int
     LAST_NUMBER_FIELD_NUMBER: _builtins.int
+    FILE_BYTES_SENT_FIELD_NUMBER: _builtins.int
     dump: _builtins.int
     state: _builtins.str
     file: _builtins.str
@@ -461,6 +462,8 @@ class DumpProgress(_message.Message):
     """of the last transaction; empty: none, or anonymous"""
     last_tag: _builtins.str
     last_number: _builtins.int
+    file_bytes_sent: _builtins.int
+    """of bytes_sent, those that went from a segment to the socket"""
     def __init__(
         self,
         *,
@@ -474,10 +477,11 @@ class DumpProgress(_message.Message):
         last_uuid: _builtins.bytes = ...,
         last_tag: _builtins.str = ...,
         last_number: _builtins.int = ...,
+        file_bytes_sent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_sent", b"bytes_sent", "dump", b"dump", "file", b"file", "last_event_time", b"last_event_time", "last_number", b"last_number", "last_tag", b"last_tag", "last_uuid", b"last_uuid", "next_sequence", b"next_sequence", "position", b"position", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_sent", b"bytes_sent", "dump", b"dump", "file", b"file", "file_bytes_sent", b"file_bytes_sent", "last_event_time", b"last_event_time", "last_number", b"last_number", "last_tag", b"last_tag", "last_uuid", b"last_uuid", "next_sequence", b"next_sequence", "position", b"position", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

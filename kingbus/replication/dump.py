@@ -12,7 +12,7 @@ asks again for the row in which it stands: a row that was cut short behind it ha
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import trio
@@ -22,6 +22,7 @@ from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.errors import KingbusError
 from kingbus.mysql import errors
+from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.dump_session import (
     ALL_SENT,
     CATCHING_UP,
@@ -52,6 +53,7 @@ from kingbus.replication.served_rows import (
     Readable,
     Row,
 )
+from kingbus.replication.streams import InThread, PacketFile
 
 __all__ = [
     "CatchUp",
@@ -91,6 +93,18 @@ class DumpSink(Protocol):
     """
 
     async def send(self, buffers: bytes | bytearray | memoryview) -> None: ...
+
+
+@runtime_checkable
+class FileSink(DumpSink, Protocol):
+    """One that may also take packets where they lie; see `streams.SendingSink`."""
+
+    @property
+    def connection(self) -> object | None:
+        """None where packets have to come through memory."""
+        ...
+
+    async def send_file(self, packets: PacketFile, in_thread: InThread) -> None: ...
 
 
 class ServedIdentity(Protocol):
@@ -318,21 +332,48 @@ class _Dump:
         if file is None or left is None:
             raise session.purged()
         if file.ordinal != session.file:
-            self._progress.state = FINISHED_FILE
-            self._out.add(session.enter(file, left=left))
-            description = (await self._batch(row.index, last_index)).event(0)
-            refusal = session.checksum_refusal(file, len(description))
-            if refusal is not None:
-                await self._out.flush()
-                raise refusal
+            await self._enter(file, left, row, last_index)
         self._progress.state = SENDING
-        if not session.skips(row, first, file):
+        if not session.skips(row, first, file) and not await self._pass_unread(row, first, file):
             batch = await self._batch(row.index, last_index)
             for piece in session.pieces(row, batch, first, file, state):
                 await self._send(piece, batch)
             self._note(batch, row.row.packets)
         self._index, self._packet = row.index, row.row.packets
         self._progress.file, self._progress.position = file.served_name, session.position
+        return True
+
+    async def _enter(self, file: FileRow, left: FileRow, row: Row, last_index: int) -> None:
+        """The dump goes on in a file that begins with this row."""
+        session = self.session
+        self._progress.state = FINISHED_FILE
+        self._out.add(session.enter(file, left=left))
+        description = (await self._batch(row.index, last_index)).event(0)
+        refusal = session.checksum_refusal(file, len(description))
+        if refusal is not None:
+            await self._out.flush()
+            raise refusal
+
+    async def _pass_unread(self, row: Row, first: int, file: FileRow) -> bool:
+        """Sends all of a row from the log's file, if that is possible; else nothing was done.
+
+        But heartbeats: in phase it is also cheaper to send what had to be read first.
+        """
+        session, out = self.session, self._out
+        if not out.takes_files or not session.is_whole(row, first, file):
+            return False
+        out.add(session.into_phase(row, file, out.next_sequence))
+        if out.next_sequence != row.row.first_sequence:
+            return False
+        packets = self._relay.stored(row)
+        if packets is None:
+            return False
+        session.pass_whole(row)
+        await out.send_unread(packets, row.row.packets, self._relay.in_thread)
+        self._progress.last_event_time = row.row.last_time or self._progress.last_event_time
+        if row.row.HasField("last_gtid"):
+            gtid = row.row.last_gtid
+            self._progress.last_transaction = gtid.uuid, gtid.tag, gtid.last
         return True
 
     async def _send(self, piece: Made | Stored, batch: ServedBatch) -> None:
@@ -383,9 +424,22 @@ class _Output:
     def __init__(self, sink: DumpSink, progress: DumpProgress) -> None:
         self.sent_at = trio.current_time()
         self._sink = sink
+        self._file_sink: FileSink | None = None
+        if isinstance(sink, FileSink) and sink.connection is not None:
+            self._file_sink = sink
         self._progress = progress
         self._sequence = progress.next_sequence
         self._gathered = bytearray()
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether `send_unread` is possible."""
+        return self._file_sink is not None
+
+    @property
+    def next_sequence(self) -> int:
+        """The number of the next packet, 0 to 255."""
+        return self._sequence & 0xFF
 
     def add(self, events: Sequence[Made]) -> None:
         """Takes events that were made up; they are far smaller than a packet may be."""
@@ -423,6 +477,11 @@ class _Output:
             size = int(offsets[stop]) - start
             if len(self._gathered) + size > GATHER_BYTES:
                 await self.flush()
+            if size > GATHER_BYTES and batch.sequence_of(first) == self.next_sequence:
+                self._sequence += stop - first
+                await self._put(batch.packets[start : start + size])
+                first = stop
+                continue
             packets = renumbered(batch, first, stop, self._sequence)
             self._sequence += stop - first
             if size > GATHER_BYTES:
@@ -443,10 +502,30 @@ class _Output:
             await self._put(batch.packets[start + PACKET_HEADER : end])
         await trio.lowlevel.checkpoint_if_cancelled()
 
+    async def send_unread(self, packets: PacketFile, count: int, in_thread: InThread) -> None:
+        """Sends `count` packets that lie in a file and bear the numbers that are next."""
+        assert self._file_sink is not None
+        await self.flush()
+        before = self._sequence
+        self._sequence += count
+        self._progress.next_sequence = self.next_sequence
+        try:
+            await self._file_sink.send_file(packets, in_thread)
+        except KingbusError:
+            self._sequence = before  # nothing of it was sent
+            self._progress.next_sequence = self.next_sequence
+            raise
+        self._sent(packets.length)
+        self._progress.file_bytes_sent += packets.length
+        metrics.DUMP_FILE_BYTES.inc(packets.length)
+
     async def _put(self, data: bytearray | memoryview) -> None:
         # Before it is sent: a cancelled sink has sent the whole buffer or is of no further use.
-        self._progress.next_sequence = self._sequence & 0xFF
+        self._progress.next_sequence = self.next_sequence
         await self._sink.send(data)
+        self._sent(len(data))
+
+    def _sent(self, size: int) -> None:
         self.sent_at = self._progress.last_send_time = trio.current_time()
-        self._progress.bytes_sent += len(data)
-        metrics.DUMP_BYTES.inc(len(data))
+        self._progress.bytes_sent += size
+        metrics.DUMP_BYTES.inc(size)

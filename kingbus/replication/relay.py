@@ -41,7 +41,10 @@ from kingbus.replication.served_rows import (
     SharedBatches,
     clipped,
 )
+from kingbus.replication.stored_packets import StoredPackets
+from kingbus.replication.streams import PacketFile
 from kingbus.storage.state_store import StateWrite
+from kingbus.storage.stored_entry import StoredEntry
 
 CHECKPOINT_BYTES: Final = 64 << 20
 """Applied between two checkpoints at most: what a start must read again, a fraction of a second."""
@@ -94,6 +97,12 @@ class PacketLog(Protocol):
     def last_index(self) -> int: ...
 
 
+class EntryFiles(Protocol):
+    """The part of the log store by which packets are sent from its files."""
+
+    def stored(self, index: int) -> StoredEntry | None: ...
+
+
 class Runner(Protocol):
     """Runs a blocking call in a worker thread."""
 
@@ -104,11 +113,18 @@ class Relay:
     """See the module. Made by `load`, which blocks; everything else belongs on the event loop."""
 
     def __init__(
-        self, *, database: Database, log: PacketLog, runner: Runner, state: RelayState
+        self,
+        *,
+        database: Database,
+        log: PacketLog,
+        runner: Runner,
+        state: RelayState,
+        files: EntryFiles | None = None,
     ) -> None:
         self.state = state
         self._database = database
         self._packet_log = log
+        self._files = files
         self._runner = runner
         self._threads = trio.CapacityLimiter(READERS_MAX)
         self._recent = RecentRows(state.index + 1)
@@ -122,12 +138,19 @@ class Relay:
 
     @classmethod
     def load(
-        cls, *, database: Database, log: PacketLog, runner: Runner, channel: int = 0
+        cls,
+        *,
+        database: Database,
+        log: PacketLog,
+        runner: Runner,
+        channel: int = 0,
+        files: EntryFiles | None = None,
     ) -> "Relay":
         """The relay as of the stored applied index. Blocks, for as long as 64 MiB take to read.
 
         The checkpoint says where the state stood; what was applied after it is applied again, in
-        memory only. Raises RelayLoadError, UnknownStateVersionError and the log's own errors.
+        memory only. Without `files` no packets are sent unread. Raises RelayLoadError,
+        UnknownStateVersionError and the log's own errors.
         """
         record, applied = database.checkpoint(channel), database.applied()
         if record is None:
@@ -139,7 +162,7 @@ class Relay:
                 f"the checkpoint is of index {state.index}, the database was applied up to "
                 f"{applied}, and the log ends at {log.last_index()}"
             )
-        relay = cls(database=database, log=log, runner=runner, state=state)
+        relay = cls(database=database, log=log, runner=runner, state=state, files=files)
         relay._replay(applied)
         return relay
 
@@ -410,6 +433,18 @@ class Relay:
         for at, batch in batches.items():
             self._shared.put(at, batch)
         return batches
+
+    # -- packets that are not read ------------------------------------------------------------
+
+    def stored(self, row: Row) -> PacketFile | None:
+        """All packets of a row, to be sent from the log's file; None where they have to be read."""
+        entry = self._files.stored(row.index) if self._files is not None else None
+        return StoredPackets(entry, row) if entry is not None else None
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """For what reads the log's files, as the reads here: a few at a time."""
+        async with self._threads:
+            return await self._runner(function)
 
 
 def _decoded(entry: Entry) -> tuple[Command, memoryview] | None:

@@ -6,17 +6,18 @@ node's own `relay.Relay` has them of its stores, `worker_relay.WorkerRelay` of a
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from kingbus.binlog.gtid import GtidSet
-from kingbus.binlog.relay_state import RelayState, VisibleEnd
+from kingbus.binlog.relay_state import RelayState, VisibleEnd, forget_unread
 from kingbus.errors import KingbusError
 from kingbus.pb.record_pb2 import BatchRow, FileRow
 from kingbus.replication.served_batch import ServedBatch
+from kingbus.replication.streams import PacketFile
 
 RECENT_ROWS: Final = 4096
 """Rows kept in memory, at most twice as many: seconds of full load, or many minutes of trickle."""
@@ -29,6 +30,8 @@ READ_ENTRIES: Final = 1024
 """Entries read ahead at once; below this size of entry the limit in bytes does not matter."""
 READERS_MAX: Final = 8
 """Worker threads reading at a time: more would only queue at the disk."""
+
+_T = TypeVar("_T")
 
 
 class PurgedWhileReadingError(KingbusError):
@@ -59,6 +62,8 @@ class Readable(Protocol):
     async def read_rows(self, after_index: int, limit: int) -> list[Row]: ...
     async def find_row(self, file: FileRow, position: int) -> Row | None: ...
     async def read_batches(self, index: int, through: int) -> Mapping[int, ServedBatch]: ...
+    def stored(self, row: Row) -> PacketFile | None: ...
+    async def in_thread(self, function: Callable[[], _T]) -> _T: ...
 
 
 @lru_cache(maxsize=4096)
@@ -73,6 +78,7 @@ def clipped(row: Row, visible: VisibleEnd) -> Row:
         return row
     cut = BatchRow()
     cut.CopyFrom(row.row)
+    forget_unread(cut)
     cut.packets = visible.packets
     cut.end_position = visible.position
     return Row(row.index, cut)

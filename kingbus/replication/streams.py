@@ -4,10 +4,18 @@ Owns: starting TLS on a connection that has already been talked on, and `Sending
 which a dump writes. Knows nothing of the protocol's packets but that a buffer holds whole ones.
 """
 
+import errno
+import os
 import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Protocol
 
 import trio
+
+from kingbus.errors import KingbusError
+from kingbus.storage.errors import StorageError
 
 SEND_SECONDS_MAX = 600.0
 """One buffer of a dump is at most 16 MiB: a replica that has not taken it after ten minutes (it
@@ -24,6 +32,23 @@ class Stream(Protocol):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
     async def aclose(self) -> None: ...
+
+
+class PacketFile(Protocol):
+    """Whole packets in a file. `length` is in bytes."""
+
+    @property
+    def length(self) -> int: ...
+
+    def opened(self) -> AbstractContextManager[tuple[int, int]]:
+        """A descriptor, and where in it they begin. Blocks; any thread. KingbusError."""
+        ...
+
+
+class InThread(Protocol):
+    """Runs what blocks in a worker thread, and waits for its end whatever happens."""
+
+    async def __call__(self, function: Callable[[], bool]) -> bool: ...
 
 
 class _Preceded(trio.abc.Stream):
@@ -83,10 +108,29 @@ class SendingSink:
 
     async def send(self, buffers: bytes | bytearray | memoryview) -> None:
         """Send a buffer. Raises trio.BrokenResourceError when the client is gone or too slow."""
+        await self._whole(partial(self._stream.send_all, buffers))
+
+    async def send_file(self, packets: PacketFile, in_thread: InThread) -> None:
+        """The same with packets that lie in a file; only where there is a `connection`.
+
+        Raises also the KingbusErrors of opening it: then nothing was sent.
+        """
+        connection = self.connection
+        assert connection is not None
+        sending = _FromFile(packets, connection)
+        try:
+            await self._whole(partial(sending.run, in_thread))
+        except KingbusError:
+            self.is_broken = sending.has_begun
+            raise
+        finally:
+            sending.close()
+
+    async def _whole(self, send: Callable[[], Awaitable[None]]) -> None:
         self.is_broken = True
         deadline = trio.current_time() + self._seconds_max
         with trio.CancelScope(shield=True, deadline=deadline) as self._sending:
-            await self._stream.send_all(buffers)
+            await send()
             self.is_broken = False
         self._sending = None
         if self.is_broken:
@@ -101,3 +145,49 @@ class SendingSink:
         if self._sending is not None:
             deadline = trio.current_time() + FINISH_SECONDS_MAX
             self._sending.deadline = min(self._sending.deadline, deadline)
+
+
+class _FromFile:
+    """Packets on their way from a file to a socket, without coming into this process's memory.
+
+    What may have to wait for a disk is done in threads, what waits for the client is not. The
+    thread that gets to the end also closes the file: the last close of a removed one takes time.
+    """
+
+    def __init__(self, packets: PacketFile, connection: trio.socket.SocketType) -> None:
+        self.has_begun = False
+        self._packets = packets
+        self._connection = connection
+        self._stack = ExitStack()
+        self._file = -1
+        self._offset = 0
+        self._left = packets.length
+
+    async def run(self, in_thread: InThread) -> None:
+        """All of them."""
+        while not await in_thread(self._step):
+            await trio.lowlevel.wait_writable(self._connection)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _step(self) -> bool:
+        """As much as the socket takes at once, in a thread; whether that was the rest."""
+        if self._file < 0:
+            self._file, self._offset = self._stack.enter_context(self._packets.opened())
+        try:
+            while self._left:
+                sent = os.sendfile(self._connection.fileno(), self._file, self._offset, self._left)
+                if not sent:
+                    raise StorageError("a segment ends where packets should be")
+                self.has_begun = True
+                self._offset += sent
+                self._left -= sent
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise StorageError(f"cannot read packets of a segment: {error}") from error
+            raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+        self._stack.close()
+        return True

@@ -182,6 +182,7 @@ def progress_out(number: int, progress: DumpProgress) -> pb.DumpProgress:
         last_uuid=uuid,
         last_tag=tag,
         last_number=last,
+        file_bytes_sent=progress.file_bytes_sent,
     )
 
 
@@ -191,6 +192,7 @@ def progress_in(message: pb.DumpProgress, progress: DumpProgress) -> None:
     progress.file = message.file
     progress.position = message.position
     progress.bytes_sent = message.bytes_sent
+    progress.file_bytes_sent = message.file_bytes_sent
     progress.last_event_time = message.last_event_time
     progress.next_sequence = message.next_sequence
     progress.last_transaction = (

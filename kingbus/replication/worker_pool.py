@@ -236,6 +236,7 @@ class _Handed:
 
     def reached(self, message: ProgressMessage) -> None:
         metrics.DUMP_BYTES.inc(max(0, message.bytes_sent - self.progress.bytes_sent))
+        metrics.DUMP_FILE_BYTES.inc(max(0, message.file_bytes_sent - self.progress.file_bytes_sent))
         progress_in(message, self.progress)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -33,12 +33,19 @@ from kingbus.replication.served_rows import (
     Row,
     SharedBatches,
 )
+from kingbus.replication.stored_packets import StoredPackets
+from kingbus.replication.streams import PacketFile
+from kingbus.storage.checked import CheckedEntries
 from kingbus.storage.errors import CorruptRecordError, StorageError
 from kingbus.storage.files import DescriptorPool, LocalFileSystem
 from kingbus.storage.replay import EntryReader
+from kingbus.storage.stored_entry import StoredEntry
 
 PLACES_MAX: Final = 16384
 """Entries whose place is known: 64 dumps, each with the rows that it asks for at once."""
+
+
+_T = TypeVar("_T")
 
 
 class NodeAnswerError(KingbusError):
@@ -60,6 +67,7 @@ class WorkerRelay:
         self._shared = SharedBatches(SHARED_BYTES)
         self._reading: dict[int, trio.Event] = {}
         self._places: OrderedDict[int, Place] = OrderedDict()
+        self._checked = CheckedEntries()  # by this process; the node's word is not taken for it
         self._waiting = trio.lowlevel.ParkingLot()
         self._readers: set[trio.CancelScope] = set()
         self._asked: dict[int, _Asked] = {}
@@ -76,6 +84,7 @@ class WorkerRelay:
             self.state = RelayState()
             self._shared = SharedBatches(SHARED_BYTES)
             self._places.clear()
+            self._checked.clear()
             self._recent = RecentRows(news.visible_index + 1)
         first = self.state.files[0].ordinal if self.state.files else 0
         rows = {row.ordinal: row for row in (*self.state.files, *news.files)}
@@ -223,6 +232,7 @@ class WorkerRelay:
         finally:
             del self._reading[index]
             done.set()
+        self._checked.add(entries[0].index, entries[-1].index + 1)
         batches = {
             entry.index: ServedBatch(entry.data)
             for entry in entries
@@ -269,6 +279,26 @@ class WorkerRelay:
             path = self._directory / place.segment
             raise CorruptRecordError(path, place.offset, f"no entry {lo} there")
         return reader.entries
+
+    def stored(self, row: Row) -> PacketFile | None:
+        """All packets of a row, to be sent from the log's file; None where they have to be read."""
+        place = self._places.get(row.index)
+        if place is None or place.first != row.index or row.index not in self._checked:
+            return None
+        path = self._directory / place.segment
+        self._opened.add(path)
+        entry = StoredEntry(
+            files=self._files,
+            descriptors=self._descriptors,
+            path=path,
+            offset=place.offset,
+            index=row.index,
+        )
+        return StoredPackets(entry, row)
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """For what reads the log's files, as the reads here: a few at a time."""
+        return await trio.to_thread.run_sync(function, limiter=self._threads)
 
 
 class _Asked:

@@ -36,6 +36,7 @@ from kingbus.raft.storage import (
 from kingbus.raft.types import ConfState, Entry, HardState, Snapshot
 from kingbus.storage.appender import Appender, Change
 from kingbus.storage.cache import EntryCache
+from kingbus.storage.checked import CheckedEntries
 from kingbus.storage.errors import (
     CorruptRecordError,
     FatalStorageError,
@@ -53,6 +54,7 @@ from kingbus.storage.segment import (
     read_footer,
     sequence_of,
 )
+from kingbus.storage.stored_entry import StoredEntry
 
 __all__ = ["LogStore", "LogWrite", "Place", "Recovery"]
 
@@ -125,6 +127,7 @@ class LogStore:
         self._snapshot_source: Callable[[], Snapshot] | None = None
         self._conf = (0, ConfState())  # the newest; goes to the disk with the next write
         self._cache = EntryCache(cache_bytes)
+        self._checked = CheckedEntries()
 
         self._appender: Appender | None = None
         self._unpublished: tuple[LogWrite, Change] | None = None
@@ -342,6 +345,8 @@ class LogStore:
             change.obsolete += appender.drop_before(index)
             change.segments = tuple(appender.segments)
             self._show(change)
+            with self._lock:
+                self._checked.forget_before(index)
             self._remove_obsolete()
         except OSError as error:
             raise self._fail("truncating the log", error) from error
@@ -389,6 +394,13 @@ class LogStore:
             self._conf = (change.log_start.conf_index, change.log_start.conf_state)
         self._show(change)
         self._cache.add(write.entries)
+        with self._lock:
+            if write.snapshot is not None:
+                self._checked.clear()
+            if write.entries:
+                # Also of replaced ones: what takes their place comes from this process, too.
+                indexes = [entry.index for entry in write.entries]
+                self._checked.add(min(indexes), max(indexes) + 1)
 
     def _show(self, change: Change) -> None:
         with self._lock:
@@ -543,7 +555,40 @@ class LogStore:
                     large=place.large,
                 )
             at = stop
+        if reader.entries:
+            with self._lock:
+                self._checked.add(reader.entries[0].index, reader.entries[-1].index + 1)
         return reader.entries
+
+    def stored(self, index: int) -> StoredEntry | None:
+        """Where an entry lies whose bytes need not be looked at again.
+
+        Never blocks. None: `read` it, because it is unchecked, or gone, or its place is not known
+        by itself.
+        """
+        with self._lock:
+            if index not in self._checked:
+                return None
+        try:
+            segment, _ = self._segment_at(index)
+        except (CompactedError, UnavailableError):
+            return None
+        if segment.index is None:
+            return None
+        places = self._index_of(segment)
+        with self._lock:
+            if not places.first_index <= index <= places.last_index:
+                return None
+            place = places.locate(index)
+        if place.first != index:
+            return None
+        return StoredEntry(
+            files=self._files,
+            descriptors=self._pool,
+            path=segment.path,
+            offset=place.offset,
+            index=index,
+        )
 
     def locate(self, indexes: Sequence[int], *, may_read: bool = False) -> list[Place] | None:
         """Where these committed entries, in rising order, lie, for who opens the files himself.

@@ -225,6 +225,9 @@ class Cutter:
             last_time=int.from_bytes(last.event.data[:4], "little"),
             last_transaction=transaction,
         )
+        numbers = [packet.data[3] for packet in packets]
+        if numbers == [(numbers[0] + at) & 255 for at in range(len(numbers))]:
+            meta.first_sequence = numbers[0]
         if first.event.type == FORMAT_DESCRIPTION:
             meta.file_start.CopyFrom(file.start_message())
         self.sequence += 1

@@ -50,7 +50,9 @@ class WorkerNode(RelayNode):
         self.directory = directory / "log"
         self.log = self
         self.entries = _Entries(self.store)
-        self.relay = Relay.load(database=self.rows, log=self.store, runner=in_thread)
+        self.relay = Relay.load(
+            database=self.rows, log=self.store, runner=in_thread, files=self.store
+        )
         self.server_id = RELAY_ID
         self.cutter: Cutter | None = None
         self.applied: Callable[[], None] = lambda: None
