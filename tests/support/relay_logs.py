@@ -5,7 +5,7 @@ byte for byte. The cutting into batches is independent of the receiver's own.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from kingbus.binlog.artificial import build_event
@@ -161,6 +161,14 @@ def packets_of(events: Iterable[Event], first_sequence: int = 1) -> list[Packet]
             if is_last:
                 break
     return packets
+
+
+def numbered(packets: Sequence[Packet], first: int) -> list[Packet]:
+    """The same packets, their sequence numbers running from `first`."""
+    return [
+        replace(packet, data=packet.data[:3] + bytes(((first + at) & 255,)) + packet.data[4:])
+        for at, packet in enumerate(packets)
+    ]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -101,6 +101,18 @@ class WorkerNode(RelayNode):
         self.relay.install(RelayState.from_record(record))
         self.applied()
 
+    def reopen(self) -> None:
+        """The process ends, and another begins: whatever lies on the disk is unchecked."""
+        self.close()
+        self.store = LogStore.open(
+            self.directory, segment_bytes=SEGMENT_BYTES, reserve_bytes=1 << 30, cache_bytes=1
+        )
+        self.rows = StateStore.open(self.directory.parent / "state")
+        self.entries = _Entries(self.store)
+        self.relay = Relay.load(
+            database=self.rows, log=self.store, runner=in_thread, files=self.store
+        )
+
     def close(self) -> None:
         self.store.abandon()
         self.rows.close()
