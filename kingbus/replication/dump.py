@@ -365,7 +365,7 @@ class _Dump:
         out.add(session.into_phase(row, file, out.next_sequence))
         if out.next_sequence != row.row.first_sequence:
             return False
-        packets = self._relay.stored(row)
+        packets = self._relay.stored(row) if row.index not in self._ahead else None
         if packets is None:
             return False
         session.pass_whole(row)

@@ -119,7 +119,10 @@ class WorkerNode(RelayNode):
 
 
 class Attached(Replica):
-    """A replica at the other end of a socket; `run` performs its dump by `dumper`."""
+    """A replica at the other end of a socket; `run` performs its dump by `dumper`.
+
+    Behind `stop_at` bytes it does not read on before `reads` is set.
+    """
 
     def __init__(self, request: DumpRequest) -> None:
         super().__init__(request)
@@ -130,6 +133,7 @@ class Attached(Replica):
         self.ended = trio.Event()
         self.reads = trio.Event()
         self.reads.set()
+        self.stop_at = 1 << 60
         self.failure: BaseException | None = None
 
     async def run(self, dumper) -> None:
@@ -155,6 +159,9 @@ class Attached(Replica):
             if not data:
                 break
             self.raw += data
+            if len(self.raw) >= self.stop_at:
+                self.stop_at = 1 << 60
+                self.reads = trio.Event()
         await self.far.aclose()
 
 
