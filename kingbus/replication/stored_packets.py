@@ -21,15 +21,11 @@ class StoredPackets:
         self._entry = entry
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[int, int]]:
-        """A descriptor, and where in it the packets begin. Blocks; any thread.
-
-        Whoever opened it reads from the descriptor what he wants until it is closed. Raises
-        PurgedWhileReadingError, StorageError.
-        """
+    def opened(self, *, may_block: bool) -> Iterator[tuple[int, int]]:
+        """See `streams.PacketFile`. Raises PurgedWhileReadingError, StorageError."""
         entry = self._entry
         try:
-            with entry.opened() as (fd, start, length):
+            with entry.opened(may_block=may_block) as (fd, start, length):
                 before = length - self.length  # the packets are the end of the data
                 if before <= 0:
                     raise CorruptRecordError(
@@ -41,5 +37,7 @@ class StoredPackets:
                 yield fd, start + before
         except FileNotFoundError:
             raise PurgedWhileReadingError(f"{entry.path.name} is removed") from None
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise StorageError(f"cannot read {entry.path}: {error}") from error

@@ -26,6 +26,14 @@ FINISH_SECONDS_MAX = 1.0
 packets can an error packet follow that tells the replica why."""
 
 
+TURN_BYTES = 1 << 20
+"""Sent from a file in one turn of the loop: about 0.3 ms, as much as a send from memory takes."""
+
+SAMPLE_BYTES = 64 << 10
+"""Between two looks whether a file's pages are in memory. The kernel reads and forgets them in
+larger pieces; where it did not, the loop waits for the disk once."""
+
+
 class Stream(Protocol):
     """What is needed of a connection, plain or TLS."""
 
@@ -40,8 +48,11 @@ class PacketFile(Protocol):
     @property
     def length(self) -> int: ...
 
-    def opened(self) -> AbstractContextManager[tuple[int, int]]:
-        """A descriptor, and where in it they begin. Blocks; any thread. KingbusError."""
+    def opened(self, *, may_block: bool) -> AbstractContextManager[tuple[int, int]]:
+        """A descriptor, and where in it they begin. Any thread.
+
+        KingbusError; BlockingIOError when it would block and may not.
+        """
         ...
 
 
@@ -150,8 +161,9 @@ class SendingSink:
 class _FromFile:
     """Packets on their way from a file to a socket, without coming into this process's memory.
 
-    What may have to wait for a disk is done in threads, what waits for the client is not. The
-    thread that gets to the end also closes the file: the last close of a removed one takes time.
+    What lies in the operating system's memory is sent from the event loop: a thread's turn takes
+    about as long as a batch. Everything else is sent in a thread, which may wait for the disk; if
+    it gets to the end it also closes the file, as the last close of a removed one takes time.
     """
 
     def __init__(self, packets: PacketFile, connection: trio.socket.SocketType) -> None:
@@ -165,29 +177,64 @@ class _FromFile:
 
     async def run(self, in_thread: InThread) -> None:
         """All of them."""
-        while not await in_thread(self._step):
-            await trio.lowlevel.wait_writable(self._connection)
+        while True:
+            if self._is_in_memory():
+                is_full = self._send(min(self._left, TURN_BYTES))
+                await trio.lowlevel.checkpoint()
+            else:
+                is_full = await in_thread(self._send_rest)
+            if not self._left:
+                return
+            if is_full:
+                await trio.lowlevel.wait_writable(self._connection)
 
     def close(self) -> None:
         self._stack.close()
 
-    def _step(self) -> bool:
-        """As much as the socket takes at once, in a thread; whether that was the rest."""
-        if self._file < 0:
-            self._file, self._offset = self._stack.enter_context(self._packets.opened())
+    def _is_in_memory(self) -> bool:
+        """Whether what would be sent next is, as far as samples tell."""
         try:
-            while self._left:
-                sent = os.sendfile(self._connection.fileno(), self._file, self._offset, self._left)
+            if self._file < 0:
+                self._open(may_block=False)
+            end = self._offset + min(self._left, TURN_BYTES)
+            for at in (*range(self._offset, end, SAMPLE_BYTES), end - 1):
+                os.preadv(self._file, [_SAMPLE], at, os.RWF_NOWAIT)
+        except OSError:
+            return False  # a file system that cannot tell included; what is wrong the thread says
+        return True
+
+    def _open(self, *, may_block: bool) -> None:
+        opened = self._packets.opened(may_block=may_block)
+        self._file, self._offset = self._stack.enter_context(opened)
+
+    def _send_rest(self) -> bool:
+        """All that the socket takes, in a thread; whether it is full."""
+        if self._file < 0:
+            self._open(may_block=True)
+        is_full = self._send(self._left)
+        if not self._left:
+            self._stack.close()
+        return is_full
+
+    def _send(self, size: int) -> bool:
+        """Up to `size` bytes; whether the socket is full."""
+        try:
+            while size:
+                sent = os.sendfile(self._connection.fileno(), self._file, self._offset, size)
                 if not sent:
                     raise StorageError("a segment ends where packets should be")
                 self.has_begun = True
                 self._offset += sent
                 self._left -= sent
+                size -= sent
         except BlockingIOError:
-            return False
+            return True
         except OSError as error:
             if error.errno == errno.EIO:
                 raise StorageError(f"cannot read packets of a segment: {error}") from error
             raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
-        self._stack.close()
-        return True
+        return False
+
+
+_SAMPLE = bytearray(1)
+"""Where samples are read to; nobody looks at it."""

@@ -29,18 +29,21 @@ class StoredEntry:
     index: int
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[int, int, int]]:
+    def opened(self, *, may_block: bool = True) -> Iterator[tuple[int, int, int]]:
         """A descriptor, where in it the data begin, and how many bytes they are.
 
-        Blocks; any thread. While it is open a removed segment stays readable. OSError, of which
-        FileNotFoundError says that the segment was removed; CorruptRecordError when another
-        record lies there.
+        Any thread. While it is open a removed segment stays readable. OSError, of which
+        FileNotFoundError says that the segment was removed, and BlockingIOError that it would
+        block and may not; CorruptRecordError when another record lies there.
         """
-        with self.descriptors.use(self.path) as fd:
-            yield fd, self.offset + HEADER_BYTES, self._length(fd)
+        with self.descriptors.use(self.path, may_open=may_block) as fd:
+            yield fd, self.offset + HEADER_BYTES, self._length(fd, may_block=may_block)
 
-    def _length(self, fd: int) -> int:
-        header = self.files.pread(fd, HEADER_BYTES, self.offset)
+    def _length(self, fd: int, *, may_block: bool) -> int:
+        read = self.files.pread if may_block else self.files.pread_now
+        header = read(fd, HEADER_BYTES, self.offset)
+        if header is None:
+            raise BlockingIOError(f"{self.path} is not in memory")
         if len(header) < HEADER_BYTES:
             raise CorruptRecordError(
                 self.path, self.offset, f"it ends where entry {self.index} should be"

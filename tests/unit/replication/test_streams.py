@@ -73,10 +73,13 @@ class PacketsIn:
         path.write_bytes(b"before" + data)
         self.length = len(data) if length is None else length
         self.open_now = 0
+        self.is_resident = True
         self._path = path
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[int, int]]:
+    def opened(self, *, may_block: bool) -> Iterator[tuple[int, int]]:
+        if not may_block and not self.is_resident:
+            raise BlockingIOError
         if not self._path.exists():
             raise PurgedWhileReadingError("it is removed")
         fd = os.open(self._path, os.O_RDONLY)
@@ -128,10 +131,14 @@ def in_thread(function):
 LARGE = bytes(range(256)) * (64 << 10)  # 16 MiB: far more than a socket takes at once
 
 
+@pytest.mark.parametrize("is_resident", [True, False])
 @pytest.mark.parametrize("size", [1, 5000, len(LARGE)])
-async def test_packets_go_from_a_file_to_the_socket(tmp_path: Path, pairs, size: int) -> None:
+async def test_packets_go_from_a_file_to_the_socket(
+    tmp_path: Path, pairs, size: int, *, is_resident: bool
+) -> None:
     """All of them and nothing else, however many turns it takes; the file is closed behind it."""
     pair, packets = pairs(), PacketsIn(tmp_path / "file", LARGE[:size])
+    packets.is_resident = is_resident
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pair.sink.send_file, packets, in_thread)
         assert await pair.read(size) == LARGE[:size]
