@@ -104,6 +104,8 @@ class WorkerRelay:
         )
         if news.whole or first != news.first_file:
             self._give_up_descriptors()
+            if self.state.files:
+                self._checked.forget_before(self.state.files[0].first_index)
         self._take_rows(news, before)
         if self.state.visible != before:
             self._waiting.unpark_all()

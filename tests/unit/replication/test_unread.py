@@ -243,7 +243,7 @@ def test_a_replica_that_wants_heartbeats_is_brought_into_phase(
 ) -> None:
     """By as few as it takes, behind the FORMAT_DESCRIPTION and between transactions; no other."""
     file = binlog(1, range(1, 200))
-    hold(node, file, first=77, batch=50)
+    hold(node, file, first=77, batch=51)  # the second begins in a transaction
 
     replica = trio.run(sent, node, by_gtid(known, heartbeat_period_s=period))
 
@@ -379,6 +379,35 @@ def test_a_purge_under_a_send_ends_the_dump_behind_it(node: WorkerNode) -> None:
 def files_in_use(node: WorkerNode) -> list[Path]:
     """Segments from which a send is under way."""
     return list(node.store._pool._used)
+
+
+def test_a_purge_just_before_a_send_ends_the_dump(node: WorkerNode) -> None:
+    """Between the decision and the opening of the file; the error has the right number."""
+
+    async def main() -> None:
+        large(node)
+        relay_stored = node.relay.stored
+        left = 3
+
+        def stored_and_purge(row: Row):
+            nonlocal left
+            found = relay_stored(row)
+            left -= 1
+            if not left:
+                node.command(Command(purge=Purge(first_index=files(node)[3].first_index)))
+                node.purge_log()
+            return found
+
+        node.relay.stored = stored_and_purge
+        async with attached(node) as replica:
+            await replica.ended.wait()
+        assert not left
+        assert replica.refusal is not None
+        assert replica.refusal.code == 1236
+        assert not replica.sink.is_broken
+        replica.check()
+
+    trio.run(main)
 
 
 def test_an_installed_snapshot_under_a_send_ends_the_dump_behind_it(node: WorkerNode) -> None:

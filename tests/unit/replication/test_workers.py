@@ -13,7 +13,7 @@ from kingbus.pb.command_pb2 import Command, Purge
 from kingbus.replication.dump import DumpProgress, DumpRequest
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.worker_pool import DumpWorkers
-from tests.support.relay_logs import UUID_A, BinlogFile, gtids, packets_of
+from tests.support.relay_logs import UUID_A, BinlogFile, gtids, numbered, packets_of
 from tests.support.worker_node import Attached, WorkerNode, here, in_thread, until, working
 
 pytestmark = pytest.mark.slow
@@ -106,6 +106,30 @@ async def test_what_is_committed_reaches_attached_replicas(tmp_path: Path) -> No
         for replica in replicas:
             replica.check()
             assert not replica.sink.is_broken
+
+
+@pytest.mark.parametrize("start", [2, 100])
+async def test_a_worker_sends_large_batches_from_the_files(tmp_path: Path, start: int) -> None:
+    """What it has checked once, in phase or brought into it; the bytes are the same each time."""
+    async with working(tmp_path) as (node, pool):
+        file = binlog(1, range(1, 121), size=90_000)
+        node.session()
+        packets = numbered(packets_of(file.events), start)
+        node.batch(file, packets[:62])  # the events that begin the file, and whole transactions
+        for at in range(62, len(packets), 60):
+            node.batch(file, packets[at : at + 60])
+        request = by_gtid(heartbeat_period_s=3600.0)
+        first, second = await dumped(pool, request), await dumped(pool, request)
+        assert first.finished
+        assert second.finished
+        assert first.raw == second.raw
+        assert b"".join(first.stored) == file.bytes()
+        assert first.progress.file_bytes_sent == 0
+        assert second.progress.file_bytes_sent > len(second.raw) // 2
+        assert second.progress.last_gtid == first.progress.last_gtid
+        assert second.progress.last_gtid.endswith(":120")
+        beats = [kind for kind in second.kinds if kind.startswith("beat")]
+        assert bool(beats) == (start != 2)
 
 
 async def _have(replicas: list[Attached], stored: bytes) -> None:
