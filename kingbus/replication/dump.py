@@ -37,7 +37,7 @@ from kingbus.replication.dump_session import (
     DumpSession,
     Hold,
     Made,
-    Stored,
+    Piece,
     decode_gtid_set,
     refused,
 )
@@ -334,11 +334,12 @@ class _Dump:
         if file.ordinal != session.file:
             await self._enter(file, left, row, last_index)
         self._progress.state = SENDING
-        if not session.skips(row, first, file) and not await self._pass_unread(row, first, file):
-            batch = await self._batch(row.index, last_index)
-            for piece in session.pieces(row, batch, first, file, state):
-                await self._send(piece, batch)
-            self._note(batch, row.row.packets)
+        if not session.skips(row, first, file):
+            if self._out.takes_files and session.is_whole(row, first, file):
+                await self._pass_whole(row, file, last_index)
+            else:
+                batch = await self._batch(row.index, last_index)
+                await self._send(session.pieces(row, batch, first, file, state), batch, row)
         self._index, self._packet = row.index, row.row.packets
         self._progress.file, self._progress.position = file.served_name, session.position
         return True
@@ -354,37 +355,39 @@ class _Dump:
             await self._out.flush()
             raise refusal
 
-    async def _pass_unread(self, row: Row, first: int, file: FileRow) -> bool:
-        """Sends all of a row from the log's file, if that is possible; else nothing was done.
+    async def _pass_whole(self, row: Row, file: FileRow, last_index: int) -> None:
+        """Sends all of a row, from the log's file if that is possible.
 
-        But heartbeats: in phase it is also cheaper to send what had to be read first.
+        In phase it is also cheaper to send what has to be read.
         """
         session, out = self.session, self._out
-        if not out.takes_files or not session.is_whole(row, first, file):
-            return False
-        out.add(session.into_phase(row, file, out.next_sequence))
-        if out.next_sequence != row.row.first_sequence:
-            return False
-        packets = self._relay.stored(row) if row.index not in self._ahead else None
+        beats = session.beats_to_phase(row, file, out.next_sequence)
+        if beats and not row.row.begins_in_transaction:
+            out.add(session.beats(beats))
+            beats = 0
+        packets: PacketFile | None = None
+        if out.next_sequence == row.row.first_sequence and row.index not in self._ahead:
+            packets = self._relay.stored(row)
         if packets is None:
-            return False
+            batch = await self._batch(row.index, last_index)
+            await self._send(session.pieces_with_beats(row, batch, beats), batch, row)
+            return
         session.pass_whole(row)
         await out.send_unread(packets, row.row.packets, self._relay.in_thread)
         self._progress.last_event_time = row.row.last_time or self._progress.last_event_time
         if row.row.HasField("last_gtid"):
             gtid = row.row.last_gtid
             self._progress.last_transaction = gtid.uuid, gtid.tag, gtid.last
-        return True
 
-    async def _send(self, piece: Made | Stored, batch: ServedBatch) -> None:
-        if isinstance(piece, Made):
-            self._out.add([piece])
-        else:
-            await self._out.send_stored(batch, piece.first, piece.last)
-
-    def _note(self, batch: ServedBatch, packets: int) -> None:
+    async def _send(self, pieces: Sequence[Piece], batch: ServedBatch, row: Row) -> None:
+        """Sends what is to be sent of a batch, which ends with this row."""
+        for piece in pieces:
+            if isinstance(piece, Made):
+                self._out.add([piece])
+            else:
+                await self._out.send_stored(batch, piece.first, piece.last)
         self._progress.last_event_time = batch.meta.last_time or self._progress.last_event_time
-        transaction = batch.transaction_before(packets)
+        transaction = batch.transaction_before(row.row.packets)
         if transaction is not None:
             self._progress.last_transaction = transaction
 

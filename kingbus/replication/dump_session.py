@@ -376,24 +376,41 @@ class DumpSession:
         """All of the row is sent."""
         self.position = row.row.end_position
 
-    def into_phase(self, row: Row, file: FileRow, sequence: int) -> list[Made]:
+    def beats_to_phase(self, row: Row, file: FileRow, sequence: int) -> int:
         """Heartbeats behind which the packets of a whole row bear the numbers that are next.
 
-        `sequence` is the number of the next packet. A heartbeat tells a replica what it knows, so
-        they are sent where it expects any, and nothing is done where too little is left of the
-        file for that to pay.
+        `sequence` is the number of the next packet. 0: there is no need, or it may not be. A
+        heartbeat tells a replica what it knows, so they are sent where it expects any, and nothing
+        is done where too little is left of the file for that to pay.
         """
         missing = (row.row.first_sequence - sequence) & 0xFF
         asked_for = bool(self._request.heartbeat_period_s)
-        told_whole = self._beats_v2 or self.position <= HEARTBEAT_V1_POSITION_MAX
-        if not (missing and asked_for and told_whole) or row.row.begins_in_transaction:
-            return []
+        told_whole = self._beats_v2 or file.end_position <= HEARTBEAT_V1_POSITION_MAX
+        if not (missing and asked_for and told_whole):
+            return 0
         if self.position == FIRST_POSITION or file.end_position - self.position < PHASE_BYTES_MIN:
-            return []
+            return 0
         if self._phased[0] == self.file and self.position - self._phased[1] < PHASE_BYTES_MIN:
-            return []
+            return 0
+        return missing
+
+    def beats(self, count: int) -> list[Made]:
+        """So many heartbeats before the next row, which begins outside any transaction."""
         self._phased = self.file, self.position
-        return [self.heartbeat()] * missing
+        return [self.heartbeat()] * count
+
+    def pieces_with_beats(self, row: Row, batch: ServedBatch, count: int) -> list[Piece]:
+        """All of a row, with so many heartbeats before the first transaction that begins in it."""
+        last, end = row.row.packets, row.row.end_position
+        starts = batch.transaction_packets
+        if not count or not len(starts):
+            self.position = end
+            return [Stored(first=0, last=last)]
+        start = int(starts[0])
+        self.position = batch.position_of(start)
+        beats = self.beats(count)
+        self.position = end
+        return [Stored(first=0, last=start), *beats, Stored(first=start, last=last)]
 
     def _spans(
         self, row: BatchRow, batch: ServedBatch, first: int, last: int

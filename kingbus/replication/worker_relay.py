@@ -285,7 +285,7 @@ class WorkerRelay:
     def stored(self, row: Row) -> PacketFile | None:
         """All packets of a row, to be sent from the log's file; None where they have to be read."""
         place = self._places.get(row.index)
-        if place is None or place.first != row.index or row.index not in self._checked:
+        if place is None or row.index not in self._checked:
             return None
         path = self._directory / place.segment
         self._opened.add(path)
@@ -293,6 +293,7 @@ class WorkerRelay:
             files=self._files,
             descriptors=self._descriptors,
             path=path,
+            first=place.first,
             offset=place.offset,
             index=row.index,
         )

@@ -563,8 +563,8 @@ class LogStore:
     def stored(self, index: int) -> StoredEntry | None:
         """Where an entry lies whose bytes need not be looked at again.
 
-        Never blocks. None: `read` it, because it is unchecked, or gone, or its place is not known
-        by itself.
+        Never blocks. None: `read` it, because it is unchecked, or gone, or the segment's index is
+        not in memory.
         """
         with self._lock:
             if index not in self._checked:
@@ -580,12 +580,11 @@ class LogStore:
             if not places.first_index <= index <= places.last_index:
                 return None
             place = places.locate(index)
-        if place.first != index:
-            return None
         return StoredEntry(
             files=self._files,
             descriptors=self._pool,
             path=segment.path,
+            first=place.first,
             offset=place.offset,
             index=index,
         )

@@ -97,6 +97,36 @@ def test_a_replica_of_a_worker_process_equals_the_source(
     assert_equal(replica, source)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_replica_that_comes_back_is_brought_into_phase(
+    world: World, installation: Installation, workers: int
+) -> None:
+    """By heartbeats that change nothing for it; it gets the rest unread, and equals the source."""
+    source, cluster = begin(world, installation, count=1, server={"workers": workers})
+    node = cluster.nodes[0]
+    replica = attach(world, installation, node, server_id=2)
+    for number in (50, 7):
+        workload.small_transactions(source, number)
+        assert_equal(replica, source)
+        replica.stop_replica()
+        workload.large_transactions(source, 20, row_bytes=256 * 1024)
+        cluster.wait_for_gtids(source.gtid_executed(), source)
+        if workers:  # which serves only what it has checked itself
+            with RawReader(
+                port=node.listen_port,
+                user=LISTENER_USER,
+                password=LISTENER_PASSWORD,
+                non_blocking=True,
+            ) as reader:
+                assert reader.join().faults == []
+        before = node.metric("kingbus_dump_file_bytes_total")
+        replica.start_replica()
+        assert_equal(replica, source)
+        unread = node.metric("kingbus_dump_file_bytes_total") - before
+        assert unread > 20 * workload.MIB
+    assert replica.replica_errors() == []
+
+
 def test_leader_killed_under_load(world: World, installation: Installation) -> None:
     """kill -9 of the leader while rows are written: replicas on other nodes do not even notice."""
     source, cluster = begin(world, installation)

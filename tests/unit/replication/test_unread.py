@@ -261,6 +261,26 @@ def test_a_replica_that_wants_heartbeats_is_brought_into_phase(
     assert b"".join(replica.stored) == stored(file, known)
 
 
+@pytest.mark.parametrize("period", [None, 3600.0])
+def test_what_a_replica_has_is_left_out(node: WorkerNode, period: float | None) -> None:
+    """In the middle of a batch, over the border of two, and whole batches; told as always."""
+    file = binlog(1, range(1, 200))
+    hold(node, file, first=2, batch=51)
+    known = "a:13:60:100-140:150"  # 13 begins in one batch and ends in the next
+    request = by_gtid(known, heartbeat_period_s=period)
+
+    replica, copied = trio.run(sent, node, request), trio.run(here, node, request)
+
+    assert b"".join(replica.stored) == b"".join(copied.stored)
+    if period is None:
+        assert replica.kinds == copied.kinds
+    else:
+        assert set(copied.kinds) <= set(replica.kinds)
+        assert replica.progress.file_bytes_sent
+    replica.check()
+    assert not beats_in_transactions(replica)
+
+
 def beat_position(replica: Replica) -> int:
     """Where the last heartbeat says that the replica is."""
     beats = [kind for kind in replica.kinds if kind.startswith("beat")]
@@ -303,7 +323,8 @@ def test_an_open_transaction_is_not_sent_with_its_batch(node: WorkerNode) -> Non
     file = binlog(1, range(1, 40))
     node.session()
     packets = numbered(packets_of(file.events), 2)
-    node.batch(file, packets[:20])  # the fifth transaction has begun
+    node.batch(file, packets[:10])
+    node.batch(file, packets[10:20])  # the fifth transaction has begun
     node.batch(file, packets[20:21])
     shown = trio.run(sent, node, by_gtid())
     assert b"".join(shown.stored) == b"".join(event.data for event in file.events[:18])
@@ -317,8 +338,8 @@ def test_an_open_transaction_is_not_sent_with_its_batch(node: WorkerNode) -> Non
 
     assert b"".join(replica.stored) == b"".join(event.data for event in file.events[:42])
     unread_rows = [row for row in rows(node) if row.row.HasField("first_sequence")][:-1]
-    assert len(unread_rows) == 2, "not the truncated one"
-    assert replica.progress.file_bytes_sent == sum(row.row.bytes for row in unread_rows)
+    assert len(unread_rows) == 3, "not the truncated one"
+    assert replica.progress.file_bytes_sent == sum(row.row.bytes for row in unread_rows[1:])
 
 
 @pytest.mark.parametrize("packets", [1, 3])

@@ -756,11 +756,16 @@ def test_what_nobody_looked_at_has_no_place(logs, cached):
     assert [index for index in range(1, 60) if store.stored(index)] == [51]
 
 
-def test_an_entry_inside_a_run_has_no_place_of_its_own(logs):
-    """Whoever wants it has to read his way to it."""
+def test_an_entry_inside_a_run_is_found(logs):
+    """By the headers of the records before it, marks and hard states among them."""
     store = logs.open(segment_bytes=1 << 20)
-    append(store, entry(1, b"small"), entry(2, BIG), entry(3, BIG))
-    assert [index for index in range(1, 4) if store.stored(index)] == [1, 3]
+    for index in range(1, 300):
+        append(store, entry(index, b"small %d" % index), hard_state=commit(index - 1))
+    append(store, entry(300, BIG), entry(301, b"behind"))
+    for index in range(1, 302):
+        (read,) = store.read(index, index + 1, 1)
+        assert _data_of(logs, store.stored(index)) == read.data
+    assert len({store.stored(index).offset for index in range(1, 302)}) < 10
 
 
 def test_a_removed_segment_stays_readable_while_it_is_open(logs):
@@ -783,9 +788,11 @@ def test_another_record_at_the_place_is_noticed(logs):
         append(store, entry(index, BIG))
     stored = store.stored(2)
     for wrong in (
-        replace(stored, index=3),
+        replace(stored, first=3, index=3),
+        replace(stored, first=1, index=2),
+        replace(stored, index=1),
         replace(stored, offset=stored.offset + 1),
-        replace(stored, offset=stored.offset + HEADER_BYTES + len(BIG)),  # a mark
+        replace(stored, offset=stored.offset + HEADER_BYTES + len(BIG)),
         replace(stored, offset=1 << 21),
     ):
         with pytest.raises(CorruptRecordError), wrong.opened():
