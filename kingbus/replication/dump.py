@@ -2,8 +2,10 @@
 
 What is sent is decided by `dump_session`; this module does it. A batch goes out as it is stored
 but for the sequence numbers of its packets, which numpy writes into a copy of bounded size; a
-packet larger than that is sent from where it lies. A slow replica slows only itself: a dump holds
-one run of batches (about 1 MiB, or one entry), one output buffer, and awaits the sink.
+packet larger than that is sent from where it lies. Where the numbers are right already nothing is
+copied, and a whole batch that needs no look goes from the log's file to the socket. A slow replica
+slows only itself: a dump holds one run of batches (about 1 MiB, or one entry), one output buffer,
+and awaits the sink.
 
 Whatever the state machine does meanwhile, a dump reads only what was visible when it asked, and
 asks again for the row in which it stands: a row that was cut short behind it has nothing more.
