@@ -27,6 +27,16 @@ def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
 BUILD_INFO = _gauge("kingbus_build_info", "1, labelled with the program's version.", ("version",))
 READY = _gauge("kingbus_ready", "1 while /ready answers 200.")
 
+LOOP_TURN_SECONDS = Histogram(
+    "kingbus_loop_turn_seconds",
+    "Turns of the event loop that took 5 ms or more: nobody else is heard meanwhile.",
+    buckets=(0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1),
+    registry=REGISTRY,
+)
+LOOP_TURN_LONGEST_SECONDS = _gauge(
+    "kingbus_loop_turn_longest_seconds", "The longest turn of the event loop since the start."
+)
+
 # receiver: pulls from the source, on the leader only.
 RECEIVER_EVENTS = _counter("kingbus_receiver_events_total", "Events read from the source.")
 RECEIVER_BYTES = _counter("kingbus_receiver_bytes_total", "Bytes read from the source.")

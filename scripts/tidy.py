@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest first. `siblings` says whether the packages of a layer may import each other.
 LAYERS: tuple[tuple[frozenset[str], bool], ...] = (
     (
-        frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "addresses"}),
+        frozenset({"errors", "units", "log", "metrics", "pb", "secrets", "addresses", "crc"}),
         True,
     ),
     (frozenset({"raft", "mysql", "binlog", "membership"}), False),
@@ -46,6 +46,7 @@ IMPURE_MODULES = frozenset(
     }
 )
 SOLE_IMPORTERS = {
+    "isal": "kingbus/crc.py",
     "rocksdict": "kingbus/storage/database.py",
     "pymysql": "kingbus/replication/source_connection.py",
 }

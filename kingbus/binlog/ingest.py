@@ -5,9 +5,9 @@ checksums, positions, file changes, what is dropped on a resume, gaps, transacti
 where batches are cut. Bytes go in by `receive` (or are read straight into `free`), complete
 batches come out of `take`. Must not know of sockets, clocks, Raft or how a batch is encoded.
 
-Speed: the packet walk and the CRC are one small step per event; everything else is numpy over the
-run of packets at hand. Events that need more than that (artificial ones, heartbeats, a file's
-first two, events of 16 MiB and more) are few, and taken one by one.
+Speed: everything is numpy, or one call of zlib, over the run of packets at hand. Events that need
+more than that (artificial ones, heartbeats, a file's first two, events of 16 MiB and more) are few,
+and taken one by one.
 
 Memory: at most one batch and one packet of 16 MiB are held (`ReceiveBuffer`).
 
@@ -17,13 +17,12 @@ was handed out.
 
 from dataclasses import dataclass
 from typing import Final
-from zlib import crc32
 
 import numpy as np
 
 from kingbus.binlog.batch import BatchBuilder, Run
 from kingbus.binlog.boundary import CLASS_OF_TYPE, EventClass, Indexes, classify_query
-from kingbus.binlog.checksum import CRC_BYTES, RESIDUE, is_intact
+from kingbus.binlog.checksum import CRC_BYTES, are_intact, is_intact
 from kingbus.binlog.errors import (
     ChecksumMismatchError,
     DifferentFileError,
@@ -52,6 +51,7 @@ from kingbus.binlog.large_event import LargeEvent
 from kingbus.binlog.receive_buffer import PACKET_HEADER, PACKET_LENGTH_MAX, ReceiveBuffer
 from kingbus.binlog.resume import HeldTail, ResumePoint
 from kingbus.binlog.transactions import Transactions
+from kingbus.crc import crc32
 from kingbus.pb.command_pb2 import EventBatch, FileStart
 
 __all__ = ["BATCH_BYTES", "ENTRY_BYTES_MAX", "IngestStream", "IngestedBatch", "ResumePoint"]
@@ -224,15 +224,15 @@ class IngestStream:
         at = buffer.base + builder.bytes
         offsets, stop = buffer.walk(at, max(at + 1, buffer.base + self._batch_bytes))
         is_full = False
-        if offsets and stop - buffer.base > self._entry_bytes_max:
-            stop = offsets.pop()  # it needs an entry for itself
+        if len(offsets) and stop - buffer.base > self._entry_bytes_max:
+            stop, offsets = int(offsets[-1]), offsets[:-1]  # it needs an entry for itself
             is_full = True
-        if offsets:
-            self._look_at(np.array(offsets, dtype=np.int64), stop)
+        if len(offsets):
+            self._look_at(offsets, stop)
         is_full |= self._builder.bytes >= self._batch_bytes and not self._wants_previous_gtids
         if is_full:
             self._emit_all()
-        return is_full or bool(offsets)
+        return is_full or bool(len(offsets))
 
     # -- packets ----------------------------------------------------------------------------
 
@@ -604,15 +604,12 @@ class IngestStream:
         self, offsets: Indexes, stops: Indexes, ends: Indexes
     ) -> tuple[int, SourceError] | None:
         """The first event whose checksum does not fit."""
-        view, crc = self._buffer.view, crc32
-        # With its own checksum behind it every event has the same CRC: no field to compare.
-        found = [
-            crc(view[at:stop])
-            for at, stop in zip((offsets + _EVENT).tolist(), stops.tolist(), strict=True)
-        ]
-        if found.count(RESIDUE) == len(found):
+        buffer = self._buffer
+        view, words = buffer.view, buffer.unaligned("<u4")
+        if are_intact(view, words, offsets, int(stops[-1])):
             return None
-        at = next(at for at, value in enumerate(found) if value != RESIDUE)
+        events = zip((offsets + _EVENT).tolist(), stops.tolist(), strict=True)
+        at = next(at for at, (begin, end) in enumerate(events) if not is_intact(view[begin:end]))
         type_ = int(self._buffer.data[int(offsets[at]) + _TYPE])
         return at, ChecksumMismatchError(
             f"the checksum of the {name_of(type_)} event that ends at position {ends[at]} of "

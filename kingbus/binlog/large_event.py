@@ -4,11 +4,11 @@ Owns what has to be kept of it between its packets: how much came, and its CRC32
 """
 
 from dataclasses import dataclass
-from zlib import crc32
 
 from kingbus.binlog.boundary import Split
 from kingbus.binlog.checksum import CRC_BYTES
 from kingbus.binlog.header import EventHeader
+from kingbus.crc import crc32
 
 
 @dataclass(slots=True, kw_only=True)

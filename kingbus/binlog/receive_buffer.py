@@ -3,7 +3,9 @@
 Owns the memory and where packets lie in it; knows nothing of events. The receiver reads from the
 socket straight into `free()`; a batch's packets are copied out once, when the batch is made.
 
-The walk over packet lengths is the one place where Python looks at every packet by itself.
+Where packets are small the walk over their lengths guesses: an event names its own size, so the
+packet of one begins where two places 14 bytes apart agree, and numpy finds all those at once. What
+counts is the chain: each packet has to begin where the one before it ends.
 """
 
 from struct import Struct
@@ -23,6 +25,15 @@ _SLACK: Final = 64
 """Bytes behind the end that may be looked at (and mean nothing): a header's worth and more, so
 that gathering fixed fields needs no check for short packets."""
 
+_DENSE_BYTES: Final = 160
+"""A packet on average, up to which guessing is faster: it costs what a walk over packets of 210
+bytes does, and a guess that fails costs both."""
+
+_SIZE: Final = PACKET_HEADER + 1 + 9
+"""Where in the packet of an event the event's own size stands."""
+
+_NONE: Final = np.zeros(0, dtype=np.int64)
+
 _first_word: Final = Struct("<I").unpack_from
 
 
@@ -32,11 +43,21 @@ class ReceiveBuffer:
     `bytes_max` is the most that it may hold; it grows up to that only when a packet needs it.
     """
 
-    __slots__ = ("_capacity_max", "_capacity_usual", "base", "bytes8", "data", "end", "view")
+    __slots__ = (
+        "_capacity_max",
+        "_capacity_usual",
+        "_is_dense",
+        "base",
+        "bytes8",
+        "data",
+        "end",
+        "view",
+    )
 
     def __init__(self, *, bytes_usual: int, bytes_max: int) -> None:
         self._capacity_usual = bytes_usual + READ_BYTES_MIN + _SLACK
         self._capacity_max = max(bytes_max, bytes_usual) + READ_BYTES_MIN + _SLACK
+        self._is_dense = False
         self.base = 0
         self.end = 0
         self.view = memoryview(b"")
@@ -80,20 +101,51 @@ class ReceiveBuffer:
         self.end += count
         assert self.end <= len(self.data) - _SLACK
 
-    def walk(self, at: int, until: int) -> tuple[list[int], int]:
+    def walk(self, at: int, until: int) -> tuple[NDArray[np.int64], int]:
         """The whole packets from `at` on that begin before `until`: where each lies, and the end.
 
         The last one may end behind `until`.
         """
-        offsets: list[int] = []
-        append, data, word = offsets.append, self.data, _first_word
         limit = min(until, self.end - PACKET_HEADER + 1)
+        if at >= limit:
+            return np.zeros(0, dtype=np.int64), at
+        first = at
+        guessed, at = self._guess(at, limit) if self._is_dense else (_NONE, at)
+        walked: list[int] = []
+        append, data, word = walked.append, self.data, _first_word
         while at < limit:
             append(at)
             at += (word(data, at)[0] & PACKET_LENGTH_MAX) + PACKET_HEADER
+        offsets = np.concatenate((guessed, np.array(walked, dtype=np.int64)))
         if at > self.end:
-            at = offsets.pop()
+            at, offsets = int(offsets[-1]), offsets[:-1]
+        self._is_dense = at - first <= _DENSE_BYTES * len(offsets)
         return offsets, at
+
+    def _guess(self, at: int, limit: int) -> tuple[NDArray[np.int64], int]:
+        """The first packets of a walk, as far as all of them are events, and where they end."""
+        low, words = self.bytes8, self.unaligned("<u4")
+        # Two bytes of each tell most places apart; only what is left is looked at.
+        may_be = low[at:limit] - np.uint8(1) == low[at + _SIZE : limit + _SIZE]
+        may_be &= low[at + 2 : limit + 2] == low[at + _SIZE + 2 : limit + _SIZE + 2]
+        places = np.flatnonzero(may_be) + at
+        lengths = words[places].astype(np.int64) & PACKET_LENGTH_MAX
+        events = (lengths - 1 == words[places + _SIZE]) & (low[places + PACKET_HEADER] == 0)
+        places = places[events]
+        stops = places + lengths[events] + PACKET_HEADER
+        if not len(places) or places[0] != at:
+            return _NONE, at
+        chain: list[NDArray[np.int64]] = []
+        first, last = 0, len(places) - 1
+        for last_before in [*np.flatnonzero(stops[:-1] != places[1:]).tolist(), last]:
+            if last_before < first:
+                continue  # it only looked like a packet, inside of one
+            chain.append(places[first : last_before + 1])
+            at = int(stops[last_before])
+            first = int(np.searchsorted(places, at))
+            if first > last or places[first] != at:
+                break
+        return np.concatenate(chain), at
 
     def unaligned(self, dtype: str) -> NDArray[np.uint64]:
         """The memory as integers of that type, one beginning at each byte; a view.

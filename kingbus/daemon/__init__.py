@@ -12,6 +12,7 @@
     attributes  and for what the other members are told of this one
     newness     the proof that a new voter is new
     watched     the relay as the node's state machine, which tells when configuration changed
+    turns       how long one turn of the event loop takes
     worker      threads for calls that block
 
 `process` knows `start` and `member`, and `member` the rest; these are given what they need.

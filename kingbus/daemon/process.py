@@ -16,6 +16,7 @@ from kingbus.daemon.options import Options, RefusedError
 from kingbus.daemon.signals import Stop
 from kingbus.daemon.sockets import open_sockets
 from kingbus.daemon.start import open_ground
+from kingbus.daemon.turns import TurnWatch
 from kingbus.daemon.worker import Worker
 from kingbus.errors import KingbusError
 from kingbus.node.bootstrap import mark_removed
@@ -39,7 +40,7 @@ def main(options: Options) -> int:
     stop = Stop()
     with stop.noting_signals():
         try:
-            trio.run(_run, options, stop)
+            trio.run(_run, options, stop, instruments=[TurnWatch()])
         except BaseException as error:
             first = _first(error)
             if not isinstance(first, KingbusError):

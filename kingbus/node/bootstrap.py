@@ -269,9 +269,10 @@ def _check_key(config: BootstrapConfig, url: str, answer: ClusterAnswer) -> None
 
 
 def _check_memory(member: Member, answers: Mapping[str, ClusterAnswer]) -> None:
-    """BootstrapError for a voter that took part before: without its log it forgot its votes."""
-    if member.learner:
-        return  # nobody counts on what a learner has
+    """BootstrapError for a member that took part before.
+
+    Without its log a voter forgot its votes, and a learner what the leader knows that it has.
+    """
     for url, answer in answers.items():
         if member.id in answer.bootstrapped:
             raise forgotten(member.name, url)
@@ -385,7 +386,7 @@ def is_marked_removed(directory: DataDirectory) -> bool:
 
 
 def forgotten(name: str, teller: str, *, took_part_again: bool = False) -> BootstrapError:
-    """Why a voter does not go on that took part before and has an emptied directory.
+    """Why a member does not go on that took part before and has an emptied directory.
 
     One that took part again must not go back to an older log either: it acknowledged more by now.
     """

@@ -21,11 +21,11 @@ import random as random_module
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
-from zlib import crc32
 
 import trio
 
 from kingbus import metrics
+from kingbus.crc import crc32
 from kingbus.log import get_logger
 from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member

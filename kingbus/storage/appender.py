@@ -14,12 +14,12 @@ the process; the callers turn it into FatalStorageError.
 
 import errno
 import time
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kingbus.crc import crc32
 from kingbus.raft.types import Entry, HardState
 from kingbus.storage.errors import StorageError
 from kingbus.storage.files import Buffer, FileSystem, write_all
@@ -333,7 +333,7 @@ class Appender:
                 self._put_mark()
             checksum = entry.checksum
             if checksum is None:
-                checksum = zlib.crc32(data)
+                checksum = crc32(data)
             self._index.add(index, term, self._offset)
             header, self._previous = pack_header(
                 previous=self._previous,

@@ -58,7 +58,9 @@ from kingbus.storage.stored_entry import StoredEntry
 
 __all__ = ["LogStore", "LogWrite", "Place", "Recovery"]
 
-CACHE_BYTES = 32 << 20
+CACHE_BYTES = 64 << 20
+"""What may be uncommitted (48 MiB) and, behind that, what is under way to a follower (16 MiB): with
+less a leader under load reads from its disk what it has yet to send and to apply."""
 INDEXES_MAX = 64
 """Indexes of closed segments kept in memory: about 64 KiB each for segments of 256 MiB."""
 MARGIN_BYTES_MAX = 64 << 20

@@ -19,10 +19,10 @@ This module knows nothing of files.
 """
 
 import struct
-import zlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from kingbus.crc import crc32
 from kingbus.pb import raft_pb2
 from kingbus.raft.types import ConfState, EntryType, HardState, Snapshot
 
@@ -72,7 +72,7 @@ def pack_header(
 ) -> tuple[bytes, int]:
     """The header's bytes, and its crc, which the next record names."""
     checked = _CHECKED.pack(previous, body_crc, length, kind, entry_type, 0, index, term)
-    crc = zlib.crc32(checked)
+    crc = crc32(checked)
     return _CRC.pack(crc) + checked, crc
 
 
@@ -80,7 +80,7 @@ def pack_record(kind: RecordKind, body: bytes, previous: int) -> tuple[bytes, in
     """A whole record that is not an entry, and its crc."""
     header, crc = pack_header(
         previous=previous,
-        body_crc=zlib.crc32(body),
+        body_crc=crc32(body),
         length=len(body),
         kind=kind,
         entry_type=0,

@@ -7,13 +7,13 @@ durable, data was lost.
 """
 
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from kingbus.crc import crc32
 from kingbus.raft.types import Entry, HardState, varint_size
 from kingbus.storage.errors import CorruptRecordError
 from kingbus.storage.files import FileSystem
@@ -111,7 +111,7 @@ class Replay:
                 view, at
             )
             header = view[at + CRC_BYTES : at + HEADER_BYTES]
-            if zlib.crc32(header) != crc:
+            if crc32(header) != crc:
                 zeros = not crc and not any(header)
                 self._stop("" if zeros else "the record's header does not verify")
                 break
@@ -126,7 +126,7 @@ class Replay:
                 self._need = HEADER_BYTES + length
                 break
             body = view[at + HEADER_BYTES : stop]
-            if zlib.crc32(body) != body_crc:
+            if crc32(body) != body_crc:
                 self._stop("the record's body does not verify")
                 break
             if kind == RecordKind.ENTRY:
@@ -256,8 +256,8 @@ def _parse_mark(record: bytes) -> SyncedMark | None:
     if (
         kind != RecordKind.SYNCED
         or length != len(body)
-        or zlib.crc32(record[CRC_BYTES:HEADER_BYTES]) != crc
-        or zlib.crc32(body) != body_crc
+        or crc32(record[CRC_BYTES:HEADER_BYTES]) != crc
+        or crc32(body) != body_crc
     ):
         return None
     return SyncedMark.unpack(body)
@@ -298,7 +298,7 @@ class EntryReader:
             crc, _, body_crc, length, kind, entry_type, _, index, term = HEADER.unpack_from(
                 block, at
             )
-            if zlib.crc32(block[at + CRC_BYTES : at + HEADER_BYTES]) != crc:
+            if crc32(block[at + CRC_BYTES : at + HEADER_BYTES]) != crc:
                 raise CorruptRecordError(path, offset + at, "the record's header does not verify")
             start = at + HEADER_BYTES
             if kind != RecordKind.ENTRY:
@@ -320,7 +320,7 @@ class EntryReader:
                 data = block[start : start + length]
             else:
                 data = self._files.pread(fd, length, offset + start)
-            if len(data) != length or zlib.crc32(data) != body_crc:
+            if len(data) != length or crc32(data) != body_crc:
                 raise CorruptRecordError(
                     path, offset + at, f"the body of entry {index} does not verify"
                 )

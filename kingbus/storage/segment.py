@@ -16,12 +16,12 @@ new segment, which names the segment that it goes on from.
 
 import struct
 import sys
-import zlib
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kingbus.crc import crc32
 from kingbus.storage.errors import CorruptRecordError, NewerFormatError
 from kingbus.storage.files import FileSystem
 from kingbus.storage.record import HEADER, HEADER_BYTES, RecordKind, pack_record
@@ -103,7 +103,7 @@ class SegmentHeader:
             self.previous_end,
             self.segment_id,
         )
-        crc = zlib.crc32(fixed)
+        crc = crc32(fixed)
         return fixed + _CRC.pack(crc), crc
 
     @property
@@ -138,7 +138,7 @@ def read_header(files: FileSystem, fd: int, path: Path) -> SegmentHeader:
         raise NewerFormatError(
             f"{path} has format {version}; this version knows up to {FORMAT_VERSION}"
         )
-    if zlib.crc32(data[: _HEADER.size]) != _CRC.unpack_from(data, _HEADER.size)[0]:
+    if crc32(data[: _HEADER.size]) != _CRC.unpack_from(data, _HEADER.size)[0]:
         raise CorruptRecordError(path, 0, "the segment's header does not verify")
     header = SegmentHeader(
         sequence=sequence,
@@ -373,7 +373,7 @@ def pack_footer(index: SegmentIndex, offset: int, previous: int) -> bytes:
     """What closes a segment whose records end at `offset`."""
     record, _ = pack_record(RecordKind.INDEX, index.encode(), previous)
     place = offset.to_bytes(8, "little")
-    return record + _TRAILER.pack(offset, zlib.crc32(place), _TRAILER_MAGIC)
+    return record + _TRAILER.pack(offset, crc32(place), _TRAILER_MAGIC)
 
 
 def read_footer(files: FileSystem, fd: int) -> tuple[SegmentIndex, int] | None:
@@ -382,7 +382,7 @@ def read_footer(files: FileSystem, fd: int) -> tuple[SegmentIndex, int] | None:
     if size < SEGMENT_HEADER_BYTES + HEADER_BYTES + _TRAILER.size:
         return None
     offset, crc, magic = _TRAILER.unpack(files.pread(fd, _TRAILER.size, size - _TRAILER.size))
-    if magic != _TRAILER_MAGIC or zlib.crc32(offset.to_bytes(8, "little")) != crc:
+    if magic != _TRAILER_MAGIC or crc32(offset.to_bytes(8, "little")) != crc:
         return None
     record = files.pread(fd, size - _TRAILER.size - offset, offset)
     if len(record) < HEADER_BYTES:
@@ -392,8 +392,8 @@ def read_footer(files: FileSystem, fd: int) -> tuple[SegmentIndex, int] | None:
     if (
         kind != RecordKind.INDEX
         or length != len(body)
-        or zlib.crc32(record[4:HEADER_BYTES]) != record_crc
-        or zlib.crc32(body) != body_crc
+        or crc32(record[4:HEADER_BYTES]) != record_crc
+        or crc32(body) != body_crc
     ):
         return None
     try:

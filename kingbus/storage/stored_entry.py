@@ -6,13 +6,13 @@ body is what was written is known elsewhere: see `checked`. It must not know wha
 where it goes.
 """
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kingbus.crc import crc32
 from kingbus.storage.errors import CorruptRecordError
 from kingbus.storage.files import DescriptorPool, FileSystem
 from kingbus.storage.record import BODY_BYTES_MAX, CRC_BYTES, HEADER, HEADER_BYTES, RecordKind
@@ -73,6 +73,6 @@ class StoredEntry:
                 self.path, offset, f"it ends where entry {self.index} should be"
             )
         crc, _, _, length, kind, _, _, index, _ = HEADER.unpack(header)
-        if zlib.crc32(header[CRC_BYTES:]) != crc or length > BODY_BYTES_MAX:
+        if crc32(header[CRC_BYTES:]) != crc or length > BODY_BYTES_MAX:
             raise CorruptRecordError(self.path, offset, "the record's header does not verify")
         return int(kind), int(index), int(length)

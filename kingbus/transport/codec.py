@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
-from zlib import crc32
 
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 from google.protobuf.message import Message as ProtobufMessage
 
+from kingbus.crc import crc32
 from kingbus.pb import raft_pb2
 from kingbus.raft.types import (
     LOCAL_MESSAGES,

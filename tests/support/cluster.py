@@ -53,6 +53,7 @@ class KingbusNode:
         settings: Mapping[str, object] | None = None,
         environment: Mapping[str, str] | None = None,
         stays: bool = False,
+        program: processes.Program = processes.THIS_TREE,
     ) -> None:
         """Choose ports; `settings` are configuration keys over those that the harness writes."""
         self.name = name
@@ -67,6 +68,7 @@ class KingbusNode:
         self._settings: dict[str, object] = dict(settings or {})
         self._environment = dict(environment or {})
         self._stays = stays
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
         directory.mkdir(parents=True, exist_ok=True)
@@ -121,6 +123,7 @@ class KingbusNode:
             log=self.log,
             environment=self._environment,
             stays=self._stays,
+            program=self._program,
         )
 
     def wait_ready(self) -> dict[str, str]:
@@ -293,15 +296,14 @@ class KingbusCluster:
         count: int = 3,
         settings: Mapping[str, object] | None = None,
         stays: bool = False,
+        program: processes.Program = processes.THIS_TREE,
     ) -> None:
         """Prepare `count` nodes named n1, n2, …; nothing runs before `start`."""
         self._directory = directory
         self._settings = dict(settings or {})
         self._stays = stays
-        self.nodes = [
-            KingbusNode(f"n{i}", directory / f"n{i}", settings=settings, stays=stays)
-            for i in range(1, count + 1)
-        ]
+        self._program = program
+        self.nodes = [self._node(f"n{i}") for i in range(1, count + 1)]
         self.gone: list[KingbusNode] = []
         self._initial = ",".join(f"{node.name}={node.peer_url}" for node in self.nodes)
         for node in self.nodes:
@@ -423,9 +425,18 @@ class KingbusCluster:
 
     def newcomer(self, name: str) -> KingbusNode:
         """A node with ports and a directory of its own that the cluster does not know yet."""
-        node = KingbusNode(name, self._directory / name, settings=self._settings, stays=self._stays)
+        node = self._node(name)
         self.nodes.append(node)
         return node
+
+    def _node(self, name: str) -> KingbusNode:
+        return KingbusNode(
+            name,
+            self._directory / name,
+            settings=self._settings,
+            stays=self._stays,
+            program=self._program,
+        )
 
     def add_member(self, name: str) -> KingbusNode:
         """Add a node through the API and start it; it joins the running cluster."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.installations import REPOSITORY
@@ -39,6 +40,21 @@ def free_port() -> int:
 def clean_environment() -> dict[str, str]:
     """This process's environment without what would steer a kingbus that a test starts."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KINGBUS_")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """Which kingbus is started: the tree that has the package, and the interpreter that runs it."""
+
+    tree: Path = REPOSITORY
+    python: str = sys.executable
+
+    def environment(self) -> dict[str, str]:
+        """A clean environment in which this tree's package comes before an installed one."""
+        return {**clean_environment(), "PYTHONPATH": str(self.tree)}
+
+
+THIS_TREE = Program()
 
 
 def _die_with_parent() -> None:
@@ -79,13 +95,14 @@ def start_kingbus(
     log: Path,
     environment: Mapping[str, str] | None = None,
     stays: bool = False,
+    program: Program = THIS_TREE,
 ) -> subprocess.Popen[bytes]:
-    """Start the `kingbus` command, its package taken from this repository."""
+    """Start the `kingbus` command, its package taken from this repository or another tree."""
     return start(
-        [sys.executable, "-m", "kingbus", *words],
+        [program.python, "-m", "kingbus", *words],
         log=log,
-        environment={"PYTHONUNBUFFERED": "1", **(environment or {})},
-        directory=REPOSITORY,
+        environment={**program.environment(), "PYTHONUNBUFFERED": "1", **(environment or {})},
+        directory=program.tree,
         stays=stays,
     )
 

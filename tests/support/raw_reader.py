@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -332,45 +333,102 @@ def _exactly(stream: Any, size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drained:
-    """How much one whole non-blocking dump carried, and in what time."""
+    """How much one whole dump carried, and in what time."""
 
     bytes: int
-    seconds: float
+    began: float
+    """When the dump was asked for, in seconds of the performance counter."""
+    ended: float
+    """When the last bytes came."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.began
+
+
+_QUIET_SECONDS = 0.5
+"""A stream that had all it should and is silent for this long has ended."""
+_HEARTBEAT_SECONDS = 10
+"""Long beside that: no heartbeat of the waiting server falls into the silence."""
 
 
 def drain(
-    *, port: int, user: str, password: str, host: str = "127.0.0.1", seconds: float = 120.0
+    *,
+    port: int,
+    user: str,
+    password: str,
+    host: str = "127.0.0.1",
+    seconds: float = 120.0,
+    at_least: int | None = None,
+    ready: Callable[[], object] = lambda: None,
 ) -> Drained:
     """Read a whole dump by GTID as fast as bytes come, looking at none but the last.
 
-    For measuring: the reader must not be what limits the speed.
+    For measuring: the reader must not be what limits the speed. The dump ends by itself, unless
+    `at_least` is given: then it is what a replica asks for, with heartbeats and without an end, and
+    is over when that many bytes have come and no more follow. `ready` is called before it begins.
     """
+    is_endless = at_least is not None
     connection = _log_in(host, port, user, password)
     try:
         with connection.cursor() as cursor:
+            if is_endless:
+                period = _HEARTBEAT_SECONDS * 10**9
+                cursor.execute(
+                    f"SET @master_heartbeat_period = {period}, @source_heartbeat_period = {period}"
+                )
             cursor.execute(
                 "SET @master_binlog_checksum = @@global.binlog_checksum,"
                 " @source_binlog_checksum = @@global.binlog_checksum"
             )
+            # A second dump of the same replica, or of the same server id without a uuid, would
+            # replace the first: several may read at once.
+            replica = uuid.uuid4()
+            cursor.execute(f"SET @slave_uuid = '{replica}', @replica_uuid = '{replica}'")
         encoded = encode_gtid_set("")
-        body = struct.pack("<HII", _NON_BLOCKING, 991, 0) + struct.pack("<QI", 4, len(encoded))
-        started = time.perf_counter()
+        flags = 0 if is_endless else _NON_BLOCKING
+        server_id = 10_000 + replica.int % 1_000_000
+        body = struct.pack("<HII", flags, server_id, 0) + struct.pack("<QI", 4, len(encoded))
+        ready()
+        began = time.perf_counter()
         connection._execute_command(_COM_BINLOG_DUMP_GTID, body + encoded)
-        sock: socket.socket = connection._sock
-        sock.settimeout(seconds)
-        buffer = bytearray(1 << 20)
-        view = memoryview(buffer)
-        total = 0
-        last = b""
-        while True:
-            count = sock.recv_into(view)
-            if count == 0:
-                raise AssertionError(f"the dump was cut after {total} bytes")
-            total += count
-            last = (last + bytes(view[max(0, count - 9) : count]))[-9:]
-            # Nothing comes behind the EOF packet, which has 5 bytes behind its header.
-            if last[-5:-4] == b"\xfe" and last[-9:-6] == b"\x05\0\0":
-                break
-        return Drained(bytes=total, seconds=time.perf_counter() - started)
+        total, ended = read_to_the_end(connection._sock, seconds=seconds, at_least=at_least)
+        return Drained(bytes=total, began=began, ended=ended)
     finally:
         connection._force_close()
+
+
+def read_to_the_end(
+    sock: socket.socket, *, seconds: float, at_least: int | None = None
+) -> tuple[int, float]:
+    """Read until an EOF packet, or until `at_least` bytes have come and no more follow.
+
+    The bytes, and when the last of them came, by the performance counter; TimeoutError when nothing
+    came for `seconds` before that.
+    """
+    is_endless = at_least is not None
+    enough = max(1, at_least or 0)
+    sock.settimeout(seconds)
+    buffer = bytearray(1 << 20)
+    view = memoryview(buffer)
+    total = 0
+    ended = time.perf_counter()
+    last = b""
+    while True:
+        try:
+            count = sock.recv_into(view)
+        except TimeoutError:
+            if is_endless and total >= enough:
+                return total, ended
+            raise
+        if count == 0:
+            raise AssertionError(f"the dump was cut after {total} bytes")
+        ended = time.perf_counter()
+        if is_endless and total < enough <= total + count:
+            sock.settimeout(_QUIET_SECONDS)
+        total += count
+        last = (last + bytes(view[max(0, count - 9) : count]))[-9:]
+        # Nothing comes behind the EOF packet, which has 5 bytes behind its header.
+        if not is_endless and last[-5:-4] == b"\xfe" and last[-9:-6] == b"\x05\0\0":
+            return total, ended

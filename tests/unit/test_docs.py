@@ -10,6 +10,7 @@ import typer
 from kingbus import config, metrics
 from kingbus.admin.app import create_app
 from kingbus.cli.main import app
+from scripts.benchmark.catalogue import PARTS, WHOLE_RUN, rows_of
 from tests.unit.admin.fakes import Pair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +84,16 @@ def test_every_metric_is_explained() -> None:
     documented = text("monitoring.md")
 
     assert [name for name in metrics.names() if f"`{name}`" not in documented] == []
+
+
+def test_every_row_of_the_benchmark_is_explained() -> None:
+    """By its name, as the report prints it."""
+    documented = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    names = [row.name for part in (*PARTS, WHOLE_RUN) for row in rows_of(part)]
+
+    assert len(names) >= 20
+    assert [name for name in names if f"`{name}`" not in documented] == []
+    assert [part for part in PARTS if f"| `{part}` |" not in documented] == []
 
 
 def test_pages_link_to_what_is_there() -> None:

@@ -43,15 +43,15 @@ def newcomer(tmp_path: Path) -> Iterator[KingbusNode]:
     made.kill9()
 
 
-def refused(node: KingbusNode, *, via: str, code: int = 1) -> str:
-    """The last line of a join that must end with this code, before it was `ready`."""
-    node.launch(via=via)
+def refused(node: KingbusNode, *, via: str, learner: bool = False, code: int = 1) -> str:
+    """The last lines of a join that must end with this code, before it was `ready`."""
+    node.launch(via=via, learner=learner)
     assert node.wait_end() == code, node.output()
     output = node.output()
     node.kill9()
     assert "Traceback" not in output
     assert "ready name=" not in output
-    return output.splitlines()[-1]
+    return "\n".join(output.splitlines()[-2:])
 
 
 def member_names(cluster: KingbusCluster) -> list[str]:
@@ -243,15 +243,22 @@ def test_a_new_learner_says_that_it_is_one(tmp_path: Path) -> None:
 
 
 def test_who_joins_again_gets_what_it_asks_for(tmp_path: Path) -> None:
-    """With an emptied directory: not silently a learner, or a voter, for what was asked for."""
+    """With an emptied directory: not silently a learner, or a voter, for what was asked for.
+
+    Nor is it taken for the member that had acknowledged what is gone now.
+    """
     with KingbusCluster(tmp_path, count=1, settings=SMALL) as cluster:
         via = cluster.leader().admin_url
         node = cluster.newcomer("n2")
         first = node.start(via=via, learner=True)
+        cluster.wait_equal()
         node.kill9()
         node.configure(data_dir=str(tmp_path / "anew"))
         assert "is a learner already" in refused(node, via=via)
-        assert node.start(via=via, learner=True)["id"] == first["id"]
+        assert "taken part in the cluster before" in refused(node, via=via, learner=True)
+        cluster.leader().ask("DELETE", "/members", {"name": "n2"})
+        assert node.start(via=via, learner=True)["id"] != first["id"]
+        cluster.wait_equal()
 
 
 def test_leaving_removes_this_node_and_nobody_of_its_name(tmp_path: Path) -> None:

@@ -286,17 +286,20 @@ async def test_a_join_nobody_knows_of_is_refused(directory, autojump_clock):
         await prepared(directory, renamed, ask=answers(h1=answer_of(GROWN)))
 
 
-async def test_a_voter_does_not_join_again_without_its_log(directory):
-    """It took part before and its directory is empty: refused, while a learner may come again."""
+async def test_nobody_joins_again_without_its_log(directory):
+    """It took part before and its directory is empty: refused, be it a voter or a learner."""
     voter = replace(ADDED, learner=False, promote=False)
     promoted = GROWN.apply(13, MemberChange(kind=ChangeKind.PROMOTE, member=voter))
     knows = replace(answer_of(promoted), bootstrapped=frozenset({77}))
     with pytest.raises(BootstrapError, match="taken part in the cluster before"):
         await prepared(directory, JOINING, ask=answers(h1=answer_of(promoted), h2=knows))
+    learner = replace(answer_of(GROWN), bootstrapped=frozenset({77}))
+    with pytest.raises(BootstrapError, match="taken part in the cluster before"):
+        await prepared(directory, JOINING, ask=answers(h1=learner))
     assert directory.identity is None
 
-    learner = replace(answer_of(GROWN), bootstrapped=frozenset({77}))
-    assert (await prepared(directory, JOINING, ask=answers(h1=learner))).path == "join"
+    never_seen = answer_of(GROWN)
+    assert (await prepared(directory, JOINING, ask=answers(h1=never_seen))).path == "join"
 
 
 async def test_a_join_waits_for_a_peer_that_lags(directory, autojump_clock):
