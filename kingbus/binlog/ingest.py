@@ -775,11 +775,15 @@ class IngestStream:
         self._ready.append(IngestedBatch(meta=meta, packets=packets, events=events))
 
     def _note_sequence(self, meta: EventBatch) -> None:
-        """Says which number the first packet has, if those of all packets run on from it."""
-        offsets = np.frombuffer(meta.packet_offsets, "<u4")
-        numbers = self._buffer.bytes8[offsets.astype(np.int64) + (self._buffer.base + 3)]
-        first = int(numbers[0])
-        if (numbers == (np.arange(len(numbers)) + first).astype(np.uint8)).all():
+        """Says which number the first packet has, if those of all packets run on from it.
+
+        Each was compared with the one before it as it came, and whatever is left out cuts the
+        batch; so the last one tells whether one is missing.
+        """
+        data, base, offsets = self._buffer.data, self._buffer.base, meta.packet_offsets
+        first = data[base + 3]
+        last = data[base + int.from_bytes(offsets[-4:], "little") + 3]
+        if (last - first) & 0xFF == (len(offsets) // 4 - 1) & 0xFF:
             meta.first_sequence = first
 
 
