@@ -575,10 +575,12 @@ class LogStore:
             segment, _ = self._segment_at(index)
         except (CompactedError, UnavailableError):
             return None
-        if segment.index is None:
+        places = segment.index
+        if places is None:
             return None
-        places = self._index_of(segment)
         with self._lock:
+            if segment.sequence in self._loaded:
+                self._loaded.move_to_end(segment.sequence)
             if not places.first_index <= index <= places.last_index:
                 return None
             place = places.locate(index)
