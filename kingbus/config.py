@@ -39,6 +39,7 @@ SEGMENT_BYTES_DEFAULT = 256 << 20
 SEGMENT_BYTES_MIN = 1 << 20  # below, every entry would need a segment of its own
 SEGMENT_BYTES_MAX = 4 << 30  # offsets inside a segment are kept in 32 bits
 GIGABYTE = 1 << 30
+WORKERS_MAX = 64  # each takes 50 MB; more than cores are of no use
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
 _SHOWN_CHARACTERS_MAX = 200
 
@@ -236,6 +237,7 @@ class ServerSection(_Model):
     password_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
     wait_for_catch_up: Duration = 30.0
     version: Annotated[str, BeforeValidator(_plain), Field(max_length=60)] = ""
+    workers: Annotated[int, Field(strict=True, ge=0, le=WORKERS_MAX)] = 0
 
 
 class TlsSection(_Model):

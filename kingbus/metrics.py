@@ -87,7 +87,15 @@ RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches ap
 # dump: what replicas are sent.
 DUMP_CLIENTS = _gauge("kingbus_dump_clients", "Binlog dumps running.")
 DUMP_BYTES = _counter("kingbus_dump_bytes_total", "Bytes sent by binlog dumps.")
+DUMP_FILE_BYTES = _counter(
+    "kingbus_dump_file_bytes_total",
+    "Of kingbus_dump_bytes_total, those that went from the log's files to the sockets unread.",
+)
 DUMP_REFUSED = _counter("kingbus_dump_refused_total", "Dumps refused with an error packet.")
+DUMP_WORKERS = _gauge("kingbus_dump_workers", "Worker processes that perform binlog dumps.")
+DUMP_WORKER_ENDS = _counter(
+    "kingbus_dump_worker_ends_total", "Worker processes that ended and were started again."
+)
 SERVER_CONNECTIONS = _gauge("kingbus_server_connections", "Open replica-facing connections.")
 SERVER_LOGIN_FAILURES = _counter("kingbus_server_login_failures_total", "Refused logins.")
 

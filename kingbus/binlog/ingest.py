@@ -763,6 +763,7 @@ class IngestStream:
         meta.sequence = self._batch_sequence
         meta.epoch = self._resume.epoch
         meta.file_name = self._file
+        self._note_sequence(meta)
         packets = bytes(buffer.view[buffer.base : buffer.base + byte_count])
         self._batch_sequence += 1
         self._stored = meta.end_position
@@ -772,6 +773,18 @@ class IngestStream:
         self.bytes += byte_count
         self.last_event_time = meta.last_time or self.last_event_time
         self._ready.append(IngestedBatch(meta=meta, packets=packets, events=events))
+
+    def _note_sequence(self, meta: EventBatch) -> None:
+        """Says which number the first packet has, if those of all packets run on from it.
+
+        Each was compared with the one before it as it came, and whatever is left out cuts the
+        batch; so the last one tells whether one is missing.
+        """
+        data, base, offsets = self._buffer.data, self._buffer.base, meta.packet_offsets
+        first = data[base + 3]
+        last = data[base + int.from_bytes(offsets[-4:], "little") + 3]
+        if (last - first) & 0xFF == (len(offsets) // 4 - 1) & 0xFF:
+            meta.first_sequence = first
 
 
 def _error_packet(payload: bytes) -> SourceError:

@@ -19,7 +19,7 @@ one node and none on another would part them. Only broken invariants of the stat
   it is where a node that begins later begins: from there on it comes to the same state as all.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, TypeAlias, TypeVar
@@ -50,6 +50,9 @@ FIRST_POSITION: Final = 4  # behind the magic number of a binlog file
 FILE_NAME_LENGTH_MAX: Final = 512  # FN_REFLEN, the server's own limit for a path
 GTID_NUMBER_MAX: Final = (1 << 63) - 2
 PACKET_HEADER: Final = 4
+UNREAD_BYTES_MIN: Final = 64 << 10
+"""From this size of a batch on its row says what a dump needs to send it unread: below it reading
+costs no more than sending from the file would, and rows of single transactions stay small."""
 PACKETS_BYTES_MAX: Final = 1 << 30  # far above any entry: sums of offsets cannot overflow
 
 _Run: TypeAlias = tuple[bytes, str, int, int]
@@ -380,6 +383,8 @@ class RelayState:
             bytes=packet_bytes,
             first_transaction=_first_transaction(meta, packets),
         )
+        if packet_bytes >= UNREAD_BYTES_MIN and meta.HasField("first_sequence"):
+            _describe_unread(row, meta)
         changes.batch_row = row
         self._count(meta, runs, row)
         self.files[-1].last_index = changes.index
@@ -565,6 +570,7 @@ class RelayState:
         if meta.visible_packets:
             # What stays of the row should this transaction be abandoned.
             begun.row.CopyFrom(row)
+            forget_unread(begun.row)
             begun.row.packets = meta.visible_packets
             begun.row.end_position = meta.visible_position
             begun.row.first_transaction = min(row.first_transaction, meta.visible_packets)
@@ -606,6 +612,40 @@ class RelayState:
             assert not self.files or self.files[-1].last_index == self.visible.index
         if not self.session:
             assert self.next_sequence == 0
+
+    # -- a reader's copy ----------------------------------------------------------------------
+
+    @property
+    def names_given(self) -> Mapping[str, int]:
+        """Served name and epoch of each file ever held, in their order."""
+        return self._names_used
+
+    def follow(
+        self,
+        *,
+        names: Mapping[str, int],
+        files: Iterable[FileRow],
+        first_file: int,
+        visible: VisibleEnd,
+    ) -> None:
+        """Become, as far as readers look, what another state has become.
+
+        For a copy in another process, to which nothing is applied. `files` are rows that are new
+        or changed, in order; `names` come before those of the files. Files below `first_file` are
+        gone, 0: all.
+        """
+        for name, epoch in names.items():
+            self._names_used.setdefault(name, epoch)
+        held = {row.ordinal: row for row in self.files}
+        for row in files:
+            held[row.ordinal] = row
+            self._names_used.setdefault(row.served_name, row.epoch)
+        self._first_file = first_file
+        self.files = [held[each] for each in sorted(held) if first_file and each >= first_file]
+        assert [row.ordinal for row in self.files] == list(
+            range(first_file, first_file + len(self.files))
+        ), "files follow one another"
+        self.visible = visible
 
     # -- records ----------------------------------------------------------------------------
 
@@ -788,6 +828,22 @@ def _first_transaction(meta: EventBatch, packets: int) -> int:
     if not meta.transaction_packets:
         return packets
     return int.from_bytes(meta.transaction_packets[:4], "little")
+
+
+def _describe_unread(row: BatchRow, meta: EventBatch) -> None:
+    """What a dump has to know of a batch that it sends without having read it."""
+    row.first_sequence = meta.first_sequence & 0xFF
+    row.last_time = meta.last_time
+    if meta.gtid_runs:
+        run = meta.gtid_runs[-1]
+        row.last_gtid.CopyFrom(GtidRun(uuid=run.uuid, tag=run.tag, first=run.last, last=run.last))
+
+
+def forget_unread(row: BatchRow) -> None:
+    """For a row of which not all packets are to be sent: it has to be read."""
+    row.ClearField("first_sequence")
+    row.ClearField("last_time")
+    row.ClearField("last_gtid")
 
 
 def _fault_in_packets(meta: EventBatch, packet_bytes: int) -> str:

@@ -4,6 +4,7 @@
      |- node.run                        Raft; ends by itself when this member was removed
      |- transport.run, transport.serve  lanes to the peers, and what they dial
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
+     |- dump_workers.run                processes that perform dumps, where some are wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
      |- keeper                          cluster key, seeding, attributes, listener as stored
@@ -27,6 +28,7 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -47,20 +49,23 @@ from kingbus.daemon.newness import Newness
 from kingbus.daemon.signals import Stop
 from kingbus.daemon.sockets import Sockets
 from kingbus.daemon.start import Ground
-from kingbus.daemon.watched import Watched
+from kingbus.daemon.watched import Feeding, Watched
 from kingbus.daemon.worker import Worker
 from kingbus.errors import KingbusError
 from kingbus.mysql import auth
 from kingbus.node.calls import register_calls
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
-from kingbus.replication.binlog_server import BinlogServer
+from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
 from kingbus.replication.receiver import Receiver
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret
 from kingbus.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from kingbus.replication.worker_pool import DumpWorkers
 
 _log = log.get_logger("daemon")
 
@@ -89,7 +94,11 @@ class Member:
     def _build_node(self, ground: Ground) -> None:
         config, prepared = self._config, ground.prepared
         member_id, generator = self._identity.member_id, random.SystemRandom()
-        self._watched = Watched(self._relay, member_id)
+        self._dump_workers: DumpWorkers | None = None
+        if self._workers_wanted:
+            self._watched: Watched = Feeding(self._relay, member_id, self._note_applied)
+        else:
+            self._watched = Watched(self._relay, member_id)
         self._transport = Transport(
             member_id=member_id,
             cluster=prepared.foreseen or prepared.cluster,
@@ -138,9 +147,38 @@ class Member:
             changed=lambda: self._watched.changed,
             random=random.SystemRandom(),
         )
+        dumper: Dumper = self._dump
+        if self._workers_wanted:
+            dumper = self._dump_workers = self._make_dump_workers()
         self._server = BinlogServer(
-            facts=self._facts, dumper=self._dump, rsa_key=auth.PrivateKey.generate()
+            facts=self._facts, dumper=dumper, rsa_key=auth.PrivateKey.generate()
         )
+
+    @property
+    def _workers_wanted(self) -> int:
+        return self._config.server.workers if self._config.server is not None else 0
+
+    def _make_dump_workers(self) -> "DumpWorkers":
+        # Nothing of it is loaded where it is not wanted.
+        from kingbus.replication.worker_pool import DumpWorkers
+
+        server = self._config.server
+        assert server is not None
+        return DumpWorkers(
+            count=server.workers,
+            relay=self._relay,
+            log=self._store,
+            directory=self._directory.log_path,
+            identity=self._facts,
+            runner=self._worker,
+            local=self._dump,
+            catch_up=self._node,
+            catch_up_seconds_max=server.wait_for_catch_up,
+        )
+
+    def _note_applied(self) -> None:
+        if self._dump_workers is not None:
+            self._dump_workers.note()
 
     def _build_admin(self) -> None:
         config, relay, node = self._config, self._relay, self._node
@@ -277,6 +315,8 @@ class Member:
             await nursery.start(self._transport.run)
             await self._serve_peers(nursery)
             nursery.start_soon(run_node)
+            if self._dump_workers is not None:
+                await nursery.start(self._dump_workers.run)
             await nursery.start(self._server.run)
             nursery.start_soon(self._receiver.run)
             await self._listener.reconcile()

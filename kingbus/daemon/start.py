@@ -61,7 +61,9 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
         _log.info(note)
     store = await worker(_open_log, options.config, directory, prepared.identity)
     stack.callback(store.close)
-    relay = await worker(partial(Relay.load, database=database, log=store, runner=worker))
+    relay = await worker(
+        partial(Relay.load, database=database, log=store, runner=worker, files=store)
+    )
     return Ground(
         options=options,
         prepared=prepared,

@@ -4,6 +4,8 @@ Owns which parts of the relay state count as configuration of this node. Must no
 for a change, nor what they do then.
 """
 
+from collections.abc import Callable
+
 import trio
 
 from kingbus.node.machine import AppliedBatch
@@ -44,3 +46,21 @@ class Watched:
             state.servers.get(self._member_id),
             state.members.get(self._member_id),
         )
+
+
+class Feeding(Watched):
+    """The same where dumps run in worker processes, which are told what was applied."""
+
+    def __init__(self, relay: Relay, member_id: int, applied: Callable[[], None]) -> None:
+        super().__init__(relay, member_id)
+        self._applied = applied
+
+    def apply(self, batch: AppliedBatch) -> None:
+        """The same, and tell the workers."""
+        super().apply(batch)
+        self._applied()
+
+    def notify(self) -> None:
+        """The same: a snapshot may have been installed."""
+        super().notify()
+        self._applied()

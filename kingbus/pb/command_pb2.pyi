@@ -104,6 +104,7 @@ class EventBatch(_message.Message):
     FIRST_TIME_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
     LAST_TRANSACTION_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     session: _builtins.int
     """index of the ReceiverSession entry that it belongs to"""
@@ -140,6 +141,8 @@ class EventBatch(_message.Message):
     first_time: _builtins.int
     """timestamps (s) of first and last event with one; 0: none"""
     last_time: _builtins.int
+    first_sequence: _builtins.int
+    """sequence number of the first packet, if those of all run on from it modulo 256; absent: not known"""
     @_builtins.property
     def gtid_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___GtidRun]:
         """of the transactions that start in this batch, in order"""
@@ -178,12 +181,15 @@ class EventBatch(_message.Message):
         first_time: _builtins.int = ...,
         last_time: _builtins.int = ...,
         last_transaction: Global___LastTransaction | None = ...,
+        first_sequence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["file_start", b"file_start", "last_transaction", b"last_transaction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence", "file_start", b"file_start", "first_sequence", b"first_sequence", "last_transaction", b"last_transaction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins_in_event", b"begins_in_event", "begins_in_transaction", b"begins_in_transaction", "channel", b"channel", "closes_transaction", b"closes_transaction", "end_position", b"end_position", "ends_in_event", b"ends_in_event", "ends_in_transaction", b"ends_in_transaction", "epoch", b"epoch", "file_name", b"file_name", "file_start", b"file_start", "first_time", b"first_time", "gap_before", b"gap_before", "gtid_runs", b"gtid_runs", "last_time", b"last_time", "last_transaction", b"last_transaction", "packet_offsets", b"packet_offsets", "sequence", b"sequence", "session", b"session", "start_position", b"start_position", "transaction_packets", b"transaction_packets", "visible_packets", b"visible_packets", "visible_position", b"visible_position", "visible_transactions", b"visible_transactions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence", "begins_in_event", b"begins_in_event", "begins_in_transaction", b"begins_in_transaction", "channel", b"channel", "closes_transaction", b"closes_transaction", "end_position", b"end_position", "ends_in_event", b"ends_in_event", "ends_in_transaction", b"ends_in_transaction", "epoch", b"epoch", "file_name", b"file_name", "file_start", b"file_start", "first_sequence", b"first_sequence", "first_time", b"first_time", "gap_before", b"gap_before", "gtid_runs", b"gtid_runs", "last_time", b"last_time", "last_transaction", b"last_transaction", "packet_offsets", b"packet_offsets", "sequence", b"sequence", "session", b"session", "start_position", b"start_position", "transaction_packets", b"transaction_packets", "visible_packets", b"visible_packets", "visible_position", b"visible_position", "visible_transactions", b"visible_transactions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_sequence: _TypeAlias = _typing.Literal["first_sequence"]  # noqa: Y015
+    _WhichOneofArgType__first_sequence: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_sequence) -> _WhichOneofReturnType__first_sequence | None: ...
 
 Global___EventBatch: _TypeAlias = EventBatch  # noqa: Y015
 

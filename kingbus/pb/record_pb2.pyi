@@ -35,6 +35,9 @@ class BatchRow(_message.Message):
     GAP_BEFORE_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     FIRST_TRANSACTION_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_GTID_FIELD_NUMBER: _builtins.int
     file: _builtins.int
     """ordinal of its file"""
     start_position: _builtins.int
@@ -50,6 +53,16 @@ class BatchRow(_message.Message):
     """raw bytes in the entry"""
     first_transaction: _builtins.int
     """packet with which the first transaction begins; = packets when none does"""
+    first_sequence: _builtins.int
+    """Only of a large batch whose packets are numbered in a row, so that a dump may send it unread:
+    sequence number of its first packet
+    """
+    last_time: _builtins.int
+    """timestamp (s) of its last event with one"""
+    @_builtins.property
+    def last_gtid(self) -> _command_pb2.GtidRun:
+        """the last transaction that starts in it"""
+
     def __init__(
         self,
         *,
@@ -63,12 +76,17 @@ class BatchRow(_message.Message):
         gap_before: _builtins.int = ...,
         bytes: _builtins.int = ...,
         first_transaction: _builtins.int = ...,
+        first_sequence: _builtins.int | None = ...,
+        last_time: _builtins.int = ...,
+        last_gtid: _command_pb2.GtidRun | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence", "first_sequence", b"first_sequence", "last_gtid", b"last_gtid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins_in_event", b"begins_in_event", "begins_in_transaction", b"begins_in_transaction", "bytes", b"bytes", "end_position", b"end_position", "file", b"file", "first_transaction", b"first_transaction", "gap_before", b"gap_before", "gtids", b"gtids", "packets", b"packets", "start_position", b"start_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence", "begins_in_event", b"begins_in_event", "begins_in_transaction", b"begins_in_transaction", "bytes", b"bytes", "end_position", b"end_position", "file", b"file", "first_sequence", b"first_sequence", "first_transaction", b"first_transaction", "gap_before", b"gap_before", "gtids", b"gtids", "last_gtid", b"last_gtid", "last_time", b"last_time", "packets", b"packets", "start_position", b"start_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_sequence: _TypeAlias = _typing.Literal["first_sequence"]  # noqa: Y015
+    _WhichOneofArgType__first_sequence: _TypeAlias = _typing.Literal["_first_sequence", b"_first_sequence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_sequence) -> _WhichOneofReturnType__first_sequence | None: ...
 
 Global___BatchRow: _TypeAlias = BatchRow  # noqa: Y015
 

@@ -25,8 +25,8 @@ from kingbus.mysql.constants import PACKET_PAYLOAD_MAX
 from kingbus.mysql.errors import show_binlog_events_failed
 from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.queries import BinlogEventRow
-from kingbus.replication.relay import Row
 from kingbus.replication.served_batch import PACKET_HEADER, ServedBatch
+from kingbus.replication.served_rows import Row
 
 INFO_CHARS_MAX = 1024
 """Of a statement as much is shown; ten thousand rows of it are ten megabytes at most."""

@@ -2,16 +2,19 @@
 
 What is sent is decided by `dump_session`; this module does it. A batch goes out as it is stored
 but for the sequence numbers of its packets, which numpy writes into a copy of bounded size; a
-packet larger than that is sent from where it lies. A slow replica slows only itself: a dump holds
-one run of batches (about 1 MiB, or one entry), one output buffer, and awaits the sink.
+packet larger than that is sent from where it lies. Where the numbers are right already nothing is
+copied, and a whole batch that needs no look goes from the log's file to the socket. A slow replica
+slows only itself: a dump holds one run of batches (about 1 MiB, or one entry), one output buffer,
+and awaits the sink.
 
 Whatever the state machine does meanwhile, a dump reads only what was visible when it asked, and
 asks again for the row in which it stands: a row that was cut short behind it has nothing more.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import trio
@@ -21,6 +24,7 @@ from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.errors import KingbusError
 from kingbus.mysql import errors
+from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.dump_session import (
     ALL_SENT,
     CATCHING_UP,
@@ -35,17 +39,23 @@ from kingbus.replication.dump_session import (
     DumpSession,
     Hold,
     Made,
-    Stored,
+    Piece,
     decode_gtid_set,
     refused,
 )
-from kingbus.replication.relay import InstallingError, PurgedWhileReadingError, Relay, Row
 from kingbus.replication.served_batch import (
     PACKET_HEADER,
     PACKET_PAYLOAD_MAX,
     ServedBatch,
     renumbered,
 )
+from kingbus.replication.served_rows import (
+    InstallingError,
+    PurgedWhileReadingError,
+    Readable,
+    Row,
+)
+from kingbus.replication.streams import InThread, PacketFile
 
 __all__ = [
     "CatchUp",
@@ -55,6 +65,8 @@ __all__ = [
     "DumpSink",
     "ServedIdentity",
     "decode_gtid_set",
+    "dump_from",
+    "find_start",
     "refused",
     "run_dump",
 ]
@@ -85,6 +97,18 @@ class DumpSink(Protocol):
     async def send(self, buffers: bytes | bytearray | memoryview) -> None: ...
 
 
+@runtime_checkable
+class FileSink(DumpSink, Protocol):
+    """One that may also take packets where they lie; see `streams.SendingSink`."""
+
+    @property
+    def connection(self) -> object | None:
+        """None where packets have to come through memory."""
+        ...
+
+    async def send_file(self, packets: PacketFile, in_thread: InThread) -> None: ...
+
+
 class ServedIdentity(Protocol):
     """Who this source says it is, in the events that it makes up."""
 
@@ -108,7 +132,7 @@ class CatchUp(Protocol):
 
 
 async def run_dump(
-    relay: Relay,
+    relay: Readable,
     request: DumpRequest,
     *,
     sink: DumpSink,
@@ -123,43 +147,73 @@ async def run_dump(
     raises DumpRefusedError, both numbered `progress.next_sequence`. `catch_up` None: there is no
     cluster to ask, so what this node has is all there is.
     """
-    dump = _Dump(relay, request, sink=sink, identity=identity, progress=progress)
+    start = _Start(relay, request, server_id=identity.server_id, progress=progress)
+    with _reading(relay, start.session):
+        begin = await start.wait(catch_up, catch_up_seconds_max)
+        if begin is not None:
+            dump = _Dump(relay, request, start.session, sink=sink, progress=progress)
+            await dump.open(begin)
+            await dump.follow()
+
+
+async def find_start(
+    relay: Readable,
+    request: DumpRequest,
+    *,
+    server_id: int,
+    progress: DumpProgress,
+    catch_up: CatchUp | None = None,
+    catch_up_seconds_max: float = CATCH_UP_SECONDS_MAX,
+) -> Begin | None:
+    """The first half of `run_dump`: where it begins, None for a non-blocking one of an empty log.
+
+    Nothing is sent. To be called with `relay.reading()`.
+    """
+    start = _Start(relay, request, server_id=server_id, progress=progress)
+    return await start.wait(catch_up, catch_up_seconds_max)
+
+
+async def dump_from(
+    relay: Readable,
+    request: DumpRequest,
+    begin: Begin,
+    *,
+    sink: DumpSink,
+    server_id: int,
+    progress: DumpProgress,
+) -> None:
+    """The second half of `run_dump`, which may be performed by another process."""
+    session = DumpSession(request, server_id=server_id)
+    with _reading(relay, session):
+        dump = _Dump(relay, request, session, sink=sink, progress=progress)
+        await dump.open(begin)
+        await dump.follow()
+
+
+@contextmanager
+def _reading(relay: Readable, session: DumpSession) -> Iterator[None]:
+    """What ends a dump because of what becomes of the log, as the errors of MySQL."""
     try:
         with relay.reading():
-            begin = await dump.wait_for_start(catch_up, catch_up_seconds_max)
-            if begin is not None:
-                await dump.open(begin)
-                await dump.follow()
+            yield
     except PurgedWhileReadingError:
-        raise dump.session.purged() from None
+        raise session.purged() from None
     except InstallingError:
         raise refused(errors.installing_snapshot()) from None
 
 
-class _Dump:
-    """One dump on its way; see `run_dump`."""
+class _Start:
+    """A dump of which nothing was sent yet."""
 
     def __init__(
-        self,
-        relay: Relay,
-        request: DumpRequest,
-        *,
-        sink: DumpSink,
-        identity: ServedIdentity,
-        progress: DumpProgress,
+        self, relay: Readable, request: DumpRequest, *, server_id: int, progress: DumpProgress
     ) -> None:
-        self.session = DumpSession(request, server_id=identity.server_id)
+        self.session = DumpSession(request, server_id=server_id)
         self._relay = relay
         self._request = request
-        self._out = _Output(sink, progress)
         self._progress = progress
-        self._index = 0  # the entry in which the dump stands,
-        self._packet = 0  # and how many of its packets it has passed
-        self._ahead: dict[int, ServedBatch] = {}
 
-    # -- start ------------------------------------------------------------------------------
-
-    async def wait_for_start(self, node: CatchUp | None, seconds_max: float) -> Begin | None:
+    async def wait(self, node: CatchUp | None, seconds_max: float) -> Begin | None:
         """Where to begin; None for a non-blocking dump of an empty log.
 
         Nothing was sent when this returns or raises DumpRefusedError: a replica that got an event
@@ -197,6 +251,28 @@ class _Dump:
                 await self._relay.wait_beyond(visible)
             return False
         return True
+
+
+class _Dump:
+    """One dump on its way; see `run_dump`."""
+
+    def __init__(
+        self,
+        relay: Readable,
+        request: DumpRequest,
+        session: DumpSession,
+        *,
+        sink: DumpSink,
+        progress: DumpProgress,
+    ) -> None:
+        self.session = session
+        self._relay = relay
+        self._request = request
+        self._out = _Output(sink, progress)
+        self._progress = progress
+        self._index = 0  # the entry in which the dump stands,
+        self._packet = 0  # and how many of its packets it has passed
+        self._ahead: dict[int, ServedBatch] = {}
 
     async def open(self, begin: Begin) -> None:
         """Sends the first events and finds the first packet."""
@@ -258,32 +334,62 @@ class _Dump:
         if file is None or left is None:
             raise session.purged()
         if file.ordinal != session.file:
-            self._progress.state = FINISHED_FILE
-            self._out.add(session.enter(file, left=left))
-            description = (await self._batch(row.index, last_index)).event(0)
-            refusal = session.checksum_refusal(file, len(description))
-            if refusal is not None:
-                await self._out.flush()
-                raise refusal
+            await self._enter(file, left, row, last_index)
         self._progress.state = SENDING
         if not session.skips(row, first, file):
-            batch = await self._batch(row.index, last_index)
-            for piece in session.pieces(row, batch, first, file, state):
-                await self._send(piece, batch)
-            self._note(batch, row.row.packets)
+            if self._out.takes_files and session.is_whole(row, first, file):
+                await self._pass_whole(row, file, last_index)
+            else:
+                batch = await self._batch(row.index, last_index)
+                await self._send(session.pieces(row, batch, first, file, state), batch, row)
         self._index, self._packet = row.index, row.row.packets
         self._progress.file, self._progress.position = file.served_name, session.position
         return True
 
-    async def _send(self, piece: Made | Stored, batch: ServedBatch) -> None:
-        if isinstance(piece, Made):
-            self._out.add([piece])
-        else:
-            await self._out.send_stored(batch, piece.first, piece.last)
+    async def _enter(self, file: FileRow, left: FileRow, row: Row, last_index: int) -> None:
+        """The dump goes on in a file that begins with this row."""
+        session = self.session
+        self._progress.state = FINISHED_FILE
+        self._out.add(session.enter(file, left=left))
+        description = (await self._batch(row.index, last_index)).event(0)
+        refusal = session.checksum_refusal(file, len(description))
+        if refusal is not None:
+            await self._out.flush()
+            raise refusal
 
-    def _note(self, batch: ServedBatch, packets: int) -> None:
+    async def _pass_whole(self, row: Row, file: FileRow, last_index: int) -> None:
+        """Sends all of a row, from the log's file if that is possible.
+
+        In phase it is also cheaper to send what has to be read.
+        """
+        session, out = self.session, self._out
+        beats = session.beats_to_phase(row, file, out.next_sequence)
+        if beats and not row.row.begins_in_transaction:
+            out.add(session.beats(beats))
+            beats = 0
+        packets: PacketFile | None = None
+        if out.next_sequence == row.row.first_sequence and row.index not in self._ahead:
+            packets = self._relay.stored(row)
+        if packets is None:
+            batch = await self._batch(row.index, last_index)
+            await self._send(session.pieces_with_beats(row, batch, beats), batch, row)
+            return
+        session.pass_whole(row)
+        await out.send_unread(packets, row.row.packets, self._relay.in_thread)
+        self._progress.last_event_time = row.row.last_time or self._progress.last_event_time
+        if row.row.HasField("last_gtid"):
+            gtid = row.row.last_gtid
+            self._progress.last_transaction = gtid.uuid, gtid.tag, gtid.last
+
+    async def _send(self, pieces: Sequence[Piece], batch: ServedBatch, row: Row) -> None:
+        """Sends what is to be sent of a batch, which ends with this row."""
+        for piece in pieces:
+            if isinstance(piece, Made):
+                self._out.add([piece])
+            else:
+                await self._out.send_stored(batch, piece.first, piece.last)
         self._progress.last_event_time = batch.meta.last_time or self._progress.last_event_time
-        transaction = batch.transaction_before(packets)
+        transaction = batch.transaction_before(row.row.packets)
         if transaction is not None:
             self._progress.last_transaction = transaction
 
@@ -323,9 +429,22 @@ class _Output:
     def __init__(self, sink: DumpSink, progress: DumpProgress) -> None:
         self.sent_at = trio.current_time()
         self._sink = sink
+        self._file_sink: FileSink | None = None
+        if isinstance(sink, FileSink) and sink.connection is not None:
+            self._file_sink = sink
         self._progress = progress
         self._sequence = progress.next_sequence
         self._gathered = bytearray()
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether `send_unread` is possible."""
+        return self._file_sink is not None
+
+    @property
+    def next_sequence(self) -> int:
+        """The number of the next packet, 0 to 255."""
+        return self._sequence & 0xFF
 
     def add(self, events: Sequence[Made]) -> None:
         """Takes events that were made up; they are far smaller than a packet may be."""
@@ -363,6 +482,11 @@ class _Output:
             size = int(offsets[stop]) - start
             if len(self._gathered) + size > GATHER_BYTES:
                 await self.flush()
+            if size > GATHER_BYTES and batch.sequence_of(first) == self.next_sequence:
+                self._sequence += stop - first
+                await self._put(batch.packets[start : start + size])
+                first = stop
+                continue
             packets = renumbered(batch, first, stop, self._sequence)
             self._sequence += stop - first
             if size > GATHER_BYTES:
@@ -383,10 +507,30 @@ class _Output:
             await self._put(batch.packets[start + PACKET_HEADER : end])
         await trio.lowlevel.checkpoint_if_cancelled()
 
+    async def send_unread(self, packets: PacketFile, count: int, in_thread: InThread) -> None:
+        """Sends `count` packets that lie in a file and bear the numbers that are next."""
+        assert self._file_sink is not None
+        await self.flush()
+        before = self._sequence
+        self._sequence += count
+        self._progress.next_sequence = self.next_sequence
+        try:
+            await self._file_sink.send_file(packets, in_thread)
+        except KingbusError:
+            self._sequence = before  # nothing of it was sent
+            self._progress.next_sequence = self.next_sequence
+            raise
+        self._sent(packets.length)
+        self._progress.file_bytes_sent += packets.length
+        metrics.DUMP_FILE_BYTES.inc(packets.length)
+
     async def _put(self, data: bytearray | memoryview) -> None:
         # Before it is sent: a cancelled sink has sent the whole buffer or is of no further use.
-        self._progress.next_sequence = self._sequence & 0xFF
+        self._progress.next_sequence = self.next_sequence
         await self._sink.send(data)
+        self._sent(len(data))
+
+    def _sent(self, size: int) -> None:
         self.sent_at = self._progress.last_send_time = trio.current_time()
-        self._progress.bytes_sent += len(data)
-        metrics.DUMP_BYTES.inc(len(data))
+        self._progress.bytes_sent += size
+        metrics.DUMP_BYTES.inc(size)

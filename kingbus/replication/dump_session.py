@@ -37,12 +37,18 @@ from kingbus.mysql import errors
 from kingbus.mysql.errors import MySQLError
 from kingbus.pb.command_pb2 import FileStart
 from kingbus.pb.record_pb2 import BatchRow, FileRow
-from kingbus.replication.relay import Row, gtids_of
 from kingbus.replication.served_batch import ServedBatch
+from kingbus.replication.served_rows import Row, gtids_of
 
 HEARTBEAT_V2_TYPES: Final = 41
 """A FORMAT_DESCRIPTION that lists fewer event types does not know type 41, and neither does a
 replica that has it in force."""
+
+HEARTBEAT_V1_POSITION_MAX: Final = 0xFFFF_FFFF
+"""Version 1 has 32 bits for the position."""
+PHASE_BYTES_MIN: Final = 8 << 20
+"""255 heartbeats are about 20 kB and a millisecond: that pays from a few MiB on that follow, and
+is done at most once in so many."""
 
 STARTING: Final = "Waiting to start"
 WAITING_FOR_FIRST_FILE: Final = "Waiting for the first file of the source"
@@ -84,6 +90,7 @@ class DumpRequest:
 class DumpProgress:
     """How far a dump is, for status pages; written by the dump alone.
 
+    `file_bytes_sent` counts those of `bytes_sent` that this process never had in memory.
     `next_sequence` is the sequence number of the next packet, so that whoever ends the stream can
     go on with it. `last_send_time` is on trio's clock.
     """
@@ -92,6 +99,7 @@ class DumpProgress:
     file: str = ""
     position: int = 0
     bytes_sent: int = 0
+    file_bytes_sent: int = 0
     last_send_time: float | None = None
     last_event_time: int = 0
     next_sequence: int = 1
@@ -180,6 +188,7 @@ class DumpSession:
         self.position = 0
         self._skipping = False
         self._owes_heartbeat = False
+        self._phased = 0, 0  # file and position of the last heartbeats for the numbers' sake
 
     # -- where to start ---------------------------------------------------------------------
 
@@ -350,6 +359,59 @@ class DumpSession:
             self._pass_rotate(pieces, batch, last - 1, file, state)
         return pieces
 
+    def is_whole(self, row: Row, first: int, file: FileRow) -> bool:
+        """Whether all of the row, none of it passed yet, goes out as it is stored.
+
+        Then its packets need not be looked at, and who sends them without calls `pass_whole`. The
+        last row of a file is always looked at, as in `skips`.
+        """
+        each = row.row
+        if first or not each.HasField("first_sequence") or row.index >= file.last_index:
+            return False
+        if self._skipping or self._owes_heartbeat or each.start_position != self.position:
+            return False
+        return self._excluded is None or not gtids_of(each.gtids).overlaps(self._excluded)
+
+    def pass_whole(self, row: Row) -> None:
+        """All of the row is sent."""
+        self.position = row.row.end_position
+
+    def beats_to_phase(self, row: Row, file: FileRow, sequence: int) -> int:
+        """Heartbeats behind which the packets of a whole row bear the numbers that are next.
+
+        `sequence` is the number of the next packet. 0: there is no need, or it may not be. A
+        heartbeat tells a replica what it knows, so they are sent where it expects any, and nothing
+        is done where too little is left of the file for that to pay.
+        """
+        missing = (row.row.first_sequence - sequence) & 0xFF
+        asked_for = bool(self._request.heartbeat_period_s)
+        told_whole = self._beats_v2 or file.end_position <= HEARTBEAT_V1_POSITION_MAX
+        if not (missing and asked_for and told_whole):
+            return 0
+        if self.position == FIRST_POSITION or file.end_position - self.position < PHASE_BYTES_MIN:
+            return 0
+        if self._phased[0] == self.file and self.position - self._phased[1] < PHASE_BYTES_MIN:
+            return 0
+        return missing
+
+    def beats(self, count: int) -> list[Made]:
+        """So many heartbeats before the next row, which begins outside any transaction."""
+        self._phased = self.file, self.position
+        return [self.heartbeat()] * count
+
+    def pieces_with_beats(self, row: Row, batch: ServedBatch, count: int) -> list[Piece]:
+        """All of a row, with so many heartbeats before the first transaction that begins in it."""
+        last, end = row.row.packets, row.row.end_position
+        starts = batch.transaction_packets
+        if not count or not len(starts):
+            self.position = end
+            return [Stored(first=0, last=last)]
+        start = int(starts[0])
+        self.position = batch.position_of(start)
+        beats = self.beats(count)
+        self.position = end
+        return [Stored(first=0, last=start), *beats, Stored(first=start, last=last)]
+
     def _spans(
         self, row: BatchRow, batch: ServedBatch, first: int, last: int
     ) -> list[tuple[int, int, bool]]:
@@ -430,12 +492,15 @@ class DumpSession:
         self._owes_heartbeat = False
         return [self.heartbeat()]
 
+    @property
+    def _beats_v2(self) -> bool:
+        knows_v2 = self._event_types >= HEARTBEAT_V2_TYPES
+        return self._request.heartbeat_v2_accepted and knows_v2
+
     def heartbeat(self) -> Made:
         """Where the client is, in the words of the last ROTATE."""
         position = FIRST_POSITION if self._has_rotated else self.position
-        knows_v2 = self._event_types >= HEARTBEAT_V2_TYPES
-        v2 = self._request.heartbeat_v2_accepted and knows_v2
-        make = heartbeat_v2 if v2 else heartbeat_v1
+        make = heartbeat_v2 if self._beats_v2 else heartbeat_v1
         return Made(event=make(self.file_name, position, server_id=self._server_id, crc=self._crc))
 
 

@@ -13,18 +13,13 @@ No reader sees a row beyond the visible end that held when its reading began. Th
 abandoned transaction out of sight even where a row is read while it is being truncated.
 """
 
-from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
 
 from kingbus.binlog.command import MalformedCommandError, decode
-from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import Changes, RelayState, VisibleEnd
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
@@ -34,23 +29,27 @@ from kingbus.pb.record_pb2 import RelayState as StateRecord
 from kingbus.raft.errors import CompactedError
 from kingbus.raft.types import Entry, EntryType
 from kingbus.replication.served_batch import ServedBatch
+from kingbus.replication.served_rows import (
+    READ_BYTES,
+    READ_ENTRIES,
+    READERS_MAX,
+    SHARED_BYTES,
+    InstallingError,
+    PurgedWhileReadingError,
+    RecentRows,
+    Row,
+    SharedBatches,
+    clipped,
+)
+from kingbus.replication.stored_packets import StoredPackets
+from kingbus.replication.streams import PacketFile
 from kingbus.storage.state_store import StateWrite
+from kingbus.storage.stored_entry import StoredEntry
 
 CHECKPOINT_BYTES: Final = 64 << 20
 """Applied between two checkpoints at most: what a start must read again, a fraction of a second."""
 CHECKPOINT_ENTRIES: Final = 8192
 """The same for small entries: to apply one again takes about 0.1 ms."""
-RECENT_ROWS: Final = 4096
-"""Rows kept in memory, at most twice as many: seconds of full load, or many minutes of trickle."""
-SHARED_BYTES: Final = 16 << 20
-"""Decoded batches kept for all dumps together."""
-READ_BYTES: Final = 1 << 20
-"""Read ahead at once: a thread's round trip (0.1 ms) vanishes beside it, and a thousand slow
-replicas hold no more than a gigabyte."""
-READ_ENTRIES: Final = 1024
-"""Entries read ahead at once; below this size of entry the limit in bytes does not matter."""
-READERS_MAX: Final = 8
-"""Worker threads reading at a time: more would only queue at the disk."""
 REPLAY_BYTES: Final = 4 << 20
 """Read at once when starting."""
 
@@ -64,24 +63,6 @@ class RelayLoadError(KingbusError):
     """The database and the log of this node do not fit together."""
 
     hint = "Replace this member: remove it, and add it again with an empty data directory."
-
-
-class PurgedWhileReadingError(KingbusError):
-    """What was to be read next has been purged."""
-
-
-class InstallingError(KingbusError):
-    """This node is replacing all that it holds by a snapshot: nothing can be read meanwhile."""
-
-    hint = "Ask another node, or this one again in a moment."
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One batch of the log: the entry's index, and what the batch index says of it."""
-
-    index: int
-    row: BatchRow
 
 
 class AppliedBatch(Protocol):
@@ -116,31 +97,38 @@ class PacketLog(Protocol):
     def last_index(self) -> int: ...
 
 
+class EntryFiles(Protocol):
+    """The part of the log store by which packets are sent from its files."""
+
+    def stored(self, index: int) -> StoredEntry | None: ...
+
+
 class Runner(Protocol):
     """Runs a blocking call in a worker thread."""
 
     def __call__(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> Awaitable[_T]: ...
 
 
-@lru_cache(maxsize=4096)
-def gtids_of(encoded: bytes) -> GtidSet:
-    """The set of a row, decoded once for all dumps that meet it; nobody may change it."""
-    return GtidSet.decode(encoded) if encoded else GtidSet()
-
-
 class Relay:
     """See the module. Made by `load`, which blocks; everything else belongs on the event loop."""
 
     def __init__(
-        self, *, database: Database, log: PacketLog, runner: Runner, state: RelayState
+        self,
+        *,
+        database: Database,
+        log: PacketLog,
+        runner: Runner,
+        state: RelayState,
+        files: EntryFiles | None = None,
     ) -> None:
         self.state = state
         self._database = database
         self._packet_log = log
+        self._files = files
         self._runner = runner
         self._threads = trio.CapacityLimiter(READERS_MAX)
-        self._recent = _RecentRows(state.index + 1)
-        self._shared = _SharedBatches(SHARED_BYTES)
+        self._recent = RecentRows(state.index + 1)
+        self._shared = SharedBatches(SHARED_BYTES)
         self._reading: dict[int, trio.Event] = {}
         self._waiting = trio.lowlevel.ParkingLot()
         self._bytes_since_checkpoint = 0
@@ -150,12 +138,19 @@ class Relay:
 
     @classmethod
     def load(
-        cls, *, database: Database, log: PacketLog, runner: Runner, channel: int = 0
+        cls,
+        *,
+        database: Database,
+        log: PacketLog,
+        runner: Runner,
+        channel: int = 0,
+        files: EntryFiles | None = None,
     ) -> "Relay":
         """The relay as of the stored applied index. Blocks, for as long as 64 MiB take to read.
 
         The checkpoint says where the state stood; what was applied after it is applied again, in
-        memory only. Raises RelayLoadError, UnknownStateVersionError and the log's own errors.
+        memory only. Without `files` no packets are sent unread. Raises RelayLoadError,
+        UnknownStateVersionError and the log's own errors.
         """
         record, applied = database.checkpoint(channel), database.applied()
         if record is None:
@@ -167,7 +162,7 @@ class Relay:
                 f"the checkpoint is of index {state.index}, the database was applied up to "
                 f"{applied}, and the log ends at {log.last_index()}"
             )
-        relay = cls(database=database, log=log, runner=runner, state=state)
+        relay = cls(database=database, log=log, runner=runner, state=state, files=files)
         relay._replay(applied)
         return relay
 
@@ -299,8 +294,8 @@ class Relay:
     def install(self, state: RelayState) -> None:
         """Go on from this state, which database and log are of by now."""
         self.state = state
-        self._recent = _RecentRows(state.index + 1)
-        self._shared = _SharedBatches(SHARED_BYTES)
+        self._recent = RecentRows(state.index + 1)
+        self._shared = SharedBatches(SHARED_BYTES)
         self._bytes_since_checkpoint = self._entries_since_checkpoint = 0
         self._is_installing = False
         self._waiting.unpark_all()
@@ -350,7 +345,15 @@ class Relay:
             rows = [Row(index, row) for index, row in stored]
         else:
             await trio.lowlevel.checkpoint()
-        return [_clipped(row, visible) for row in rows if row.index <= visible.index]
+        return [clipped(row, visible) for row in rows if row.index <= visible.index]
+
+    def recent_rows(self, after_index: int, limit: int) -> list[Row] | None:
+        """The same at once, where the rows are in memory; None where not all of them may be."""
+        visible = self.state.visible
+        rows = self._recent.after(after_index, limit)
+        if rows is None:
+            return None
+        return [clipped(each, visible) for each in rows if each.index <= visible.index]
 
     async def find_row(self, file: FileRow, position: int) -> Row | None:
         """The row of a file in which the event at `position` begins or, between two, would.
@@ -361,7 +364,7 @@ class Relay:
         last = min(file.last_index, visible.index)
         async with self._threads:
             found = await self._runner(self._search, file.ordinal, file.first_index, last, position)
-        return None if found is None else _clipped(found, visible)
+        return None if found is None else clipped(found, visible)
 
     def _search(self, ordinal: int, first: int, last: int, position: int) -> Row | None:
         """In a worker thread: a binary search over indexes, of which not all have a row."""
@@ -431,6 +434,18 @@ class Relay:
             self._shared.put(at, batch)
         return batches
 
+    # -- packets that are not read ------------------------------------------------------------
+
+    def stored(self, row: Row) -> PacketFile | None:
+        """All packets of a row, to be sent from the log's file; None where they have to be read."""
+        entry = self._files.stored(row.index) if self._files is not None else None
+        return StoredPackets(entry, row) if entry is not None else None
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """For what reads the log's files, as the reads here: a few at a time."""
+        async with self._threads:
+            return await self._runner(function)
+
 
 def _decoded(entry: Entry) -> tuple[Command, memoryview] | None:
     """The command of an entry; None where there is none."""
@@ -447,17 +462,6 @@ def _decoded(entry: Entry) -> tuple[Command, memoryview] | None:
 def _may_delete(command: Command) -> bool:
     """Whether applying it may delete rows; batches, of which there are many, never do."""
     return command.WhichOneof("kind") != "event_batch"
-
-
-def _clipped(row: Row, visible: VisibleEnd) -> Row:
-    """The row without what lies behind the visible end."""
-    if row.index != visible.index or row.row.packets <= visible.packets:
-        return row
-    cut = BatchRow()
-    cut.CopyFrom(row.row)
-    cut.packets = visible.packets
-    cut.end_position = visible.position
-    return Row(row.index, cut)
 
 
 class _Run:
@@ -509,68 +513,3 @@ class _Run:
         self.deleted_files = other.deleted_files or self.deleted_files
         self.batches.update(other.batches)
         self.wants_checkpoint |= other.wants_checkpoint
-
-
-class _RecentRows:
-    """The newest rows, whole from index `first` on; between one and two times RECENT_ROWS."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self._indexes: list[int] = []
-        self._rows: list[BatchRow] = []
-
-    def put(self, index: int, row: BatchRow) -> None:
-        if index < self.first:
-            return
-        if not self._indexes or index > self._indexes[-1]:
-            self._indexes.append(index)
-            self._rows.append(row)
-        else:
-            at = bisect_left(self._indexes, index)
-            assert self._indexes[at] == index, "only the last row and a truncated one are written"
-            self._rows[at] = row
-        if len(self._indexes) >= 2 * RECENT_ROWS:
-            del self._indexes[:-RECENT_ROWS]
-            del self._rows[:-RECENT_ROWS]
-            self.first = self._indexes[0]
-
-    def delete(self, gone: Sequence[int]) -> None:
-        if not gone or not self._indexes:
-            return
-        at = bisect_left(self._indexes, min(gone[0], gone[-1]))
-        keep = [n for n in range(at, len(self._indexes)) if self._indexes[n] not in gone]
-        self._indexes[at:] = [self._indexes[n] for n in keep]
-        self._rows[at:] = [self._rows[n] for n in keep]
-
-    def after(self, index: int, limit: int) -> list[Row] | None:
-        """Rows behind `index`; None when not all of them may be here."""
-        if index + 1 < self.first:
-            return None
-        at = bisect_left(self._indexes, index + 1)
-        pairs = zip(self._indexes[at : at + limit], self._rows[at : at + limit], strict=True)
-        return [Row(found, row) for found, row in pairs]
-
-
-class _SharedBatches:
-    """Batches by index, the least recently used going first when there are too many bytes."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._batches: OrderedDict[int, ServedBatch] = OrderedDict()
-
-    def get(self, index: int) -> ServedBatch | None:
-        batch = self._batches.get(index)
-        if batch is not None:
-            self._batches.move_to_end(index)
-        return batch
-
-    def put(self, index: int, batch: ServedBatch) -> None:
-        # One large entry would push everything else out; it has few packets and decodes at once.
-        if index in self._batches or batch.size > self._bytes_max // 4:
-            return
-        self._batches[index] = batch
-        self._bytes += batch.size
-        while self._bytes > self._bytes_max:
-            _, oldest = self._batches.popitem(last=False)
-            self._bytes -= oldest.size

@@ -94,6 +94,12 @@ class ServedBatch:
             end += int(whole[begins[-1]]) if len(begins) else 0
         return np.asarray(end - whole, dtype=np.int64)
 
+    def sequence_of(self, packet: int) -> int:
+        """The stored number of a packet, from which those behind it run on; -1: not known."""
+        if not self.meta.HasField("first_sequence"):
+            return -1
+        return (self.meta.first_sequence + packet) & 0xFF
+
     def _continues_event(self, packet: int) -> bool:
         """The same for one packet, without looking at the others."""
         if packet == 0:

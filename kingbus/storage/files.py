@@ -42,6 +42,10 @@ class FileSystem(Protocol):
         """Up to `length` bytes; fewer only at the end of the file."""
         ...
 
+    def pread_now(self, fd: int, length: int, offset: int) -> bytes | None:
+        """The same; None when that would have to wait for a disk, or may have to."""
+        ...
+
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
         """How many bytes were written: perhaps not all."""
         ...
@@ -114,6 +118,17 @@ class LocalFileSystem:
                 break
             data += more
         return data
+
+    def pread_now(self, fd: int, length: int, offset: int) -> bytes | None:
+        """See FileSystem."""
+        data = bytearray(length)
+        try:
+            count = os.preadv(fd, [data], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in {errno.EAGAIN, errno.EOPNOTSUPP}:
+                return None
+            raise
+        return bytes(data) if count == length else None
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
         """See FileSystem."""
@@ -247,9 +262,14 @@ class DescriptorPool:
         self._gone: set[Path] = set()  # removed files that are still being read
 
     @contextmanager
-    def use(self, path: Path) -> Iterator[int]:
-        """A descriptor of this file for the duration of the block."""
+    def use(self, path: Path, *, may_open: bool = True) -> Iterator[int]:
+        """A descriptor of this file for the duration of the block.
+
+        BlockingIOError where it would have to be opened and may not.
+        """
         with self._lock:
+            if not may_open and path not in self._idle:
+                raise BlockingIOError(f"{path} is not open")
             self._used[path] += 1
             idle = self._idle.get(path)
             fd = idle.pop() if idle else None

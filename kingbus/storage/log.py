@@ -36,6 +36,7 @@ from kingbus.raft.storage import (
 from kingbus.raft.types import ConfState, Entry, HardState, Snapshot
 from kingbus.storage.appender import Appender, Change
 from kingbus.storage.cache import EntryCache
+from kingbus.storage.checked import CheckedEntries
 from kingbus.storage.errors import (
     CorruptRecordError,
     FatalStorageError,
@@ -53,8 +54,9 @@ from kingbus.storage.segment import (
     read_footer,
     sequence_of,
 )
+from kingbus.storage.stored_entry import StoredEntry
 
-__all__ = ["LogStore", "LogWrite", "Recovery"]
+__all__ = ["LogStore", "LogWrite", "Place", "Recovery"]
 
 CACHE_BYTES = 64 << 20
 """What may be uncommitted (48 MiB) and, behind that, what is under way to a follower (16 MiB): with
@@ -80,6 +82,17 @@ class LogWrite:
     hard_state: HardState | None = None
     snapshot: Snapshot | None = None
     must_sync: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A run of entries in one segment: `first` lies at `offset`, read on until `stop`."""
+
+    segment: str
+    first: int
+    offset: int
+    stop: int
+    large: bool
 
 
 class LogStore:
@@ -116,6 +129,7 @@ class LogStore:
         self._snapshot_source: Callable[[], Snapshot] | None = None
         self._conf = (0, ConfState())  # the newest; goes to the disk with the next write
         self._cache = EntryCache(cache_bytes)
+        self._checked = CheckedEntries()
 
         self._appender: Appender | None = None
         self._unpublished: tuple[LogWrite, Change] | None = None
@@ -333,6 +347,8 @@ class LogStore:
             change.obsolete += appender.drop_before(index)
             change.segments = tuple(appender.segments)
             self._show(change)
+            with self._lock:
+                self._checked.forget_before(index)
             self._remove_obsolete()
         except OSError as error:
             raise self._fail("truncating the log", error) from error
@@ -380,6 +396,13 @@ class LogStore:
             self._conf = (change.log_start.conf_index, change.log_start.conf_state)
         self._show(change)
         self._cache.add(write.entries)
+        with self._lock:
+            if write.snapshot is not None:
+                self._checked.clear()
+            if write.entries:
+                # Also of replaced ones: what takes their place comes from this process, too.
+                indexes = [entry.index for entry in write.entries]
+                self._checked.add(min(indexes), max(indexes) + 1)
 
     def _show(self, change: Change) -> None:
         with self._lock:
@@ -534,7 +557,74 @@ class LogStore:
                     large=place.large,
                 )
             at = stop
+        if reader.entries:
+            with self._lock:
+                self._checked.add(reader.entries[0].index, reader.entries[-1].index + 1)
         return reader.entries
+
+    def stored(self, index: int) -> StoredEntry | None:
+        """Where an entry lies whose bytes need not be looked at again.
+
+        Never blocks. None: `read` it, because it is unchecked, or gone, or the segment's index is
+        not in memory.
+        """
+        with self._lock:
+            if index not in self._checked:
+                return None
+        try:
+            segment, _ = self._segment_at(index)
+        except (CompactedError, UnavailableError):
+            return None
+        places = segment.index
+        if places is None:
+            return None
+        with self._lock:
+            if segment.sequence in self._loaded:
+                self._loaded.move_to_end(segment.sequence)
+            if not places.first_index <= index <= places.last_index:
+                return None
+            place = places.locate(index)
+        return StoredEntry(
+            files=self._files,
+            descriptors=self._pool,
+            path=segment.path,
+            first=place.first,
+            offset=place.offset,
+            index=index,
+        )
+
+    def locate(self, indexes: Sequence[int], *, may_read: bool = False) -> list[Place] | None:
+        """Where these committed entries, in rising order, lie, for who opens the files himself.
+
+        One place for all that lie in one run. A place stays true until its file is removed: it
+        ends with the last index asked for, since what is behind that may yet be replaced. Any
+        thread; with `may_read` it may block, else None when the disk would have to be read.
+        CompactedError, UnavailableError.
+        """
+        places: list[Place] = []
+        for at in indexes:
+            if places and at < places[-1].stop:
+                continue
+            segment, stop = self._segment_at(at)
+            index = segment.index
+            if index is None:
+                if not may_read:
+                    return None
+                index = self._index_of(segment)
+            with self._lock:
+                if at > index.last_index:
+                    raise UnavailableError
+                place = index.locate(at)
+            places.append(
+                Place(
+                    segment=segment.path.name,
+                    first=place.first,
+                    offset=place.offset,
+                    stop=min(stop, place.stop, indexes[-1] + 1),
+                    large=place.large,
+                )
+            )
+        return places
 
     @contextmanager
     def _descriptor(self, segment: Segment) -> Iterator[int]:

@@ -1,5 +1,9 @@
 """Source, three members, replicas: the whole way, with the failures that the relay is for."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
 from tests.support import workload
@@ -73,6 +77,54 @@ def test_replica_on_a_follower_equals_the_source(world: World, installation: Ins
     status = replica.replica_status()
     assert status["Source_UUID"] != source.server_uuid()
     assert int(status["Source_Server_Id"]) != source.server_id
+
+
+def test_a_replica_of_a_worker_process_equals_the_source(
+    world: World, installation: Installation
+) -> None:
+    """The giant row included; when the worker dies the replica comes back and misses nothing."""
+    source, cluster = begin(world, installation, count=1, server={"workers": 1})
+    node = cluster.nodes[0]
+    replica = attach(world, installation, node, server_id=2)
+    workload.small_transactions(source, 500)
+    workload.giant_row(source)
+    assert_equal(replica, source)
+    tasks = Path(f"/proc/{node.pid}/task").iterdir()
+    (worker,) = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    os.kill(worker, signal.SIGKILL)
+    workload.large_transactions(source, 5)
+    wait_for(lambda: node.metric("kingbus_dump_worker_ends_total") == 1.0, what="the worker's end")
+    assert_equal(replica, source)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_replica_that_comes_back_is_brought_into_phase(
+    world: World, installation: Installation, workers: int
+) -> None:
+    """By heartbeats that change nothing for it; it gets the rest unread, and equals the source."""
+    source, cluster = begin(world, installation, count=1, server={"workers": workers})
+    node = cluster.nodes[0]
+    replica = attach(world, installation, node, server_id=2)
+    for number in (50, 7):
+        workload.small_transactions(source, number)
+        assert_equal(replica, source)
+        replica.stop_replica()
+        workload.large_transactions(source, 20, row_bytes=256 * 1024)
+        cluster.wait_for_gtids(source.gtid_executed(), source)
+        if workers:  # which serves only what it has checked itself
+            with RawReader(
+                port=node.listen_port,
+                user=LISTENER_USER,
+                password=LISTENER_PASSWORD,
+                non_blocking=True,
+            ) as reader:
+                assert reader.join().faults == []
+        before = node.metric("kingbus_dump_file_bytes_total")
+        replica.start_replica()
+        assert_equal(replica, source)
+        unread = node.metric("kingbus_dump_file_bytes_total") - before
+        assert unread > 20 * workload.MIB
+    assert replica.replica_errors() == []
 
 
 def test_leader_killed_under_load(world: World, installation: Installation) -> None:

@@ -19,7 +19,7 @@ from kingbus.raft.types import (
     MessageType,
     entries_size,
 )
-from kingbus.replication.relay import gtids_of
+from kingbus.replication.served_rows import gtids_of
 from kingbus.storage.log import LogWrite
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from kingbus.replication.dump_session import (
     DumpSession,
     Made,
 )
-from kingbus.replication.relay import Relay, Row, _clipped
+from kingbus.replication.relay import Relay
 from kingbus.replication.served_batch import ServedBatch
+from kingbus.replication.served_rows import Row, clipped
 
 if TYPE_CHECKING:
     from tests.simulation.host import Host
@@ -139,7 +140,7 @@ class Replica:
             begin.file.ordinal, begin.file.first_index, last, begin.position
         )
         assert row is not None, "a file has a row for each of its visible positions"
-        row = _clipped(row, state.visible)
+        row = clipped(row, state.visible)
         dump.index, dump.packet = row.index, row.row.packets
         if begin.position > row.row.end_position:
             return
@@ -178,7 +179,7 @@ class Replica:
         moved = False
         for index, stored in database.batch_rows(0, dump.index, ROWS):
             if index <= visible.index:
-                moved |= self._pass(dump, _clipped(Row(index, stored), visible))
+                moved |= self._pass(dump, clipped(Row(index, stored), visible))
         if not moved:
             for made in dump.session.at_end(visible):
                 self._take_made(made.event)

@@ -172,21 +172,19 @@ class Feed:
         return found
 
 
-steps = st.lists(
-    st.one_of(
-        st.tuples(st.just("commit"), st.lists(st.integers(0, 40), max_size=3)),
-        st.tuples(st.just("commit"), st.lists(st.integers(0, 40), max_size=3)),
-        st.tuples(st.just("send"), st.integers(1, 12)),
-        st.tuples(st.just("send"), st.integers(1, 12)),
-        st.tuples(st.just("send"), st.integers(1, 12)),
-        st.tuples(st.just("next_file"), st.booleans()),
-        st.tuples(st.just("session"), st.none()),
-        st.tuples(st.just("failover"), st.integers(0, 3)),
-    ),
-    max_size=40,
+step = st.one_of(
+    st.tuples(st.just("commit"), st.lists(st.integers(0, 40), max_size=3)),
+    st.tuples(st.just("commit"), st.lists(st.integers(0, 40), max_size=3)),
+    st.tuples(st.just("send"), st.integers(1, 12)),
+    st.tuples(st.just("send"), st.integers(1, 12)),
+    st.tuples(st.just("send"), st.integers(1, 12)),
+    st.tuples(st.just("next_file"), st.booleans()),
+    st.tuples(st.just("session"), st.none()),
+    st.tuples(st.just("failover"), st.integers(0, 3)),
 )
+"""One thing that happens."""
 
-
+steps = st.lists(step, max_size=40)
 """Things that happen, one after the other, for `history`."""
 
 
@@ -206,9 +204,9 @@ def perform(feed: Feed, step: tuple[str, object]) -> None:
             feed.session()
 
 
-def begun() -> Feed:
+def begun(node: RelayNode | None = None) -> Feed:
     """A relay with the head of a file."""
-    feed = Feed(RelayNode())
+    feed = Feed(node or RelayNode())
     feed.session()
     feed.commit(5)
     feed.send(3)

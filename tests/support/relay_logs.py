@@ -5,7 +5,7 @@ byte for byte. The cutting into batches is independent of the receiver's own.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from kingbus.binlog.artificial import build_event
@@ -163,6 +163,14 @@ def packets_of(events: Iterable[Event], first_sequence: int = 1) -> list[Packet]
     return packets
 
 
+def numbered(packets: Sequence[Packet], first: int) -> list[Packet]:
+    """The same packets, their sequence numbers running from `first`."""
+    return [
+        replace(packet, data=packet.data[:3] + bytes(((first + at) & 255,)) + packet.data[4:])
+        for at, packet in enumerate(packets)
+    ]
+
+
 @dataclass(slots=True, kw_only=True)
 class Cutter:
     """Makes the batches of one session; remembers whether a transaction is open between them."""
@@ -225,6 +233,9 @@ class Cutter:
             last_time=int.from_bytes(last.event.data[:4], "little"),
             last_transaction=transaction,
         )
+        numbers = [packet.data[3] for packet in packets]
+        if numbers == [(numbers[0] + at) & 255 for at in range(len(numbers))]:
+            meta.first_sequence = numbers[0]
         if first.event.type == FORMAT_DESCRIPTION:
             meta.file_start.CopyFrom(file.start_message())
         self.sequence += 1

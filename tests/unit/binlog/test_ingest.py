@@ -252,6 +252,9 @@ def check_metas(files, batches):
         visible = [e.end for e in here if e.transaction is None or e.ends]
         assert meta.visible_position == max(visible, default=meta.start_position)
         assert bool(meta.visible_packets) == bool(visible)
+        sequence_ids = [batch.packets[at + 3] for at in offsets_of(meta)]
+        assert meta.HasField("first_sequence")
+        assert sequence_ids == [(meta.first_sequence + n) & 255 for n in range(len(sequence_ids))]
         starts = np.frombuffer(meta.transaction_packets, "<u4").tolist()
         runs = [(r.uuid, r.tag, n) for r in meta.gtid_runs for n in range(r.first, r.last + 1)]
         assert len(starts) == len(runs)
@@ -274,6 +277,10 @@ def check_metas(files, batches):
             assert (meta.first_time, meta.last_time) == (times[0], times[-1])
     for file in files:
         assert numbers[file.name] == [e.gtid for e in file.events if e.begins]
+
+
+def offsets_of(meta):
+    return np.frombuffer(meta.packet_offsets, "<u4").tolist()
 
 
 def crc_of(event, *, crc):

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kingbus.binlog import relay_state
 from kingbus.binlog.gtid import GtidSet, format_gtid
 from kingbus.binlog.relay_state import Changes, RelayState, UnknownStateVersionError
 from kingbus.pb.command_pb2 import (
@@ -29,6 +30,7 @@ from tests.support.relay_logs import (
     Packet,
     batch_command,
     gtids,
+    numbered,
     packets_of,
     session_command,
 )
@@ -158,6 +160,38 @@ def test_a_session_abandons_the_open_transaction() -> None:
     assert begun + 1 in changes.deleted_batches
     assert applied.visible(1) == file.bytes(end=packets[3].event.end)
     assert applied.state.executed == gtids("a:1")
+
+
+def time_of(event: Event) -> int:
+    return int.from_bytes(event.data[:4], "little")
+
+
+def test_a_row_of_a_large_batch_tells_what_goes_out_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If its packets are numbered in a row, and all of them are to be sent."""
+    monkeypatch.setattr(relay_state, "UNREAD_BYTES_MIN", 300)
+    applied, file, packets, cutter = opened(6)
+    packets = numbered(packets, 254)
+
+    assert applied.batch(cutter, file, packets[:1]).batch_row == applied.rows[applied.state.index]
+    assert not applied.rows[applied.state.index].HasField("first_sequence"), "small"
+    applied.batch(cutter, file, [*packets[1:8], *numbered(packets[8:10], 7)])
+    assert not applied.rows[applied.state.index].HasField("first_sequence"), "not in a row"
+    applied.batch(cutter, file, packets[10:21])
+    row = applied.rows[applied.state.index]
+    assert row.bytes >= 300
+    assert (row.first_sequence, row.last_time) == ((254 + 10) & 255, time_of(packets[20].event))
+    assert (row.last_gtid.uuid, row.last_gtid.last, row.last_gtid.tag) == (UUID_A, 6, "")
+
+    changes = applied.apply(session_command())
+
+    assert changes.truncated_batch is not None
+    _, row = changes.truncated_batch
+    assert row.packets == 10
+    assert not row.HasField("first_sequence")
+    assert not row.HasField("last_gtid")
+    assert not row.last_time
 
 
 def test_an_abandoned_transaction_that_began_a_batch_leaves_no_row() -> None:

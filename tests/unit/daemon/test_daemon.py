@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -84,6 +85,43 @@ def test_what_is_configured_is_seeded_once(node: KingbusNode, tmp_path: Path) ->
     for file in node.data_dir.rglob("*"):
         assert not file.is_file() or b"hunter2" not in file.read_bytes(), file
     assert "hunter2" not in node.output()
+
+
+def test_dump_workers_come_and_go_with_the_node(node: KingbusNode, tmp_path: Path) -> None:
+    """As many as asked for, none without; a clean stop and a sudden death leave none behind."""
+    password = tmp_path / "password"
+    password.write_text("hunter2-of-the-test\n")
+    server = {"addr": node.listen_address, "user": "relay", "password-file": str(password)}
+    node.configure(server=server)
+    node.start()
+    assert node.metric("kingbus_dump_workers") == 0.0
+    assert _children(node) == []
+    assert node.stop() == 0
+
+    node.configure(server=server | {"workers": 2})
+    for end in (node.stop, node.kill9):
+        node.start()
+        assert node.metric("kingbus_dump_workers") == 2.0
+        children = _children(node)
+        assert len(children) == 2
+        end()
+        wait_for(partial(_have_ended, children), what="the workers' end")
+
+
+def _children(node: KingbusNode) -> list[int]:
+    tasks = Path(f"/proc/{node.pid}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def _have_ended(pids: list[int]) -> bool:
+    """Zombies have."""
+    for pid in pids:
+        try:
+            if " Z " not in Path(f"/proc/{pid}/stat").read_text():
+                return False
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return True
 
 
 def test_a_wrong_cluster_key_is_refused_at_the_start(node: KingbusNode, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kingbus.binlog.gtid import GtidSet
-from kingbus.replication import relay as relay_module
+from kingbus.replication import served_rows
 from kingbus.replication.dump import DumpRequest
 from tests.support.relay_feed import Feed, begun, history, perform, steps
 from tests.support.relay_logs import UUID_A, UUID_B
@@ -179,7 +179,7 @@ def test_a_restarted_node_serves_the_same(
 @pytest.mark.parametrize("recent", [1, 3])
 def test_rows_out_of_memory_are_served_alike(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a row comes from memory or from the database makes no difference."""
-    monkeypatch.setattr(relay_module, "RECENT_ROWS", recent)
+    monkeypatch.setattr(served_rows, "RECENT_ROWS", recent)
     test_an_attached_replica_sees_whole_transactions_as_they_come()
     test_a_gtid_dump_gives_exactly_what_is_missing()
 

@@ -143,3 +143,31 @@ def test_descriptors_of_a_removed_file_are_given_up(tmp_path):
     assert not [name for name in opened if name.name.startswith("a ")]
     with pytest.raises(FileNotFoundError), pool.use(path):
         pass
+
+
+def test_a_descriptor_that_is_not_open_is_not_opened_against_will(tmp_path):
+    """Since opening may wait; one that is open is given at once."""
+    path = tmp_path / "file"
+    path.write_bytes(b"data")
+    pool = DescriptorPool(LocalFileSystem())
+    with pytest.raises(BlockingIOError), pool.use(path, may_open=False):
+        pass
+    with pool.use(path) as first, pytest.raises(BlockingIOError), pool.use(path, may_open=False):
+        pass
+    with pool.use(path, may_open=False) as again:
+        assert again == first
+    pool.drop(path)
+    with pytest.raises(BlockingIOError), pool.use(path, may_open=False):
+        pass
+    pool.close()
+
+
+def test_what_is_in_memory_is_read_at_once(tmp_path):
+    """The same bytes, or none where the system cannot tell; never fewer than were asked for."""
+    path = tmp_path / "file"
+    path.write_bytes(b"some data")
+    files = LocalFileSystem()
+    fd = files.open(path)
+    assert files.pread_now(fd, 4, 5) in {b"data", None}
+    assert files.pread_now(fd, 5, 5) is None
+    files.close(fd)

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -23,9 +24,9 @@ from kingbus.storage.errors import (
 )
 from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
-from kingbus.storage.record import BODY_BYTES_MAX, pack_header
-from kingbus.storage.replay import Replay, stored_entry_size
-from kingbus.storage.segment import Segment
+from kingbus.storage.record import BODY_BYTES_MAX, HEADER_BYTES, pack_header
+from kingbus.storage.replay import EntryReader, Replay, stored_entry_size
+from kingbus.storage.segment import POINT_BYTES, Segment
 from tests.unit.storage.conftest import append, commit, entry
 from tests.unit.storage.simulated_disk import SimulatedDisk
 
@@ -651,3 +652,148 @@ def test_the_simulated_disk_loses_what_was_not_synced():
     disk.lose_power(keep=0.0)
 
     assert disk.file_bytes(path) == 0
+
+
+def test_places_lead_to_the_entries(logs):
+    """Over segments; one place for a run, none of them behind the last index asked for."""
+    store = logs.open()
+    for index in range(1, 60):
+        append(store, entry(index, b"%d" % index * 100))
+    assert len(logs.segment_paths()) > 2
+    asked = [1, 2, 9, 30, 31, 58]
+    places = store.locate(asked)
+    assert len(places) < 59
+    assert _entries_at(logs, places, asked) == [store.read(at, at + 1, 1)[0] for at in asked]
+    assert places[-1].stop == 59
+
+
+def test_a_place_never_reaches_what_may_be_replaced(logs):
+    """An entry that is not committed lies in the same run, until another takes its index."""
+    store = logs.open()
+    append(store, entry(1, b"one"), entry(2, b"old"), entry(3, b"old"))
+    (place,) = store.locate([1])
+    assert place.stop == 2
+    append(store, entry(2, b"new", term=2))
+    assert _entries_at(logs, [*store.locate([1, 2])], [1, 2])[1].data == b"new"
+
+
+def test_places_of_a_closed_segment_may_take_the_disk(logs):
+    """Which is said, so that it happens in a thread."""
+    store = logs.open()
+    for index in range(1, 60):
+        append(store, entry(index, b"x" * 200))
+    store.close()
+    store = logs.open()
+    assert store.locate([2]) is None
+    assert store.locate([2], may_read=True)[0].stop == 3
+    assert store.locate([2]) is not None
+    with pytest.raises(UnavailableError):
+        store.locate([60])
+
+
+def _entries_at(logs, places, indexes):
+    found = []
+    for index in indexes:
+        (place,) = [each for each in places if each.first <= index < each.stop]
+        path = logs.directory / place.segment
+        fd = logs.disk.open(path)
+        reader = EntryReader(logs.disk, 1 << 20)
+        reader.read_run(
+            fd,
+            path,
+            offset=place.offset,
+            first=place.first,
+            lo=index,
+            hi=index + 1,
+            large=place.large,
+        )
+        logs.disk.close(fd)
+        found += reader.entries
+    return found
+
+
+BIG = b"x" * (POINT_BYTES + 1)
+
+
+def _data_of(logs, stored):
+    """What whoever is given a place finds there."""
+    with stored.opened() as (fd, offset, length):
+        return logs.disk.pread(fd, length, offset)
+
+
+def test_what_was_written_lies_where_it_is_said(logs):
+    """Over segments, until it is given up, and also what was written in place of something."""
+    store = logs.open(segment_bytes=1 << 20)
+    for index in range(1, 30):
+        append(store, entry(index, BIG + b"%d" % index))
+    for index in range(20, 25):
+        append(store, entry(index, BIG + b"another %d" % index, term=2))
+    assert len(logs.segment_paths()) > 1
+    for index in range(1, 25):
+        (read,) = store.read(index, index + 1, 1)
+        assert _data_of(logs, store.stored(index)) == read.data
+    assert store.stored(25) is None
+    store.truncate_before(15)
+    assert store.stored(14) is None
+    assert _data_of(logs, store.stored(15)) == BIG + b"15"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_nobody_looked_at_has_no_place(logs, cached):
+    """After a start, until it is read; in a snapshot's place everything begins anew."""
+    store = logs.open(segment_bytes=1 << 20)
+    for index in range(1, 30):
+        append(store, entry(index, BIG))
+    store.close()
+    store = logs.open(segment_bytes=1 << 20, cache_bytes=(1 << 20) * cached)
+    assert [store.stored(index) for index in range(1, 30)] == [None] * 29
+    store.read(3, 5, NO_LIMIT)
+    found = [index for index in range(1, 30) if store.stored(index)]
+    assert found == [3, 4]
+    append(store, entry(30, BIG))
+    assert _data_of(logs, store.stored(30)) == BIG
+    append(store, entry(51, BIG, term=3), snapshot=Snapshot(50, 3, ConfState((1,)), b"", 50))
+    assert [index for index in range(1, 60) if store.stored(index)] == [51]
+
+
+def test_an_entry_inside_a_run_is_found(logs):
+    """By the headers of the records before it, marks and hard states among them."""
+    store = logs.open(segment_bytes=1 << 20)
+    for index in range(1, 300):
+        append(store, entry(index, b"small %d" % index), hard_state=commit(index - 1))
+    append(store, entry(300, BIG), entry(301, b"behind"))
+    for index in range(1, 302):
+        (read,) = store.read(index, index + 1, 1)
+        assert _data_of(logs, store.stored(index)) == read.data
+    assert len({store.stored(index).offset for index in range(1, 302)}) < 10
+
+
+def test_a_removed_segment_stays_readable_while_it_is_open(logs):
+    """And is gone for whoever comes later, who is told so."""
+    store = logs.open(segment_bytes=1 << 20)
+    for index in range(1, 30):
+        append(store, entry(index, BIG + b"%d" % index))
+    stored = store.stored(1)
+    with stored.opened() as (fd, offset, length):
+        store.truncate_before(29)
+        assert logs.disk.pread(fd, length, offset) == BIG + b"1"
+    with pytest.raises(FileNotFoundError), stored.opened():
+        pass
+
+
+def test_another_record_at_the_place_is_noticed(logs):
+    """Before anything of it is handed out: a wrong index, no entry, no record, nothing."""
+    store = logs.open(segment_bytes=1 << 20)
+    for index in range(1, 4):
+        append(store, entry(index, BIG))
+    stored = store.stored(2)
+    for wrong in (
+        replace(stored, first=3, index=3),
+        replace(stored, first=1, index=2),
+        replace(stored, index=1),
+        replace(stored, offset=stored.offset + 1),
+        replace(stored, offset=stored.offset + HEADER_BYTES + len(BIG)),
+        replace(stored, offset=1 << 21),
+    ):
+        with pytest.raises(CorruptRecordError), wrong.opened():
+            pass
