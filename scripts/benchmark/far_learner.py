@@ -81,10 +81,9 @@ def _say(text: str) -> None:
 
 def measure(given: argparse.Namespace, directory: Path) -> None:
     """All of it, told line by line."""
-    if given.congestion:
-        _CONGESTION.write_text(given.congestion)
+    congestion = given.congestion or _CONGESTION.read_text().strip()
     _say(
-        f"{given.delay_ms:g} ms each way, loss {given.loss:.2%}, {_CONGESTION.read_text().strip()};"
+        f"{given.delay_ms:g} ms each way, loss {given.loss:.2%}, {congestion};"
         f" load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, Linux {platform.release()}"
     )
     with ExitStack() as stack:
@@ -94,6 +93,7 @@ def measure(given: argparse.Namespace, directory: Path) -> None:
                 loss=given.loss,
                 mb_per_second=given.link_mb_per_second,
                 seed=given.seed,
+                congestion=congestion,
             )
         )
         source = stack.enter_context(make_source(directory / "source"))
@@ -118,8 +118,10 @@ def measure(given: argparse.Namespace, directory: Path) -> None:
             "far", directory / "far", settings=SETTINGS, program=Program(prefix=prefix), host=FAR
         )
         stack.callback(far.kill9)
-        began = time.perf_counter()
         far.start(via=leader.admin_url, learner=True)
+        # What was sent before it was ready counts as time, too, but not its start.
+        noticed = len(leader.log.read_text())
+        began = time.perf_counter()
         with Watch([leader.pid]) as watch:
             _wait_until_it_has(far, held)
         seconds = time.perf_counter() - began
@@ -133,13 +135,19 @@ def measure(given: argparse.Namespace, directory: Path) -> None:
         began = time.perf_counter()
         _wait_until_it_has(far, source.gtid_executed())
         _say(f"it has everything {time.perf_counter() - began:.1f} s after the last transaction")
-        _say(
-            f"leader: {leader.log.read_text().count('peer not reached')} links given up,"
-            f" led all the time: {cluster.leader() is leader}"
-        )
-        for line in leader.log.read_text().splitlines():
-            if "peer not reached" in line:
-                _say(f"  {line[:160]}")
+        # Joining dials it before it listens: that is not meant.
+        lost = [
+            line
+            for line in leader.log.read_text()[noticed:].splitlines()
+            if "peer not reached" in line
+        ]
+        _say(f"links given up since it was ready: {len(lost)}, the same leader: {_same(leader)}")
+        for line in lost:
+            _say(f"  {line[:160]}")
+
+
+def _same(leader: KingbusNode) -> str:
+    return "yes" if leader.is_leader() else "no"
 
 
 def _told(when: str, phase: Phase) -> str:

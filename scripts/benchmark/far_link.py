@@ -5,8 +5,8 @@ that carries packets from one to the other, later, or not at all. TCP above it i
 is lost is sent again, and congestion control is what the machine has. Needs CAP_NET_ADMIN here, as
 in a namespace made by `unshare --net`.
 
-Run as a program it is the link: `far_link DELAY LOSS MB_PER_SECOND SEED`; it says "ready" when the
-other namespace, which is its own, can be entered.
+Run as a program it is the link: `far_link DELAY LOSS MB_PER_SECOND SEED CONGESTION`; it says "ready"
+when the other namespace, which is its own, can be entered.
 """
 
 import contextlib
@@ -38,10 +38,18 @@ _QUEUE_SECONDS_MAX = 0.1
 
 @contextlib.contextmanager
 def far_link(
-    *, delay_seconds: float, loss: float, mb_per_second: float = 0.0, seed: int = 1
+    *,
+    delay_seconds: float,
+    loss: float,
+    mb_per_second: float = 0.0,
+    seed: int = 1,
+    congestion: str = "",
 ) -> Iterator[tuple[str, ...]]:
-    """A link; the command prefix that runs a program on its far side, where it has FAR."""
-    words = [str(each) for each in (delay_seconds, loss, mb_per_second, seed)]
+    """A link; the command prefix that runs a program on its far side, where it has FAR.
+
+    `congestion` is TCP's congestion control over it, if not the machine's usual one.
+    """
+    words = [str(each) for each in (delay_seconds, loss, mb_per_second, seed, congestion)]
     with subprocess.Popen(
         [sys.executable, "-m", "scripts.benchmark.far_link", *words],
         cwd=REPOSITORY,
@@ -90,7 +98,7 @@ class Way:
         return self._packets[0][0] if self._packets else None
 
 
-def _open_device(name: str, address: str, other: str) -> int:
+def _open_device(name: str, address: str, other: str, congestion: str) -> int:
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
     fcntl.ioctl(device, _TUNSETIFF, request)
@@ -100,6 +108,10 @@ def _open_device(name: str, address: str, other: str) -> int:
         ("link", "set", "lo", "up"),
     ):
         subprocess.run(["ip", *words], check=True)
+    if congestion:
+        # By route: a namespace may not choose another one for all of its connections.
+        route = ["ip", "route", "change", other, "dev", name, "src", address]
+        subprocess.run([*route, "congctl", congestion], check=True)
     return device
 
 
@@ -123,12 +135,12 @@ def _carry(near: int, far: int, ways: dict[int, tuple[int, Way]]) -> None:
                 os.write(target, packet)
 
 
-def main(delay: str, loss: str, rate: str, seed: str) -> None:
+def main(delay: str, loss: str, rate: str, seed: str, congestion: str) -> None:
     """Be a link."""
-    near = _open_device("near0", NEAR, FAR)
+    near = _open_device("near0", NEAR, FAR, congestion)
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
-    far = _open_device("far0", FAR, NEAR)
+    far = _open_device("far0", FAR, NEAR, congestion)
     dice = random.Random(int(seed))
 
     def way() -> Way:
