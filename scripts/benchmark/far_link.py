@@ -5,8 +5,8 @@ that carries packets from one to the other, later, or not at all. TCP above it i
 is lost is sent again, and congestion control is what the machine has. Needs CAP_NET_ADMIN here, as
 in a namespace made by `unshare --net`.
 
-Run as a program it is the link: `far_link DELAY LOSS MB_PER_SECOND SEED CONGESTION`; it says "ready"
-when the other namespace, which is its own, can be entered.
+Run as a program it is the link, with DELAY LOSS MB_PER_SECOND SEED CONGESTION; it says "ready" when
+the other namespace, which is its own, can be entered.
 """
 
 import contextlib

@@ -20,7 +20,7 @@ MB_PER_GBIT = 125.0
 REPLICAS_MAX = 1000
 """For each node: its listener takes 1024 connections, and people want some."""
 IN_FLIGHT_BYTES = 16 << 20
-"""What the leader has under way to one member, unacknowledged: kingbus.node's limit."""
+"""What the leader has under way to one member, unacknowledged: NodeSettings.inflight_bytes_max."""
 SEGMENT_BYTES = 1448
 """Payload of a TCP segment over Ethernet."""
 

@@ -25,7 +25,7 @@ NETWORKS = (1.0, 10.0, 25.0)
 RATES = (1.0, 10.0, 50.0)
 """MB of binary log a second: a busy server, a very busy one, and about the most there is."""
 TRICKLE_PER_SECOND = 10.0
-ROUND_TRIPS_MS = (1, 20, 80, 160, 300)
+ROUND_TRIPS_MS = (20, 80, 160, 300)
 LOSSES = (0.0001, 0.005)
 TCP_WINDOW_BYTES = 3 << 20
 """Half of Linux's usual limit of 6 MiB for a receive buffer: the rest of it is overhead."""
@@ -101,7 +101,7 @@ def replicas_table(costs: Calibration) -> str:
 
 def workers_table(costs: Calibration) -> str:
     """The same, by dump workers of three nodes with 25 Gbit/s, so that the cores are seen."""
-    head = ("workers of a node", *(f"{replicas} replicas" for replicas in REPLICAS))
+    head = ("workers of a node", *(f"replicas: {replicas}" for replicas in REPLICAS))
     rows = [
         (
             str(workers),

@@ -51,7 +51,7 @@ def begin(
     return source, first, second, replica
 
 
-def wait_pulling(tier: KingbusCluster, address: str | None = None) -> str:
+def wait_pulling(tier: KingbusCluster, address: str | None = None, *, seconds: float = 30.0) -> str:
     """Wait until a cluster's receiver runs, from that address if one is given; the address."""
 
     def running() -> str:
@@ -62,6 +62,7 @@ def wait_pulling(tier: KingbusCluster, address: str | None = None) -> str:
     return wait_for(
         running,
         what=f"a receiver that pulls from {address or 'anywhere'}",
+        seconds=seconds,
         explain=lambda: (tier.leader().receiver_status(), tier.logs()),
     )
 
@@ -124,7 +125,8 @@ def test_a_whole_first_tier_that_restarts_is_pulled_from_again(
             for node in first:
                 node.kill9()
             first.start()
-            wait_pulling(second)
+            # Less than what an operator is given before a source is looked at again.
+            wait_pulling(second, seconds=20)
         writer.wait_for_more(100)
         writer.stop()
     replica.wait_for_gtids(source.gtid_executed(), seconds=25)
