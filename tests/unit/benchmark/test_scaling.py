@@ -107,8 +107,7 @@ def test_each_tier_of_a_plan_can_be_served_by_the_one_before(shape, replicas, ra
     below = [*found.relays, replicas]
     assert below[0] <= first
     assert all(
-        served <= relays * found.per_relay
-        for relays, served in zip(below, below[1:], strict=False)
+        served <= relays * found.per_relay for relays, served in zip(below, below[1:], strict=False)
     )
     assert found.tiers == len(below)
 
