@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,7 @@ def test_each_tier_of_a_plan_can_be_served_by_the_one_before(shape, replicas, ra
         return
     below = [*found.relays, replicas]
     assert below[0] <= first
-    assert all(
-        served <= relays * found.per_relay for relays, served in zip(below, below[1:], strict=False)
-    )
+    assert all(served <= relays * found.per_relay for relays, served in pairwise(below))
     assert found.tiers == len(below)
 
 
@@ -164,7 +163,7 @@ def test_a_cache_lasts_as_long_as_it_takes_to_fill_it():
 
 def test_the_limits_that_the_model_takes_from_the_product_are_the_products():
     """A listener takes all the replicas that a plan gives it."""
-    assert scaling.IN_FLIGHT_BYTES == NodeSettings().inflight_bytes_max
+    assert NodeSettings().inflight_bytes_max == scaling.IN_FLIGHT_BYTES
     assert scaling.REPLICAS_MAX < CONNECTIONS_MAX
 
 
