@@ -26,7 +26,14 @@ from scripts.benchmark.scaling import (
     trickle,
     wire_mb_per_second,
 )
-from scripts.benchmark.scaling_tables import TABLES, filled, names_in
+from scripts.benchmark.scaling_tables import (
+    TABLES,
+    filled,
+    names_in,
+    percent,
+    rate,
+    seconds_text,
+)
 
 OPERATING = Path(__file__).resolve().parents[3] / "docs" / "operating"
 COSTS = Calibration(
@@ -205,6 +212,17 @@ def test_a_report_without_a_part_is_refused_by_name():
     del incomplete["results"][1]
     with pytest.raises(CalibrationError, match="`memory of an attached replica` in `replicas`"):
         calibration_of(incomplete)
+
+
+def test_figures_have_as_many_digits_as_a_model_knows():
+    """And units that people would use."""
+    assert [rate(each) for each in (123.4, 10.4, 9.96, 1.04, 0.123)] == [
+        *("123", "10", "10.0", "1.0", "0.12")
+    ]
+    assert [percent(each) for each in (163.4, 1.0, 0.9)] == ["163 %", "1 %", "< 1 %"]
+    assert [seconds_text(each) for each in (80, 119, 120, 7100, 7200)] == [
+        *("80 s", "119 s", "2 min", "118 min", "2 h")
+    ]
 
 
 def test_the_page_shows_what_the_model_computes_by_the_committed_figures():
