@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmark import catalogue
-from scripts.benchmark.crowd import Crowd
+from scripts.benchmark.crowd import HEARTBEAT_SECONDS, Crowd
 from scripts.benchmark.figures import Series, Usage, percentile
 from scripts.benchmark.revisions import Product
 from scripts.benchmark.runs import Measured, in_turn, say
@@ -20,7 +20,8 @@ from tests.support.waiting import wait_for
 
 SETTINGS = {"segment-size": "64MB", "reserve-data-size": "8GB"}
 _SECONDS = 12.0
-"""Of each phase: several heartbeats of some, and enough transactions for a percentile."""
+"""Of each trickle: enough transactions for a percentile."""
+_ALONE_SECONDS = 3.0
 _SLOWLY, _QUICKLY = 1.0, 10.0
 """Transactions a second: one by one, so that each costs what it costs alone; and many."""
 _REACH_SECONDS_MAX = 60.0
@@ -53,7 +54,7 @@ def _turn(
         held = source.gtid_executed()
         cluster.wait_for_gtids(held, source)
         node = cluster.leader()
-        alone = _watched(node, _SECONDS / 4)
+        alone = _watched(node, _ALONE_SECONDS)
         crowd = stack.enter_context(
             Crowd(
                 port=node.listen_port,
@@ -65,15 +66,17 @@ def _turn(
         )
         attached = node.listener_status()["slaves"]
         assert len(attached) == count, f"{len(attached)} of {count} replicas are attached"
-        silent = _watched(node, _SECONDS)
+        # One heartbeat to each, whenever it was attached.
+        silent = _watched(node, HEARTBEAT_SECONDS)
+        resting = silent.cpu_seconds / HEARTBEAT_SECONDS
         added = (silent.anonymous_bytes - alone.anonymous_bytes) / count
         series.add(catalogue.REPLICA_MEMORY, added / 1000, silent)
-        idle = silent.cpu_seconds / _SECONDS - alone.cpu_seconds / (_SECONDS / 4)
+        idle = resting - alone.cpu_seconds / _ALONE_SECONDS
         series.add(catalogue.REPLICAS_SILENT, max(0.0, idle) / count * 1e6, silent)
 
         slow = _trickle(source, node, crowd, _SLOWLY)
         woken = slow.transactions * count
-        waking = slow.usage.cpu_seconds - silent.cpu_seconds / _SECONDS * slow.seconds
+        waking = slow.usage.cpu_seconds - resting * slow.seconds
         series.add(catalogue.REPLICA_WAKE, waking / woken * 1e6, slow.usage)
 
         quick = _trickle(source, node, crowd, _QUICKLY)
