@@ -240,6 +240,7 @@ class SyncerStatusData(Data):
     error: str
     mysql_addr: str
     mysql_addrs: list[str]
+    current_addr: str | None
     mysql_user: str
     semi_sync: bool
     syncer_id: int

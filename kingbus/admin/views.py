@@ -66,6 +66,7 @@ def syncer_status(
         error=receiver.error,
         mysql_addr=addresses[0] if addresses else "",
         mysql_addrs=addresses,
+        current_addr=receiver.address or None,
         mysql_user=config.user if config is not None else "",
         semi_sync=config.semi_sync if config is not None else False,
         syncer_id=identity.server_id,

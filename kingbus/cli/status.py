@@ -37,6 +37,7 @@ _SOURCE_FACTS = (
     "status",
     "error",
     "mysql_addr",
+    "current_addr",
     "current_gtid",
     "last_binlog_file",
     "last_file_position",

@@ -49,6 +49,7 @@ from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
 from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
 from kingbus.replication.source_facts import (
+    SourceBehindError,
     SourceFacts,
     SourceRefusedError,
     SourceUnfitError,
@@ -311,6 +312,7 @@ class Receiver:
         """Session after session under one configuration."""
         timings = self._timings
         turn, delay, fatal_delay = _Turn(), timings.retry_min, timings.operator_retry
+        behind_delay = timings.retry_min
         self._new_epoch = self._ask_by_gtid = False
         self._show("connecting")
         while True:
@@ -321,6 +323,11 @@ class Receiver:
             except ReserveFullError:
                 self._show("error", RESERVE_FULL)
                 await trio.sleep(timings.full_retry)
+                continue
+            except SourceBehindError as error:
+                self._show("error", error.explain())
+                await trio.sleep(behind_delay)
+                behind_delay = min(behind_delay * 2, timings.operator_retry)
                 continue
             except (SourceRefusedError, SourceUnfitError) as error:
                 self._show("error", error.explain())
@@ -339,6 +346,7 @@ class Receiver:
                 self._show("connecting", error.explain())
             if self._proposed > proposed or trio.current_time() - started > timings.stable:
                 turn.failures, delay = 0, timings.retry_min
+                behind_delay = timings.retry_min
                 fatal_delay = timings.operator_retry
             turn.failed()
             # Jitter: clusters that lost one source must not come back to it in step.

@@ -47,6 +47,12 @@ class SourceMissesError(SourceUnfitError):
     """Source and relay do not fit together: one lacks transactions that the other has."""
 
 
+class SourceBehindError(SourceMissesError):
+    """The source lacks what the relay has. It may only lag: a node of another relay cluster does
+    after a restart, or beside the one that was pulled from before, and so does a replica.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
     """Answers of a source, asked for on the connection that will carry the dump."""
@@ -119,11 +125,11 @@ def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
         )
     extra = executed.subtract(facts.gtid_executed)
     if extra:
-        return SourceMissesError(
+        return SourceBehindError(
             f"the relay has transactions that the source lacks: {extra}",
             hint=(
-                "The source lost them or was never their source; compare gtid_executed of both "
-                "before pulling from it."
+                "Unless it only lags, the source lost them or was never their source; compare "
+                "gtid_executed of both before pulling from it."
             ),
         )
     return None

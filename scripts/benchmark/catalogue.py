@@ -144,6 +144,23 @@ CATCHING_UP = (
     Row(name=LOOP_TURN, unit="ms", how=How.LIMIT, target=50.0, takes_longest=True, by_turn=False),
 )
 
+REPLICAS_ATTACHED = 1000
+"""How many wait at one node at scale 1."""
+REPLICA_MEMORY = "memory of an attached replica"
+REPLICAS_SILENT = "CPU of a silent replica"
+REPLICA_WAKE = "CPU to wake a replica"
+REPLICAS_CPU = "CPU at 10 transactions/s"
+REPLICAS_P50 = "latency p50 to all replicas"
+REPLICAS_P99 = "latency p99 to all replicas"
+REPLICAS = (
+    Row(name=REPLICA_MEMORY, unit="kB"),
+    Row(name=REPLICAS_SILENT, unit="µs/s"),
+    Row(name=REPLICA_WAKE, unit="µs"),
+    Row(name=REPLICAS_CPU, unit="%"),
+    Row(name=REPLICAS_P50, unit="ms"),
+    Row(name=REPLICAS_P99, unit="ms"),
+)
+
 MEMORY = (
     Row(
         name="anonymous memory of a node",
@@ -163,6 +180,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "idle": IDLE,
     "startup": STARTUP,
     "catch-up": CATCHING_UP,
+    "replicas": REPLICAS,
 }
 WHOLE_RUN = "memory"
 """The part that is not run: what the others saw is summed up in it."""

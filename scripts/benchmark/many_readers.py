@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from tests.support.installations import REPOSITORY
 from tests.support.raw_reader import Drained, drain
 
-_READY = "ready\n"
+READY = "ready\n"
 _SECONDS_MAX = 600.0
 
 
@@ -23,11 +23,11 @@ def drain_by_many(*, port: int, user: str, password: str, count: int) -> list[Dr
     with ExitStack() as stack:
         running = [stack.enter_context(_started(command)) for _ in range(count)]
         for process in running:
-            _write(process, password)
+            write_line(process, password)
         for process in running:
-            _require_ready(process)
+            require_ready(process)
         for process in running:
-            _write(process, "go")
+            write_line(process, "go")
         answers = [process.communicate(timeout=_SECONDS_MAX)[0] for process in running]
     for process in running:
         if process.returncode != 0:
@@ -46,21 +46,21 @@ def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def _write(process: subprocess.Popen[str], line: str) -> None:
+def write_line(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdin is not None
     process.stdin.write(line + "\n")
     process.stdin.flush()
 
 
-def _require_ready(process: subprocess.Popen[str]) -> None:
+def require_ready(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     line = process.stdout.readline()
-    if line != _READY:
+    if line != READY:
         raise AssertionError(f"a reader did not get as far as its dump: {line!r}")
 
 
 def _wait_for_the_word() -> None:
-    sys.stdout.write(_READY)
+    sys.stdout.write(READY)
     sys.stdout.flush()
     sys.stdin.readline()
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import catchup, failover, idle, latency, startup, throughput
-from scripts.benchmark.catalogue import PARTS, WHOLE_RUN
+from scripts.benchmark import catchup, failover, idle, latency, replicas, startup, throughput
+from scripts.benchmark.catalogue import PARTS, REPLICAS_ATTACHED, WHOLE_RUN
 from scripts.benchmark.comparison import compare
 from scripts.benchmark.figures import Load, peaks, summarize
 from scripts.benchmark.revisions import (
@@ -51,6 +51,9 @@ def measure(
         return idle.measure(products, turns, directory, seconds=given.idle_seconds)
     if part == "catch-up":
         return catchup.measure(loads["small"], products, turns, directory)
+    if part == "replicas":
+        count = max(20, round(REPLICAS_ATTACHED * scale))
+        return replicas.measure(products, turns, directory, count=count)
     return startup.measure(loads["mixed"], products, turns, directory)
 
 

@@ -24,6 +24,7 @@ def attach(
     else:
         port, user, password = server.listen_port, LISTENER_USER, LISTENER_PASSWORD
     reader = RawReader(
+        host=server.host,
         port=port,
         user=user,
         password=password,

@@ -120,16 +120,19 @@ def binlog_bytes(source: MySQLServer) -> int:
 
 
 class PacedWriter:
-    """A thread that commits one small row at a time, at a rate, for as long as it is open.
+    """A thread that commits one row at a time, at a rate, for as long as it is open.
 
     `sent` says when each transaction was sent to the source, by its GTID's number, on the monotonic
     clock. Nobody else may write there meanwhile. One that is late goes at once: the rate is kept.
     """
 
-    def __init__(self, source: MySQLServer, *, per_second: float) -> None:
+    def __init__(
+        self, source: MySQLServer, *, per_second: float, row_bytes: int = SMALL_ROW
+    ) -> None:
         self.sent: dict[int, float] = {}
         self._source = source
         self._per_second = per_second
+        self._row_bytes = row_bytes
         self._next = number_of(source.gtid_executed()) + 1
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -179,7 +182,8 @@ class PacedWriter:
                         return
                     self.sent[self._next] = time.monotonic()
                     cursor.execute(
-                        "INSERT INTO bench.rows_of_it (v) VALUES (REPEAT('a', %s))", (SMALL_ROW,)
+                        "INSERT INTO bench.rows_of_it (v) VALUES (REPEAT('a', %s))",
+                        (self._row_bytes,),
                     )
                     self._next += 1
         except BaseException as error:  # noqa: BLE001  # raised again by stop()

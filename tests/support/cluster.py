@@ -54,15 +54,20 @@ class KingbusNode:
         environment: Mapping[str, str] | None = None,
         stays: bool = False,
         program: processes.Program = processes.THIS_TREE,
+        host: str = "127.0.0.1",
     ) -> None:
-        """Choose ports; `settings` are configuration keys over those that the harness writes."""
+        """Choose ports; `settings` are configuration keys over those that the harness writes.
+
+        With another host than loopback the admin API must be told to listen there without a token.
+        """
         self.name = name
         self.directory = directory
         self.data_dir = directory / "data"
         self.config_file = directory / "kingbus.yaml"
         self.log = directory / "kingbus.log"
-        self.peer_url = f"http://127.0.0.1:{processes.free_port()}"
-        self.admin_url = f"http://127.0.0.1:{processes.free_port()}"
+        self.host = host
+        self.peer_url = f"http://{host}:{processes.free_port()}"
+        self.admin_url = f"http://{host}:{processes.free_port()}"
         self.metrics_port = processes.free_port()
         self.listen_port = processes.free_port()
         self._settings: dict[str, object] = dict(settings or {})
@@ -76,7 +81,7 @@ class KingbusNode:
     @property
     def listen_address(self) -> str:
         """Where replicas connect."""
-        return f"127.0.0.1:{self.listen_port}"
+        return f"{self.host}:{self.listen_port}"
 
     @property
     def pid(self) -> int:
@@ -100,7 +105,7 @@ class KingbusNode:
             "name": self.name,
             "peer-url": self.peer_url,
             "admin-url": self.admin_url,
-            "metrics-addr": f"127.0.0.1:{self.metrics_port}",
+            "metrics-addr": f"{self.host}:{self.metrics_port}",
             "data-dir": str(self.data_dir),
             "reserve-data-size": "8GB",
             "segment-size": "64MB",
@@ -253,7 +258,7 @@ class KingbusNode:
     def metrics(self) -> dict[str, float]:
         """Every sample of `/metrics` by its name and labels as written."""
         text = httpx.get(
-            f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5, trust_env=False
+            f"http://{self.host}:{self.metrics_port}/metrics", timeout=5, trust_env=False
         ).text
         samples = {}
         for line in text.splitlines():
@@ -297,9 +302,11 @@ class KingbusCluster:
         settings: Mapping[str, object] | None = None,
         stays: bool = False,
         program: processes.Program = processes.THIS_TREE,
+        host: str = "127.0.0.1",
     ) -> None:
         """Prepare `count` nodes named n1, n2, …; nothing runs before `start`."""
         self._directory = directory
+        self._host = host
         self._settings = dict(settings or {})
         self._stays = stays
         self._program = program
@@ -436,6 +443,7 @@ class KingbusCluster:
             settings=self._settings,
             stays=self._stays,
             program=self._program,
+            host=self._host,
         )
 
     def add_member(self, name: str) -> KingbusNode:

@@ -48,6 +48,8 @@ class Program:
 
     tree: Path = REPOSITORY
     python: str = sys.executable
+    prefix: tuple[str, ...] = ()
+    """A command that runs it elsewhere, as in another network namespace, and becomes it."""
 
     def environment(self) -> dict[str, str]:
         """A clean environment in which this tree's package comes before an installed one."""
@@ -99,7 +101,7 @@ def start_kingbus(
 ) -> subprocess.Popen[bytes]:
     """Start the `kingbus` command, its package taken from this repository or another tree."""
     return start(
-        [program.python, "-m", "kingbus", *words],
+        [*program.prefix, program.python, "-m", "kingbus", *words],
         log=log,
         environment={**program.environment(), "PYTHONUNBUFFERED": "1", **(environment or {})},
         directory=program.tree,

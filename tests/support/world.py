@@ -27,10 +27,15 @@ class World:
         self.started.append(server)
         return server.start()
 
-    def cluster(self, *, count: int = 3, **settings: Any) -> KingbusCluster:
-        """A running cluster with a leader; settings are configuration keys with `_` for `-`."""
+    def cluster(
+        self, *, count: int = 3, directory: str = "cluster", **settings: Any
+    ) -> KingbusCluster:
+        """A running cluster with a leader; settings are configuration keys with `_` for `-`.
+
+        A second one needs a directory of its own.
+        """
         keys = {key.replace("_", "-"): value for key, value in settings.items()}
-        cluster = KingbusCluster(self.directory / "cluster", count=count, settings=keys)
+        cluster = KingbusCluster(self.directory / directory, count=count, settings=keys)
         self.started.append(cluster)
         cluster.start()
         return cluster

@@ -200,6 +200,7 @@ class FakeMembership:
 class FakeReceiverStatus:
     status: str = "stopped"
     error: str = ""
+    address: str = ""
     seconds_behind_source: int | None = None
 
 

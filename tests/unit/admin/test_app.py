@@ -289,8 +289,11 @@ async def test_a_source_is_checked_sealed_and_replicated(pair: Pair, asked: str)
     assert pair.secret is not None
     assert pair.secret.open(config.password, SOURCE_PASSWORD) == "hunter2"
 
+    assert (await browser.data("GET", "/binlog/syncer/status"))["current_addr"] is None
+    pair.n1.receiver.now.address = "10.0.0.10:3306"
     status = await browser.data("GET", "/binlog/syncer/status")
     assert status["mysql_addr"] == "10.0.0.9:3306"
+    assert status["current_addr"] == "10.0.0.10:3306"
     assert status["mysql_user"] == "repl"
     assert status["seconds_behind_source"] is None
     assert "hunter2" not in json.dumps(status)

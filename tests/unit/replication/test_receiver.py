@@ -6,7 +6,7 @@ The client half is the real one (PyMySQL and the socket), the node commits at on
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -497,6 +497,26 @@ async def test_sets_that_do_not_fit_are_an_error_that_names_them():
         source.facts.executed, source.facts.purged = f"{A_TEXT}:1", ""
         await pull.until_status("error", f"that the source lacks: {A_TEXT}:2")
         assert pull.node.sessions() == sessions
+
+
+async def test_a_source_that_only_lagged_is_not_waited_for_as_for_an_operator():
+    """A node of another relay cluster, restarted, has less for a moment than was pulled from it."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    async with serving(source):
+        pull = Pull()
+        pull.receiver._timings = replace(SHORT, operator_retry=3600)
+        pull.node.lead()
+        pull.node.configure(pull.config(source.address))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pull.receiver.run)
+            await pull.until(lambda: pull.node.state.executed.count() == 2)
+            for _ in range(2):
+                source.facts.executed = f"{A_TEXT}:1"
+                source.end()
+                await pull.until_status("error", f"that the source lacks: {A_TEXT}:2")
+                source.facts.executed = f"{A_TEXT}:1-2"
+                await pull.until_status("running")
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_wrong_checksum_is_counted_and_read_again():
