@@ -55,7 +55,7 @@ from kingbus.replication.served_rows import (
     Readable,
     Row,
 )
-from kingbus.replication.streams import InThread, PacketFile
+from kingbus.replication.streams import FileNotSendableError, InThread, PacketFile
 
 __all__ = [
     "CatchUp",
@@ -370,12 +370,13 @@ class _Dump:
         packets: PacketFile | None = None
         if out.next_sequence == row.row.first_sequence and row.index not in self._ahead:
             packets = self._relay.stored(row)
-        if packets is None:
+        if packets is None or not await out.send_unread(
+            packets, row.row.packets, self._relay.in_thread
+        ):
             batch = await self._batch(row.index, last_index)
             await self._send(session.pieces_with_beats(row, batch, beats), batch, row)
             return
         session.pass_whole(row)
-        await out.send_unread(packets, row.row.packets, self._relay.in_thread)
         self._progress.last_event_time = row.row.last_time or self._progress.last_event_time
         if row.row.HasField("last_gtid"):
             gtid = row.row.last_gtid
@@ -507,8 +508,11 @@ class _Output:
             await self._put(batch.packets[start + PACKET_HEADER : end])
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def send_unread(self, packets: PacketFile, count: int, in_thread: InThread) -> None:
-        """Sends `count` packets that lie in a file and bear the numbers that are next."""
+    async def send_unread(self, packets: PacketFile, count: int, in_thread: InThread) -> bool:
+        """Sends `count` packets that lie in a file and bear the numbers that are next.
+
+        False when that is not possible here, and never will be: nothing was sent then.
+        """
         assert self._file_sink is not None
         await self.flush()
         before = self._sequence
@@ -516,13 +520,17 @@ class _Output:
         self._progress.next_sequence = self.next_sequence
         try:
             await self._file_sink.send_file(packets, in_thread)
-        except KingbusError:
+        except KingbusError as error:
             self._sequence = before  # nothing of it was sent
             self._progress.next_sequence = self.next_sequence
+            if isinstance(error, FileNotSendableError):
+                self._file_sink = None
+                return False
             raise
         self._sent(packets.length)
         self._progress.file_bytes_sent += packets.length
         metrics.DUMP_FILE_BYTES.inc(packets.length)
+        return True
 
     async def _put(self, data: bytearray | memoryview) -> None:
         # Before it is sent: a cancelled sink has sent the whole buffer or is of no further use.

@@ -56,6 +56,14 @@ class PacketFile(Protocol):
         ...
 
 
+class FileNotSendableError(KingbusError):
+    """Packets have to come through memory here, for example on some network file systems."""
+
+
+_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE})
+"""What `sendfile` says of files, or sockets, that it does not serve."""
+
+
 class InThread(Protocol):
     """Runs what blocks in a worker thread, and waits for its end whatever happens."""
 
@@ -230,6 +238,10 @@ class _FromFile:
         except BlockingIOError:
             return True
         except OSError as error:
+            if error.errno in _NO_SENDFILE and not self.has_begun:
+                raise FileNotSendableError(
+                    f"the system does not send this file to a socket: {error}"
+                ) from error
             if error.errno == errno.EIO:
                 raise StorageError(f"cannot read packets of a segment: {error}") from error
             raise trio.BrokenResourceError(f"socket connection broken: {error}") from error

@@ -4,9 +4,10 @@ Nothing of Raft: an entry is written, published and applied at once, or only wri
 not committed yet.
 """
 
+import os
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
@@ -211,3 +212,21 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait for a condition; the deadline is `working`'s."""
     while not condition():
         await trio.testing.wait_all_tasks_blocked(0.002)
+
+
+class NotSendable:
+    """Packets in what `sendfile` does not serve."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.asked = 0
+
+    @contextmanager
+    def opened(self, *, may_block: bool) -> Iterator[tuple[int, int]]:
+        self.asked += 1
+        ends = os.pipe()
+        try:
+            yield ends[0], 0
+        finally:
+            for end in ends:
+                os.close(end)

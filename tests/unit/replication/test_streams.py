@@ -12,8 +12,14 @@ import trio.testing
 
 from kingbus.replication import streams
 from kingbus.replication.served_rows import PurgedWhileReadingError
-from kingbus.replication.streams import FINISH_SECONDS_MAX, SEND_SECONDS_MAX, SendingSink
+from kingbus.replication.streams import (
+    FINISH_SECONDS_MAX,
+    SEND_SECONDS_MAX,
+    FileNotSendableError,
+    SendingSink,
+)
 from kingbus.storage.errors import StorageError
+from tests.support.worker_node import NotSendable
 
 
 async def test_a_cancelled_send_is_finished_first(autojump_clock) -> None:
@@ -144,6 +150,16 @@ async def test_packets_go_from_a_file_to_the_socket(
         assert await pair.read(size) == LARGE[:size]
     assert not pair.sink.is_broken
     assert not packets.open_now
+
+
+async def test_a_file_that_cannot_be_sent_is_refused_with_nothing_sent(pairs) -> None:
+    """The sink is as good as before: the packets may come through memory."""
+    pair = pairs()
+    with pytest.raises(FileNotSendableError):
+        await pair.sink.send_file(NotSendable(5), in_thread)
+    assert not pair.sink.is_broken
+    await pair.sink.send(b"whole")
+    assert await pair.read(5) == b"whole"
 
 
 async def test_a_cancelled_send_from_a_file_is_finished_first(tmp_path: Path, pairs) -> None:

@@ -33,7 +33,7 @@ from tests.support.relay_logs import (
     session_command,
 )
 from tests.support.relay_node import HEARTBEATS, Replica, by_gtid, by_position
-from tests.support.worker_node import Attached, WorkerNode, here, until
+from tests.support.worker_node import Attached, NotSendable, WorkerNode, here, until
 
 
 @pytest.fixture(autouse=True)
@@ -316,6 +316,21 @@ def test_what_this_process_did_not_check_is_read_first(node: WorkerNode) -> None
         damaged.write(b"damage")
     with pytest.raises(CorruptRecordError):
         trio.run(sent, node, by_gtid())
+
+
+def test_where_files_cannot_be_sent_everything_comes_through_memory(node: WorkerNode) -> None:
+    """What arrives is the same; it is tried once for each dump."""
+    hold(node, binlog(1, range(1, 200)), first=2, batch=50)
+    hold(node, binlog(2, range(200, 210)), first=2, batch=50)
+    usual = trio.run(sent, node, by_gtid())
+    assert usual.progress.file_bytes_sent
+    refused = NotSendable(1)
+    node.relay.stored = lambda _row: refused
+    instead = trio.run(sent, node, by_gtid())
+
+    assert instead.raw == usual.raw
+    assert not instead.progress.file_bytes_sent
+    assert refused.asked == 1
 
 
 def test_an_open_transaction_is_not_sent_with_its_batch(node: WorkerNode) -> None:
