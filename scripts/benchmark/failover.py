@@ -1,6 +1,5 @@
 """How long replicas receive nothing when the leader is killed under load."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from scripts.benchmark import catalogue
+from scripts.benchmark.clusters import relaying
 from scripts.benchmark.figures import Series, Usage, number_of, silence
 from scripts.benchmark.readers import arrivals, attach
 from scripts.benchmark.revisions import Product
@@ -50,18 +50,13 @@ def _turn(
     source: MySQLServer, directory: Path, product: Product, series: Series, kills: int
 ) -> None:
     with ExitStack() as stack:
-        cluster = stack.enter_context(
-            KingbusCluster(
-                directory, count=3, settings=product.configured(SETTINGS), program=product.program
-            )
+        cluster, _ = stack.enter_context(
+            relaying(source, directory, product, count=3, settings=SETTINGS)
         )
-        cluster.start_receiver(source)
-        cluster.start_listeners()
         writer = stack.enter_context(PacedWriter(source, per_second=PER_SECOND))
         for _ in range(kills):
             seconds, usage = _kill(cluster, source, writer)
             series.add(catalogue.FAILOVER_SERIES, seconds, usage)
-    shutil.rmtree(directory)
 
 
 def _kill(cluster: KingbusCluster, source: MySQLServer, writer: PacedWriter) -> tuple[float, Usage]:

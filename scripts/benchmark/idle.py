@@ -1,19 +1,18 @@
 """What three nodes need while nothing happens: pulling from a silent source, a replica on each."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from scripts.benchmark import catalogue
+from scripts.benchmark.clusters import relaying
 from scripts.benchmark.figures import Series
 from scripts.benchmark.readers import attach
 from scripts.benchmark.revisions import Product
 from scripts.benchmark.runs import Measured, in_turn, say
 from scripts.benchmark.watching import Watch
 from scripts.benchmark.workloads import make_source, make_tables
-from tests.support.cluster import KingbusCluster
 from tests.support.servers import MySQLServer
 
 SETTINGS = {"segment-size": "64MB", "reserve-data-size": "8GB"}
@@ -43,15 +42,9 @@ def _turn(
     source: MySQLServer, directory: Path, product: Product, series: Series, seconds: float
 ) -> None:
     with ExitStack() as stack:
-        cluster = stack.enter_context(
-            KingbusCluster(
-                directory, count=3, settings=product.configured(SETTINGS), program=product.program
-            )
+        cluster, held = stack.enter_context(
+            relaying(source, directory, product, count=3, settings=SETTINGS)
         )
-        cluster.start_receiver(source)
-        cluster.start_listeners()
-        held = source.gtid_executed()
-        cluster.wait_for_gtids(held, source)
         for node in cluster:
             stack.enter_context(attach(node, held, heartbeat_seconds=_HEARTBEAT_SECONDS))
         time.sleep(_CALM_SECONDS)
@@ -61,4 +54,3 @@ def _turn(
             time.sleep(seconds)
         share = watch.most_cpu_seconds / (time.perf_counter() - began)
         series.add(catalogue.IDLE_CPU, share * 100, watch.usage)
-    shutil.rmtree(directory)

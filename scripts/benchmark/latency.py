@@ -1,19 +1,19 @@
 """From the commit at the source to the event at a replica, there and through three nodes."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from scripts.benchmark import catalogue
+from scripts.benchmark.clusters import relaying
 from scripts.benchmark.figures import Series, delays, number_of, percentile
 from scripts.benchmark.readers import arrivals, attach
 from scripts.benchmark.revisions import Product
 from scripts.benchmark.runs import Measured, in_turn, say
 from scripts.benchmark.watching import Watch
 from scripts.benchmark.workloads import PacedWriter, make_source, make_tables
-from tests.support.cluster import KingbusCluster, KingbusNode
+from tests.support.cluster import KingbusNode
 from tests.support.raw_reader import RawReader
 from tests.support.servers import MySQLServer
 from tests.support.waiting import wait_for
@@ -56,15 +56,9 @@ def _turn(
     source: MySQLServer, directory: Path, product: Product, series: Series, transactions: int
 ) -> None:
     with ExitStack() as stack:
-        cluster = stack.enter_context(
-            KingbusCluster(
-                directory, count=3, settings=product.configured(SETTINGS), program=product.program
-            )
+        cluster, held = stack.enter_context(
+            relaying(source, directory, product, count=3, settings=SETTINGS)
         )
-        cluster.start_receiver(source)
-        cluster.start_listeners()
-        held = source.gtid_executed()
-        cluster.wait_for_gtids(held, source)
         places: dict[str, MySQLServer | KingbusNode] = {
             catalogue.AT_SOURCE: source,
             catalogue.AT_LEADER: cluster.leader(),
@@ -90,7 +84,6 @@ def _turn(
             for share, part in (("p50", 0.50), ("p99", 0.99)):
                 name = catalogue.latency_name(share, place)
                 series.add(name, percentile(seconds, part) * 1000, usage)
-    shutil.rmtree(directory)
 
 
 def _wait_for(reader: RawReader, last: int, place: str) -> None:

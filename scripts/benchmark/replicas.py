@@ -1,6 +1,5 @@
 """What a thousand replicas of one node cost that wait, and when transactions reach them all."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -8,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmark import catalogue
+from scripts.benchmark.clusters import relaying
 from scripts.benchmark.crowd import HEARTBEAT_SECONDS, Crowd
 from scripts.benchmark.figures import Series, Usage, percentile
 from scripts.benchmark.revisions import Product
 from scripts.benchmark.runs import Measured, in_turn, say
 from scripts.benchmark.watching import Watch
 from scripts.benchmark.workloads import PacedWriter, make_source, make_tables
-from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
+from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusNode
 from tests.support.servers import MySQLServer
 from tests.support.waiting import wait_for
 
@@ -44,15 +44,9 @@ def _turn(
     source: MySQLServer, directory: Path, product: Product, series: Series, count: int
 ) -> None:
     with ExitStack() as stack:
-        cluster = stack.enter_context(
-            KingbusCluster(
-                directory, count=1, settings=product.configured(SETTINGS), program=product.program
-            )
+        cluster, held = stack.enter_context(
+            relaying(source, directory, product, count=1, settings=SETTINGS)
         )
-        cluster.start_receiver(source)
-        cluster.start_listeners()
-        held = source.gtid_executed()
-        cluster.wait_for_gtids(held, source)
         node = cluster.leader()
         alone = _watched(node, _ALONE_SECONDS)
         crowd = stack.enter_context(
@@ -84,7 +78,6 @@ def _turn(
         series.add(catalogue.REPLICAS_CPU, share * 100, quick.usage)
         series.add(catalogue.REPLICAS_P50, percentile(quick.delays, 0.5) * 1000)
         series.add(catalogue.REPLICAS_P99, percentile(quick.delays, 0.99) * 1000)
-    shutil.rmtree(directory)
 
 
 def _watched(node: KingbusNode, seconds: float) -> Usage:

@@ -273,3 +273,12 @@ def session_command(
             start_set=start_set.encode() if start_set is not None else b"",
         )
     )
+
+
+def binlog(number: int, numbers: range, *, size: int = 10) -> BinlogFile:
+    """binlog.00000N with these transactions of source a, each of four events."""
+    previous = f"a:1-{numbers[0] - 1}" if numbers[0] > 1 else ""
+    file = BinlogFile(f"binlog.{number:06}", UUID_A, gtids(previous))
+    for transaction in numbers:
+        file.transaction(transaction, (size,))
+    return file

@@ -25,9 +25,8 @@ from tests.support.relay_logs import (
     GTID,
     QUERY,
     ROWS,
-    UUID_A,
     BinlogFile,
-    gtids,
+    binlog,
     numbered,
     packets_of,
     session_command,
@@ -102,15 +101,6 @@ async def attached(node: WorkerNode, *, stop_at: int = 1 << 60) -> AsyncIterator
         finally:
             replica.sink.hurry()
             replica.scope.cancel()
-
-
-def binlog(number: int, numbers: range, *, size: int = 10) -> BinlogFile:
-    """binlog.00000N with these transactions of source a, each of four events."""
-    previous = f"a:1-{numbers[0] - 1}" if numbers[0] > 1 else ""
-    file = BinlogFile(f"binlog.{number:06}", UUID_A, gtids(previous))
-    for transaction in numbers:
-        file.transaction(transaction, (size,))
-    return file
 
 
 def hold(node: WorkerNode, file: BinlogFile, *, first: int, batch: int) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,29 +15,11 @@ from kingbus.pb.command_pb2 import Command, Purge
 from kingbus.replication.dump import DumpProgress, DumpRequest
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.worker_pool import DumpWorkers
-from tests.support.relay_logs import UUID_A, BinlogFile, gtids, numbered, packets_of
+from tests.support.relay_logs import binlog, numbered, packets_of
+from tests.support.relay_node import by_gtid, by_position
 from tests.support.worker_node import Attached, WorkerNode, here, in_thread, until, working
 
 pytestmark = pytest.mark.slow
-
-
-def by_position(file: str = "", position: int = 4, **more: object) -> DumpRequest:
-    more = {"checksum": "CRC32", "non_blocking": True, **more}
-    return DumpRequest(kind="position", file_name=file, position=position, **more)
-
-
-def by_gtid(known: str = "", **more: object) -> DumpRequest:
-    more = {"checksum": "CRC32", "non_blocking": True, **more}
-    return DumpRequest(kind="gtid", gtid_set=gtids(known), **more)
-
-
-def binlog(number: int, numbers: range, *, size: int = 10) -> BinlogFile:
-    """binlog.00000N with these transactions of source a, each of four events."""
-    previous = f"a:1-{numbers[0] - 1}" if numbers[0] > 1 else ""
-    file = BinlogFile(f"binlog.{number:06}", UUID_A, gtids(previous))
-    for transaction in numbers:
-        file.transaction(transaction, (size,))
-    return file
 
 
 def hold(node: WorkerNode, *, files: int = 3, size: int = 7, bytes_: int = 3000) -> None:
@@ -164,11 +148,7 @@ async def test_a_purge_ends_a_dump_of_what_is_gone(tmp_path: Path) -> None:
         hold(node, bytes_=20_000)
         whole = await dumped(pool, by_gtid())
         assert whole.finished
-        replica = Attached(by_gtid(non_blocking=False))
-        replica.reads = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(replica.run, pool)
-            await until(lambda: _is_stuck(replica))
+        async with _stuck(pool) as replica:
             node.command(Command(purge=Purge(first_index=node.relay.state.files[2].first_index)))
             node.purge_log()
             replica.reads.set()
@@ -181,9 +161,15 @@ async def test_a_purge_ends_a_dump_of_what_is_gone(tmp_path: Path) -> None:
         assert (await dumped(pool, by_gtid("a:1-40"))).finished
 
 
-def _is_stuck(replica: Attached) -> bool:
-    """The first buffer went out, and nothing reads: the next is on its way."""
-    return bool(replica.progress.bytes_sent)
+@asynccontextmanager
+async def _stuck(pool: DumpWorkers) -> AsyncIterator[Attached]:
+    """The first buffer went out, and nothing reads: the next is on its way. Waits for the end."""
+    replica = Attached(by_gtid(non_blocking=False))
+    replica.reads = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(replica.run, pool)
+        await until(lambda: replica.progress.bytes_sent)
+        yield replica
 
 
 def _removed_and_open(process: int) -> list[str]:
@@ -226,11 +212,7 @@ async def test_a_dump_that_is_ended_leaves_whole_packets(tmp_path: Path) -> None
     """And says with which number the next one goes on, so that an error can follow."""
     async with working(tmp_path) as (node, pool):
         hold(node, bytes_=20_000)
-        replica = Attached(by_gtid(non_blocking=False))
-        replica.reads = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(replica.run, pool)
-            await until(lambda: _is_stuck(replica))
+        async with _stuck(pool) as replica:
             replica.scope.cancel()
             replica.reads.set()
         assert not replica.sink.is_broken
@@ -243,11 +225,7 @@ async def test_a_client_that_takes_nothing_cannot_hold_up_the_end(tmp_path: Path
     """The packet under way is given up, which is said: nothing may follow."""
     async with working(tmp_path) as (node, pool):
         hold(node, bytes_=60_000)
-        replica = Attached(by_gtid(non_blocking=False))
-        replica.reads = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(replica.run, pool)
-            await until(lambda: _is_stuck(replica))
+        async with _stuck(pool) as replica:
             replica.scope.cancel()
             await replica.ended.wait()
         assert replica.sink.is_broken
