@@ -1,16 +1,15 @@
 """What the sources are made to write: whole workloads from inside, or single rows at a rate."""
 
 import contextlib
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from scripts.benchmark.figures import Load, number_of
 from tests.support import servers
 from tests.support.servers import MySQLServer
 from tests.support.waiting import wait_for
+from tests.support.workload import WritingThread
 
 SMALL_ROW = 110
 BIG_ROW = 8192
@@ -119,7 +118,7 @@ def binlog_bytes(source: MySQLServer) -> int:
     return sum(source.binlog_path(name).stat().st_size for name in source.binlog_files())
 
 
-class PacedWriter:
+class PacedWriter(WritingThread):
     """A thread that commits one row at a time, at a rate, for as long as it is open.
 
     `sent` says when each transaction was sent to the source, by its GTID's number, on the monotonic
@@ -129,31 +128,12 @@ class PacedWriter:
     def __init__(
         self, source: MySQLServer, *, per_second: float, row_bytes: int = SMALL_ROW
     ) -> None:
+        super().__init__()
         self.sent: dict[int, float] = {}
         self._source = source
         self._per_second = per_second
         self._row_bytes = row_bytes
         self._next = number_of(source.gtid_executed()) + 1
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        """Begin to write."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop; what went wrong in the thread is raised here."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop writing."""
-        self._stop.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive(), "the writer does not end"
-        if self._failure is not None:
-            raise self._failure
 
     @property
     def newest(self) -> int:
@@ -164,27 +144,24 @@ class PacedWriter:
         """Wait until `count` more transactions were sent."""
         wanted = len(self.sent) + count
         wait_for(
-            lambda: len(self.sent) >= wanted or self._failure is not None,
+            lambda: len(self.sent) >= wanted or self.failure is not None,
             what=f"the writer to have sent {wanted} transactions",
             seconds=seconds,
         )
 
-    def _run(self) -> None:
-        try:
-            with (
-                contextlib.closing(self._source.connect()) as connection,
-                connection.cursor() as cursor,
-            ):
-                began = time.monotonic()
-                while True:
-                    due = began + len(self.sent) / self._per_second
-                    if self._stop.wait(max(0.0, due - time.monotonic())):
-                        return
-                    self.sent[self._next] = time.monotonic()
-                    cursor.execute(
-                        "INSERT INTO bench.rows_of_it (v) VALUES (REPEAT('a', %s))",
-                        (self._row_bytes,),
-                    )
-                    self._next += 1
-        except BaseException as error:  # noqa: BLE001  # raised again by stop()
-            self._failure = error
+    def _write(self) -> None:
+        with (
+            contextlib.closing(self._source.connect()) as connection,
+            connection.cursor() as cursor,
+        ):
+            began = time.monotonic()
+            while True:
+                due = began + len(self.sent) / self._per_second
+                if self._stop.wait(max(0.0, due - time.monotonic())):
+                    return
+                self.sent[self._next] = time.monotonic()
+                cursor.execute(
+                    "INSERT INTO bench.rows_of_it (v) VALUES (REPEAT('a', %s))",
+                    (self._row_bytes,),
+                )
+                self._next += 1

@@ -248,7 +248,8 @@ def test_membership_under_load(world: World, scene: Scene) -> None:
         transfer(scene, steps, nodes)
         exchange(scene, steps, nodes)
         shrink(scene, steps, nodes)
-        written = writer.stop()
+        writer.stop()
+        written = writer.committed
     refused = "".join(f"\nrefused: {line}" for line in scene.refused)
     sys.stdout.write(f"\n{written} transactions{refused}\n{steps.table()}\n")
 

@@ -91,7 +91,8 @@ def test_a_relay_of_a_relay_survives_both(world: World, modern: Installation) ->
         assert wait_pulling(second) != pulled_from.listen_address
         pulled_from.start()
         writer.wait_for_more(200)
-        written = writer.stop()
+        writer.stop()
+        written = writer.committed
 
     executed = source.gtid_executed()
     replica.wait_for_gtids(executed)

@@ -68,22 +68,16 @@ def giant_transaction(source: MySQLServer, *, size: int = 200 * MIB) -> str:
     return str(source.value("SELECT GTID_SUBTRACT(@@global.gtid_executed, %s)", before))
 
 
-class Writer:
-    """A thread that commits small transactions without pause until it is stopped.
+class WritingThread:
+    """Writes to a source in a thread of its own while its context lasts, or until it is stopped.
 
-    `wait_for_more` tells that the load goes on. A source that goes away is waited for: what was
-    not acknowledged is written again, under another number, so that rows may be more than commits.
+    `_write` is what it does, until `_stop` is set; `_ended` is called when it does no more.
     """
 
-    def __init__(self, source: MySQLServer, *, number: int = 1, pause_seconds: float = 0.0) -> None:
-        """Nothing is written before the context is entered; `pause_seconds` slow the load down."""
-        self._source = source
-        self._number = number
-        self._pause_seconds = pause_seconds
-        self._stop = threading.Event()
-        self._progress = threading.Condition()
-        self.committed = 0
+    def __init__(self) -> None:
+        """Nothing is written before the context is entered."""
         self.failure: BaseException | None = None
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -95,14 +89,43 @@ class Writer:
         """Stop, and raise what went wrong in the thread."""
         self.stop()
 
-    def stop(self) -> int:
-        """Stop writing; the number of transactions that were acknowledged."""
+    def stop(self) -> None:
+        """Stop writing, and raise what went wrong in the thread."""
         self._stop.set()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the writer does not end"
         if self.failure is not None:
             raise self.failure
-        return self.committed
+
+    def _run(self) -> None:
+        try:
+            self._write()
+        except BaseException as error:  # noqa: BLE001  # raised again by stop()
+            self.failure = error
+        self._ended()
+
+    def _write(self) -> None:
+        raise NotImplementedError
+
+    def _ended(self) -> None:
+        pass
+
+
+class Writer(WritingThread):
+    """Commits small transactions without pause until it is stopped.
+
+    `wait_for_more` tells that the load goes on. A source that goes away is waited for: what was
+    not acknowledged is written again, under another number, so that rows may be more than commits.
+    """
+
+    def __init__(self, source: MySQLServer, *, number: int = 1, pause_seconds: float = 0.0) -> None:
+        """Nothing is written before the context is entered; `pause_seconds` slow the load down."""
+        super().__init__()
+        self._source = source
+        self._number = number
+        self._pause_seconds = pause_seconds
+        self._progress = threading.Condition()
+        self.committed = 0
 
     def wait_for_more(self, count: int, *, seconds: float = 60.0) -> None:
         """Wait until `count` more transactions were acknowledged."""
@@ -115,7 +138,7 @@ class Writer:
         if self.failure is not None:
             raise self.failure
 
-    def _run(self) -> None:
+    def _write(self) -> None:
         connection: pymysql.Connection[Any] | None = None
         number = 0
         try:
@@ -141,11 +164,11 @@ class Writer:
                     self._progress.notify_all()
                 if self._pause_seconds:
                     self._stop.wait(self._pause_seconds)
-        except BaseException as error:  # noqa: BLE001  # handed to the test by stop()
-            self.failure = error
-            with self._progress:
-                self._progress.notify_all()
         finally:
             if connection is not None:
                 with contextlib.suppress(pymysql.err.Error, OSError):
                     connection.close()
+
+    def _ended(self) -> None:
+        with self._progress:
+            self._progress.notify_all()
