@@ -7,6 +7,7 @@ operator would: nothing of the package is imported here.
 import functools
 import json
 import re
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,9 @@ _READY = re.compile(
 )
 _READY_SECONDS = 30.0
 _REPLY_SECONDS = 30.0
+_NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""The nodes speak plain HTTP. Left to itself the client reads the system's certificate authorities
+for each call: 16 ms of CPU, which a benchmark that polls takes from what it measures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +206,12 @@ class KingbusNode:
     ) -> Reply:
         """One call; any status is returned, only a broken connection raises."""
         answer = httpx.request(
-            method, self.admin_url + path, json=body, timeout=seconds, trust_env=False
+            method,
+            self.admin_url + path,
+            json=body,
+            timeout=seconds,
+            trust_env=False,
+            verify=_NO_AUTHORITIES,
         )
         try:
             content = answer.json()
@@ -258,7 +267,10 @@ class KingbusNode:
     def metrics(self) -> dict[str, float]:
         """Every sample of `/metrics` by its name and labels as written."""
         text = httpx.get(
-            f"http://{self.host}:{self.metrics_port}/metrics", timeout=5, trust_env=False
+            f"http://{self.host}:{self.metrics_port}/metrics",
+            timeout=5,
+            trust_env=False,
+            verify=_NO_AUTHORITIES,
         ).text
         samples = {}
         for line in text.splitlines():
