@@ -401,6 +401,7 @@ def test_the_reserve_fills_up_and_empties(logs):
     store = logs.open(segment_bytes=4096, reserve_bytes=5 * 4096)
     index = 0
     while not store.is_full:
+        assert index < 100
         index += 1
         append(store, entry(index, bytes(500)), hard_state=commit(index - 1))
     assert 3 * 4096 < store.bytes_used < 5 * 4096
@@ -417,6 +418,7 @@ def test_what_the_log_takes_of_the_disk_stays_within_its_part(logs):
     store = logs.open(segment_bytes=4096, reserve_bytes=reserve, index_bytes=index_bytes)
     index, largest = 0, 0
     while store.has_room(pending):
+        assert index < 400
         for _ in range(2):
             index += 1
             append(store, entry(index, bytes(400)), hard_state=commit(index - 1))
