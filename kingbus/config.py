@@ -39,6 +39,7 @@ SEGMENT_BYTES_DEFAULT = 256 << 20
 SEGMENT_BYTES_MIN = 1 << 20  # below, every entry would need a segment of its own
 SEGMENT_BYTES_MAX = 4 << 30  # offsets inside a segment are kept in 32 bits
 GIGABYTE = 1 << 30
+FILES_MIN_MAX = 1_000_000
 WORKERS_MAX = 64  # each takes 50 MB; more than cores are of no use
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
 _SHOWN_CHARACTERS_MAX = 200
@@ -71,6 +72,10 @@ def _duration(value: object) -> float:
     if seconds <= 0:
         raise ValueError("must be longer than nothing")
     return seconds
+
+
+def _optional_duration(value: object) -> float | None:
+    return None if value is None else _duration(value)
 
 
 def _address(value: object) -> Address:
@@ -240,6 +245,16 @@ class ServerSection(_Model):
     workers: Annotated[int, Field(strict=True, ge=0, le=WORKERS_MAX)] = 0
 
 
+class RetainSection(_Model):
+    """What is kept while the reserve has room; this node's counts while it leads."""
+
+    keep_for: Annotated[float | None, BeforeValidator(_optional_duration)] = Field(
+        default=None, alias="for"
+    )
+    files_min: Annotated[int, Field(strict=True, ge=1, le=FILES_MIN_MAX)] = 1
+    replicas_for: Duration = 86400.0
+
+
 class TlsSection(_Model):
     peer: Annotated[None, BeforeValidator(_not_available("TLS between members"))] = None
     admin: Annotated[None, BeforeValidator(_not_available("TLS on the admin API"))] = None
@@ -276,7 +291,8 @@ class Config(_Model):
     log_dir: Annotated[Path | None, BeforeValidator(_optional_path)] = None
     log_level: Annotated[str, BeforeValidator(_log_level)] = "info"
     cluster_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
-    retain: Annotated[None, BeforeValidator(_not_available("retention by age or number"))] = None
+    retain: RetainSection = RetainSection()
+    reserve_overflow: Literal["stop", "exceed"] = "stop"
     source: SourceSection | None = None
     server: ServerSection | None = None
     tls: TlsSection = TlsSection()

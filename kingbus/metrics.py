@@ -81,6 +81,33 @@ STORAGE_FSYNC_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+STORAGE_INDEX_BYTES = _gauge(
+    "kingbus_storage_index_bytes",
+    "What of the reserve is the index's: what it takes, or its share if that is more.",
+)
+
+# purger: what is kept, and for how long yet.
+BINLOG_FILES = _gauge("kingbus_binlog_files", "Binlog files held.")
+BINLOG_FIRST_FILE = _gauge(
+    "kingbus_binlog_first_file", "1, labelled with the oldest file held.", ("file",)
+)
+BINLOG_FIRST_INDEX = _gauge("kingbus_binlog_first_index", "Log index of the oldest file held.")
+BINLOG_OLDEST_FILE_AGE_SECONDS = _gauge(
+    "kingbus_binlog_oldest_file_age_seconds", "How long ago the oldest event held was written."
+)
+BINLOG_BYTES_UNTIL_PURGE = _gauge(
+    "kingbus_binlog_bytes_until_purge",
+    "What the log takes yet before the reserve makes the oldest file go.",
+)
+BINLOG_PURGES = _counter(
+    "kingbus_binlog_purges_total", "Purges proposed by this node.", ("reason",)
+)
+REPLICA_BYTES_UNTIL_CUT_OFF = _gauge(
+    "kingbus_replica_bytes_until_cut_off",
+    "What the log takes yet before the reserve makes the file go that a replica needs next.",
+    ("replica",),
+)
+
 # relay: what the applied log says.
 RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches applied.")
 

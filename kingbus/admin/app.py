@@ -322,7 +322,9 @@ def _binlog_routes(operations: Operations) -> APIRouter:
 
     @routes.post(
         "/binlog/purge",
-        summary="Purge files (not available yet: 409)",
+        summary="Purge files on all members",
+        description="Those before `to`, or last written before the time `before`; never the open "
+        "one, nor what an attached replica is reading. The reply lists the files left.",
         response_model=Reply[list[schema.FileData]],
         responses=_FAILURES,
     )

@@ -26,6 +26,7 @@ from kingbus.node.errors import (
     ProposalLostError,
     TransferError,
 )
+from kingbus.replication.purger import UnknownFileError
 
 
 class AdminError(KingbusError):
@@ -98,6 +99,7 @@ _STATUS: tuple[tuple[type[KingbusError], int], ...] = (
     (JointConfigurationError, 409),
     (RemovedMemberError, 410),
     (UnknownMemberError, 404),
+    (UnknownFileError, 404),
     (MembershipError, 400),
     (ConfigError, 400),
 )

@@ -209,7 +209,7 @@ class Operations:
 
     async def start_server(self, body: schema.StartServer) -> str:
         """Bind here, then have the configuration replicated."""
-        await self._listener.start(body.addr, body.user, body.password)
+        await self._listener.start(body.addr, body.user, body.password, admin=body.admin)
         return ""
 
     async def stop_server(self) -> str:

@@ -174,6 +174,19 @@ class Receiver(Protocol):
     def status(self) -> ReceiverStatus: ...
     def check_source(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[object]:
         """Connect, log in and check; raises a KingbusError with the source's own text."""
+        ...
+
+    def ask_binlog_size(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[int]:
+        """The source's max_binlog_size; 0 when it does not say so soon."""
+
+
+class Purges(Protocol):
+    """Purges binlog files by hand, on the leader; each returns when it is applied there."""
+
+    async def purge_to(self, name: str) -> None:
+        """UnknownFileError for a file that is not held."""
+
+    async def purge_before(self, seconds: float) -> None: ...
 
 
 class Replica(Protocol):
@@ -210,7 +223,7 @@ class Listener(Protocol):
     def is_running(self) -> bool: ...
 
     def replicas(self) -> Sequence[Replica]: ...
-    async def start(self, address: str, user: str, password: str) -> None:
+    async def start(self, address: str, user: str, password: str, *, admin: bool = False) -> None:
         """Bind, store and serve. ConflictError when the address is in use."""
 
     async def stop(self) -> None: ...

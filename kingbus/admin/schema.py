@@ -8,7 +8,7 @@ are never null, GTID sets are on one line, times are RFC 3339 in UTC.
 import ipaddress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from kingbus.addresses import Address, Url
+from kingbus.units import parse_time
 
 _UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 # As MySQL limits them; longer ones could never log in.
@@ -196,16 +197,35 @@ class StartSource(Body):
 
 
 class StartServer(Body):
-    """The replica-facing listener of the node asked."""
+    """The replica-facing listener of the node asked; `admin`: the user may also PURGE and KILL."""
 
     addr: HostPort
     user: Annotated[str, Field(min_length=1, max_length=USER_CHARACTERS_MAX)]
     password: Annotated[str, Field(max_length=PASSWORD_CHARACTERS_MAX)]
+    admin: StrictBool = False
 
 
 class PurgeBinlogs(Body):
-    to: str | None = None
+    """The files before `to`, or those that were last written before the time `before`."""
+
+    to: Annotated[str | None, Field(min_length=1, max_length=512)] = None
     before: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.to is None) == (self.before is None):
+            raise ValueError("give either to or before")
+        if self.before is not None:
+            try:
+                parse_time(self.before)
+            except ValueError as error:
+                raise ValueError(f"before is {error}") from None
+        return self
+
+    @property
+    def before_seconds(self) -> float:
+        """`before` in seconds since 1970."""
+        return parse_time(self.before or "")
 
 
 # --- data of replies ----------------------------------------------------------------------------

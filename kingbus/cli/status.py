@@ -9,6 +9,7 @@ from kingbus.cli.common import (
     Admin,
     Json,
     TokenFile,
+    UsageError,
     client,
     say,
     show_facts,
@@ -85,6 +86,24 @@ def list_files(
     """List the binlog files that the node asked holds."""
     with client(admin, token_file) as api:
         files = api.ask("GET", "/binlog/files")
+    show_json(files) if as_json else show_table(files, _FILE_COLUMNS)
+
+
+@binlog.command()
+def purge(
+    to: Annotated[str, typer.Option("--to", help="The first file to keep.")] = "",
+    before: Annotated[
+        str, typer.Option("--before", help="A time (UTC): what was last written before it goes.")
+    ] = "",
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+    as_json: Json = False,
+) -> None:
+    """Purge files on all members and list those left; what a replica is reading stays."""
+    if bool(to) == bool(before):
+        raise UsageError("give either --to FILE or --before TIME")
+    with client(admin, token_file) as api:
+        files = api.ask("POST", "/binlog/purge", {"to": to} if to else {"before": before})
     show_json(files) if as_json else show_table(files, _FILE_COLUMNS)
 
 

@@ -10,6 +10,7 @@
     keeper      the task that takes the steps by which configured and stored come together,
     configured  of which these are those for source and listener,
     attributes  and for what the other members are told of this one
+    disk        what log and index take of the reserve
     newness     the proof that a new voter is new
     watched     the relay as the node's state machine, which tells when configuration changed
     turns       how long one turn of the event loop takes

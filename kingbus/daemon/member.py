@@ -4,6 +4,7 @@
      |- node.run                        Raft; ends by itself when this member was removed
      |- transport.run, transport.serve  lanes to the peers, and what they dial
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
+     |- purger.run                   keeps the log within its reserve, everywhere while it leads
      |- dump_workers.run                processes that perform dumps, where some are wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
@@ -29,6 +30,7 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,14 +38,17 @@ import trio
 from kingbus import __version__, log, metrics
 from kingbus.admin.cluster_key import CALL_METHOD as KEY_METHOD
 from kingbus.admin.cluster_key import ClusterKeyKeeper
+from kingbus.admin.errors import status_of
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.listener import ListenerControl
 from kingbus.admin.operations import CALL_METHOD as ADMIN_METHOD
 from kingbus.admin.operations import Operations
 from kingbus.admin.serving import start_listening
 from kingbus.binlog.command import COMMAND_VERSION
+from kingbus.binlog.retention import Policy, reserve_warning
 from kingbus.daemon.attributes import OwnAttributes
 from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
+from kingbus.daemon.disk import NodeDisk
 from kingbus.daemon.endpoints import Endpoints
 from kingbus.daemon.keeper import keep
 from kingbus.daemon.newness import Newness
@@ -54,12 +59,15 @@ from kingbus.daemon.watched import Feeding, Watched
 from kingbus.daemon.worker import Worker
 from kingbus.errors import KingbusError
 from kingbus.mysql import auth
+from kingbus.mysql.errors import internal_error, unknown_log_file
 from kingbus.node.calls import register_calls
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
-from kingbus.replication.receiver import Receiver
+from kingbus.replication.purger import CALL_METHOD as RETENTION_METHOD
+from kingbus.replication.purger import Purger
+from kingbus.replication.receiver import RESERVE_FULL, Receiver
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret
@@ -89,6 +97,7 @@ class Member:
         self._worker = worker
         self._build_node(ground)
         self._build_replication()
+        self._build_purger(ground)
         self._build_admin()
         self._build_keeping(ground)
 
@@ -137,6 +146,7 @@ class Member:
             receiver=self._receiver_status,
             listening=lambda: self._server.address,
             hostname=socket.gethostname(),
+            purge=self._purge,
             version=config.server.version if config.server is not None else "",
         )
         self._receiver = Receiver(
@@ -144,7 +154,7 @@ class Member:
             relay=self._relay,
             identity=self._facts,
             secret=lambda: self._keys.secret,
-            is_full=lambda: self._store.is_full,
+            is_full=self._is_full,
             changed=lambda: self._watched.changed,
             random=random.SystemRandom(),
         )
@@ -154,6 +164,26 @@ class Member:
         self._server = BinlogServer(
             facts=self._facts, dumper=dumper, rsa_key=auth.PrivateKey.generate()
         )
+
+    def _build_purger(self, ground: Ground) -> None:
+        retain = self._config.retain
+        self._purger = Purger(
+            node=self._node,
+            relay=self._relay,
+            disk=NodeDisk(store=self._store, database=ground.database, runner=self._worker),
+            calls=self._transport,
+            others=lambda: [
+                each.id for each in self._node.cluster if each.id != self._identity.member_id
+            ],
+            attached=lambda: [(each.uuid, each.file) for each in self._server.replicas()],
+            end_overtaken=self._server.end_overtaken,
+            policy=Policy(
+                keep_seconds=retain.keep_for,
+                files_min=retain.files_min,
+                replica_seconds=retain.replicas_for,
+            ),
+        )
+        self._transport.register(RETENTION_METHOD, self._purger.handle_call)
 
     @property
     def _workers_wanted(self) -> int:
@@ -198,6 +228,7 @@ class Member:
             receiver=self._receiver,
             identity=self._facts,
             keys=self._keys,
+            purger=self._purger,
         )
         self._listener = ListenerControl(
             server=self._server,
@@ -274,6 +305,24 @@ class Member:
             catch_up_seconds_max=server.wait_for_catch_up if server is not None else 30.0,
         )
 
+    def _is_full(self) -> bool:
+        """Whether the receiver has to wait: what it has proposed and is not written counts, too."""
+        pending = self._node.uncommitted_bytes
+        if self._store.has_room(pending):
+            return False
+        return not (self._config.reserve_overflow == "exceed" and self._purger.has_purged_all)
+
+    async def _purge(self, *, to: str, before: float | None) -> None:
+        """PURGE BINARY LOGS, which the leader does."""
+        when = datetime.fromtimestamp(before, UTC).isoformat() if before is not None else ""
+        body = {"before": when} if when else {"to": to}
+        try:
+            await self._operations.forward("POST", "/binlog/purge", body)
+        except KingbusError as error:
+            raise (
+                unknown_log_file() if status_of(error) == 404 else internal_error(str(error))
+            ) from error
+
     def _receiver_status(self) -> ReceiverStatus:
         return self._receiver.status()
 
@@ -294,8 +343,13 @@ class Member:
     def _warnings(self) -> Iterator[str]:
         yield from self._config.warnings()
         yield from self._store.warnings
-        if self._store.is_full:
+        if self._receiver.status().error == RESERVE_FULL:
             yield "reserve-data-size is used up: the receiver takes nothing more"
+        too_small = reserve_warning(
+            self._config.reserve_data_size, self._receiver.source_binlog_size
+        )
+        if too_small:
+            yield too_small
         difference = self._source.difference()
         if difference:
             yield difference
@@ -320,6 +374,7 @@ class Member:
                 await nursery.start(self._dump_workers.run)
             await nursery.start(self._server.run)
             nursery.start_soon(self._receiver.run)
+            nursery.start_soon(self._purger.run)
             await self._listener.reconcile()
             await open_configured_listener(self._options, self._listener)
             await nursery.start(self._endpoints.run, self._operations, self._refresh_metrics)

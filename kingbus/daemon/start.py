@@ -12,6 +12,7 @@ from functools import partial
 
 from kingbus import log
 from kingbus.addresses import Url
+from kingbus.binlog.retention import index_share, segment_bytes_within
 from kingbus.config import Config
 from kingbus.daemon.options import Options, RefusedError
 from kingbus.daemon.worker import Worker
@@ -47,7 +48,8 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
     """Raises KingbusErrors; what is opened is closed by `stack`, in any case."""
     directory = await worker(DataDirectory.open_or_create, options.config.data_dir)
     stack.callback(directory.close)
-    database = await worker(StateStore.open, directory.state_path)
+    share = index_share(options.config.reserve_data_size)
+    database = await worker(partial(StateStore.open, directory.state_path, disk_bytes=share))
     stack.callback(database.close)
     await worker(_finish_install, options.config, directory, database)
     key_file = options.config.cluster_key_file
@@ -106,8 +108,9 @@ def _finish_install(config: Config, directory: DataDirectory, database: StateSto
 def _open_log(config: Config, directory: DataDirectory, identity: Identity) -> LogStore:
     store = LogStore.open(
         directory.log_path,
-        segment_bytes=config.segment_size,
+        segment_bytes=segment_bytes_within(config.reserve_data_size, config.segment_size),
         reserve_bytes=config.reserve_data_size,
+        index_bytes=index_share(config.reserve_data_size),
         cluster_id=identity.cluster_id,
         member_id=identity.member_id,
     )

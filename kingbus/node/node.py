@@ -553,6 +553,11 @@ class Node:
         """The last index applied here."""
         return self._applied
 
+    @property
+    def uncommitted_bytes(self) -> int:
+        """What was proposed here and is not committed yet."""
+        return self._raw.uncommitted_size
+
     async def wait_applied(self, index: int) -> None:
         """Until that index is applied here."""
         while self._applied < index:

@@ -50,6 +50,7 @@ from kingbus.mysql.errors import (
     gtid_mode_not_on,
     internal_error,
     malformed_gtid_encoding,
+    next_log_not_found,
     replaced_by_same_replica,
     server_shutdown,
     too_many_connections,
@@ -235,6 +236,10 @@ class BinlogServer:
     def set_users(self, users: Collection[ServerUser]) -> None:
         """The users from now on; connections that are logged in stay."""
         self.users.replace(users)
+
+    def end_overtaken(self, is_held: Callable[[str], bool]) -> None:
+        """End dumps that are stuck in files that are not held; see `ConnectionRegistry`."""
+        self.connections.end_overtaken(is_held)
 
     def replicas(self) -> Collection[ReplicaFacts]:
         """Everybody that is being dumped to."""
@@ -571,6 +576,11 @@ class _Client:
             position = dump.progress
             failure = replaced_by_same_replica(
                 dump.request.file_name, 4, position.file, position.position
+            )
+        elif dump.overtaken:
+            position = dump.progress
+            failure = next_log_not_found(
+                dump.request.file_name, dump.request.position, position.file, position.position
             )
         self._protocol.continue_at(dump.progress.next_sequence)
         if sink.is_broken:

@@ -30,6 +30,8 @@ class RunningDump:
     progress: DumpProgress
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     replaced: bool = False
+    overtaken: bool = False
+    stuck_at: tuple[str, int] | None = None  # file and bytes sent when it was found behind the log
 
     @property
     def key(self) -> tuple[str, object] | None:
@@ -145,6 +147,22 @@ class ConnectionRegistry:
         connection.dump = dump
         kind = "Binlog Dump GTID" if dump.request.kind == "gtid" else "Binlog Dump"
         connection.doing(kind, now=self._clock())
+
+    def end_overtaken(self, is_held: Callable[[str], bool]) -> None:
+        """End the dumps that are stuck in a file which is no longer held.
+
+        To be called now and then. A dump that goes on finds out by itself, so only those are ended
+        that have sent nothing since they were last looked at: they keep the file's room taken.
+        """
+        for connection in self:
+            dump = connection.dump
+            if dump is None or not dump.progress.file or is_held(dump.progress.file):
+                continue
+            at = dump.progress.file, dump.progress.bytes_sent
+            if dump.stuck_at == at:
+                dump.overtaken = True
+                dump.scope.cancel()
+            dump.stuck_at = at
 
     # What SQL and status pages see ---------------------------------------------------------------
 

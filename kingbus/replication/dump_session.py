@@ -294,12 +294,9 @@ class DumpSession:
 
     def purged(self) -> DumpRefusedError:
         """The file that is being sent was purged under the dump."""
-        name, position = self.file_name, self.position
         return refused(
-            errors.fatal_dump_error(
-                f"could not find next log; the first event '{self._first_file}' at "
-                f"{self._first_position}, the last event read from './{name}' at {position}, the "
-                f"last byte read from './{name}' at {position}."
+            errors.next_log_not_found(
+                self._first_file, self._first_position, self.file_name, self.position
             )
         )
 

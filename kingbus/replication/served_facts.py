@@ -74,10 +74,17 @@ class ReceiverStatus(Protocol):
     def seconds_behind_source(self) -> int | None: ...
 
 
+class Purge(Protocol):
+    """Has the cluster purge files; raises MySQLError."""
+
+    async def __call__(self, *, to: str, before: float | None) -> None: ...
+
+
 class ServedFacts(ClusterIdentity):
     """The facts of `queries.ServerFacts`, from the applied state.
 
-    `version` overrides the source's; `listening` says where replicas connect.
+    `version` overrides the source's; `listening` says where replicas connect; `purge` carries a
+    purge to who does it.
     """
 
     gtid_mode = "ON"  # sources without GTIDs are refused
@@ -90,6 +97,7 @@ class ServedFacts(ClusterIdentity):
         receiver: Callable[[], ReceiverStatus],
         listening: Callable[[], Address | None],
         hostname: str,
+        purge: Purge,
         version: str = "",
     ) -> None:
         super().__init__(cluster_id, lambda: relay.state)
@@ -97,6 +105,7 @@ class ServedFacts(ClusterIdentity):
         self._receiver = receiver
         self._listening = listening
         self._version = version
+        self._purge = purge
         self.hostname = hostname
 
     @property
@@ -160,6 +169,10 @@ class ServedFacts(ClusterIdentity):
             error=status.error,
             error_code=1 if status.error else 0,
         )
+
+    async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:
+        """PURGE BINARY LOGS."""
+        await self._purge(to=to, before=before)
 
     async def binlog_events(
         self, file: str, position: int, offset: int, limit: int

@@ -9,6 +9,7 @@ of the machine may lose the newest of them, always from the end.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rocksdict import (
@@ -26,29 +27,36 @@ from kingbus.storage.errors import DirectoryInUseError, FatalStorageError, Stora
 __all__ = ["Database", "WriteBatch"]
 
 WRITE_BUFFER_BYTES = 8 << 20
+WRITE_BUFFER_BYTES_MIN = 256 << 10
+SHARE_OF_BUFFER = 8
+"""A share of the disk holds so many write buffers: three in its log, and the tables behind them."""
 BLOCK_CACHE_BYTES = 8 << 20
 WAL_BYTES_MAX = 32 << 20
 OPEN_FILES_MAX = 64
 INFO_LOG_BYTES = 1 << 20
 
 
-def _options() -> Options:
+def _options(disk_bytes: int | None) -> Options:
+    buffer = WRITE_BUFFER_BYTES
+    if disk_bytes is not None:
+        buffer = max(min(buffer, disk_bytes // SHARE_OF_BUFFER), WRITE_BUFFER_BYTES_MIN)
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_write_buffer_size(buffer)
     options.set_max_write_buffer_number(3)  # one filling, one being written out, one to spare
-    options.set_max_total_wal_size(WAL_BYTES_MAX)
+    options.set_max_total_wal_size(min(WAL_BYTES_MAX, 4 * buffer))
     options.set_max_open_files(OPEN_FILES_MAX)
     options.set_max_background_jobs(2)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_target_file_size_base(WRITE_BUFFER_BYTES)
+    options.set_target_file_size_base(buffer)
     options.set_level_compaction_dynamic_level_bytes(True)
     # The database's own text log is of no use to an operator: keep one small file.
     options.set_keep_log_file_num(1)
     options.set_max_log_file_size(INFO_LOG_BYTES)
     options.set_stats_dump_period_sec(0)
     options.set_stats_persist_period_sec(0)
-    options.set_max_manifest_file_size(4 << 20)
+    options.set_max_manifest_file_size(min(4 << 20, buffer))
+    options.set_manifest_preallocation_size(64 << 10)  # else 4 MiB of the reserve
     table = BlockBasedOptions()
     table.set_block_cache(Cache(BLOCK_CACHE_BYTES))
     table.set_cache_index_and_filter_blocks(True)
@@ -60,12 +68,15 @@ def _options() -> Options:
 class Database:
     """An open database. Reads from any thread; writes from one at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open it, or create it. DirectoryInUseError, or StorageError with RocksDB's own words."""
+    def __init__(self, path: Path, *, disk_bytes: int | None = None) -> None:
+        """Open it, or create it. DirectoryInUseError, or StorageError with RocksDB's own words.
+
+        `disk_bytes` is what it should do with: smaller buffers then, but no limit.
+        """
         self.path = path
         try:
             path.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._db = Rdict(str(path), _options())
+            self._db = Rdict(str(path), _options(disk_bytes))
         except Exception as error:
             if "lock" in str(error).lower():
                 raise DirectoryInUseError(f"the database {path} is in use: {error}") from None
@@ -136,6 +147,15 @@ class Database:
             self._db.flush()
         except Exception as error:
             raise self._failure("flushing", error) from error
+
+    def disk_bytes(self) -> int:
+        """What it takes of the disk, its log and what it has preallocated included. Blocks."""
+        total = 0
+        for each in self.path.iterdir():
+            with suppress(FileNotFoundError):  # it removes files when it likes
+                found = each.stat()
+                total += max(found.st_size, found.st_blocks * 512)
+        return total
 
     def close(self) -> None:
         """Let go of the lock; may be called twice."""

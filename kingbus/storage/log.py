@@ -64,8 +64,8 @@ less a leader under load reads from its disk what it has yet to send and to appl
 INDEXES_MAX = 64
 """Indexes of closed segments kept in memory: about 64 KiB each for segments of 256 MiB."""
 MARGIN_BYTES_MAX = 64 << 20
-"""Kept free for what is under way (48 MiB uncommitted) and for the core's own small entries when
-the log is full."""
+"""Kept free for the core's own small entries when the log is full, and for what the end of a
+segment leaves unused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +105,15 @@ class LogStore:
         files: FileSystem,
         segment_bytes: int,
         reserve_bytes: int,
+        index_bytes: int,
         cache_bytes: int,
     ) -> None:
         self._directory = directory
         self._files = files
         self._segment_bytes = segment_bytes
         self.reserve_bytes = reserve_bytes
+        self.index_bytes = index_bytes
+        """Of the reserve, what is not the log's; the owner of the index says how much."""
         self.warnings: list[str] = []
         self.recovery: Recovery | None = None
 
@@ -145,6 +148,7 @@ class LogStore:
         *,
         segment_bytes: int,
         reserve_bytes: int,
+        index_bytes: int = 0,
         cache_bytes: int = CACHE_BYTES,
         cluster_id: int = 0,
         member_id: int = 0,
@@ -153,9 +157,10 @@ class LogStore:
         """Open the log of a directory, or begin one where there is none.
 
         Blocks. The ids are written into new segments and compared with the old ones where both are
-        known (not 0). `warnings` and `recovery` tell what is worth a line in the log. Raises
-        DirectoryInUseError, NotEnoughSpaceError, CorruptRecordError, NewerFormatError,
-        WrongIdentityError, and StorageError when the directory cannot be used at all.
+        known (not 0). `index_bytes` of the reserve are not for the log. `warnings` and `recovery`
+        tell what is worth a line in the log. Raises DirectoryInUseError, NotEnoughSpaceError,
+        CorruptRecordError, NewerFormatError, WrongIdentityError, and StorageError when the
+        directory cannot be used at all.
         """
         if reserve_bytes < 2 * segment_bytes:
             raise StorageError(
@@ -168,6 +173,7 @@ class LogStore:
             files=files,
             segment_bytes=segment_bytes,
             reserve_bytes=reserve_bytes,
+            index_bytes=index_bytes,
             cache_bytes=cache_bytes,
         )
         try:
@@ -383,7 +389,7 @@ class LogStore:
             self._files.sync_directory(self._directory)
 
     def _may_preallocate(self, closed_bytes: int) -> bool:
-        return closed_bytes + 2 * self._segment_bytes <= self.reserve_bytes
+        return closed_bytes + 2 * self._segment_bytes <= self.reserve_bytes - self.index_bytes
 
     # On the loop
 
@@ -456,10 +462,34 @@ class LogStore:
 
     @property
     def is_full(self) -> bool:
-        """True when the reserve has no room but for what is under way; see MARGIN_BYTES_MAX."""
-        margin = min(MARGIN_BYTES_MAX, self._segment_bytes // 2)
-        exhausted = self._appender is not None and self._appender.space_exhausted
-        return exhausted or self.bytes_used + margin > self.reserve_bytes
+        """True when the reserve has no room but a margin; see `has_room`."""
+        return not self.has_room(0)
+
+    def has_room(self, pending_bytes: int) -> bool:
+        """Whether more may come beside what is under way and not written yet.
+
+        What counts is what the disk has to give: a segment takes all of its room from its beginning
+        on. MARGIN_BYTES_MAX, or half a segment, stays free.
+        """
+        if self._appender is not None and self._appender.space_exhausted:
+            return False
+        segment = self._segment_bytes
+        free = self.reserve_bytes - self.index_bytes - self._closed_bytes
+        free -= max(segment, self._active_bytes)
+        # Room that the written segment has already is taken from nobody.
+        room = max(0, segment - self._active_bytes) + max(0, free // segment) * segment
+        return room >= min(MARGIN_BYTES_MAX, segment // 2) + pending_bytes
+
+    def segment_sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First index and bytes of each segment, oldest first, of the last how much is filled."""
+        with self._lock:
+            sizes = [segment.file_bytes for segment in self._segments[:-1]]
+            return tuple(self._starts), (*sizes, self._active_bytes)
+
+    @property
+    def segment_bytes(self) -> int:
+        """How large a segment becomes."""
+        return self._segment_bytes
 
     @property
     def last_sync_seconds(self) -> float:

@@ -85,12 +85,12 @@ class StateStore:
         self._database = database
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, disk_bytes: int | None = None) -> Self:
         """Open the database in a directory, or begin one. Blocks.
 
-        DirectoryInUseError, NewerFormatError, StorageError.
+        `disk_bytes` is what it should do with. DirectoryInUseError, NewerFormatError, StorageError.
         """
-        database = Database(directory)
+        database = Database(directory, disk_bytes=disk_bytes)
         try:
             version = database.get(FORMAT)
             if version is None:
@@ -109,6 +109,10 @@ class StateStore:
     def close(self) -> None:
         """Let go of it; may be called twice."""
         self._database.close()
+
+    def disk_bytes(self) -> int:
+        """What it takes of the disk. Blocks."""
+        return self._database.disk_bytes()
 
     def write(self, changes: StateWrite, *, sync: bool = False) -> None:
         """One atomic batch. Unsynced it is quick enough for the event loop; with `sync` it blocks.

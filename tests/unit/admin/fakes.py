@@ -18,6 +18,7 @@ from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import DialBackError, NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
+from kingbus.replication.purger import UnknownFileError
 from kingbus.secrets import ClusterSecret
 
 PEER_URLS = {"n1": "http://127.0.0.1:5001", "n2": "http://127.0.0.1:5002"}
@@ -209,6 +210,7 @@ class FakeReceiver:
         self.now = FakeReceiverStatus()
         self.refusal = ""
         self.checked: list[tuple[str, str]] = []
+        self.binlog_size = 0
 
     def status(self) -> FakeReceiverStatus:
         return self.now
@@ -217,6 +219,25 @@ class FakeReceiver:
         self.checked.append((config.addresses[0], password))
         if self.refusal:
             raise SourceCheckError(self.refusal)
+
+    async def ask_binlog_size(self, _config: SourceConfig, _password: str) -> int:
+        return self.binlog_size
+
+
+class FakePurger:
+    """Notes what it is asked for; holds the files that it is given."""
+
+    def __init__(self) -> None:
+        self.asked: list[str | float] = []
+        self.held: set[str] = set()
+
+    async def purge_to(self, name: str) -> None:
+        if name not in self.held:
+            raise UnknownFileError(f"no such file: {name}")
+        self.asked.append(name)
+
+    async def purge_before(self, seconds: float) -> None:
+        self.asked.append(seconds)
 
 
 class FakeListener:
@@ -231,11 +252,12 @@ class FakeListener:
     def replicas(self) -> list[object]:
         return []
 
-    async def start(self, address: str, user: str, password: str) -> None:
+    async def start(self, address: str, user: str, password: str, *, admin: bool = False) -> None:
         assert self.operations is not None
         if address in self.taken:
             raise ConflictError(f"listen on {address}: address already in use")
-        users = [User(name=user, native_verifier=bytes(len(password)))]
+        rights = ["replication", "admin"] if admin else ["replication"]
+        users = [User(name=user, native_verifier=bytes(len(password)), rights=rights)]
         config = ServerConfig(member_id=self._node.id, started=True, address=address, users=users)
         await self.operations.store_server(config)
         self.is_running = True
@@ -313,6 +335,7 @@ class Member1:
     receiver: FakeReceiver
     listener: FakeListener
     operations: Operations
+    purger: FakePurger
 
 
 class Pair:
@@ -334,7 +357,7 @@ class Pair:
             raise DialBackError(f"{name} cannot be reached from here: {url}")
 
     def _member(self, name: str) -> Member1:
-        node, receiver = FakeNode(self.shared, name), FakeReceiver()
+        node, receiver, purger = FakeNode(self.shared, name), FakeReceiver(), FakePurger()
         listener = FakeListener(node)
         identity = FakeIdentity()
         leader = LeaderOperations(
@@ -343,6 +366,7 @@ class Pair:
             receiver=receiver,
             identity=identity,
             keys=FakeKeys(self.secret),
+            purger=purger,
             dial_back=self._dial_back,
         )
         operations = Operations(
@@ -359,4 +383,4 @@ class Pair:
         )
         listener.operations = operations
         self.transport.handlers[node.id] = operations.handle_call
-        return Member1(node, receiver, listener, operations)
+        return Member1(node, receiver, listener, operations, purger)

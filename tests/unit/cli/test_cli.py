@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kingbus.cli.main import invoke
+from kingbus.pb.command_pb2 import MemberAttributes
 from tests.unit.cli.conftest import RunningApi
 
 Captured = pytest.CaptureFixture[str]
@@ -44,6 +45,8 @@ def test_version(capsys: Captured) -> None:
         ["status", "--admin", "http://h:port"],
         ["run", "--config", "a", "--listen", "127.0.0.1:1"],
         ["source", "set", "--addr", "h:1", "--user", ""],
+        ["binlog", "purge"],
+        ["binlog", "purge", "--to", "a", "--before", "2026-11-21"],
     ],
 )
 def test_usage_errors(arguments: list[str], capsys: Captured) -> None:
@@ -259,6 +262,38 @@ def test_server_and_files(
     assert invoke(["binlog", "events", "binlog.000001", "--from", "14", "--limit", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["14", "Xid", "1", "24", "COMMIT"]
     assert "no such file" in failed(["binlog", "events", "nothing"], 1, capsys)
+
+
+def test_purge(api: RunningApi, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a file or before a time; what is left is listed. A user may, if told so."""
+    purger = api.pair.n1.purger
+    purger.held = {"binlog.000002"}
+    assert invoke(["binlog", "purge", "--to", "binlog.000002"]) == 0
+    assert capsys.readouterr().out.startswith("FILE")
+    assert invoke(["binlog", "purge", "--before", "1970-01-01 00:01:00", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert purger.asked == ["binlog.000002", 60.0]
+    assert "no such file" in failed(["binlog", "purge", "--to", "x"], 1, capsys)
+    assert "not a time" in failed(["binlog", "purge", "--before", "x"], 1, capsys)
+
+    monkeypatch.setenv("KINGBUS_SERVER_PASSWORD", "hunter2")
+    start = ["server", "start", "--addr", "127.0.0.1:3390", "--user", "relay", "--admin-user"]
+    assert invoke(start) == 0
+    (user,) = api.pair.shared.state.servers[api.pair.n2.node.id].users
+    assert list(user.rights) == ["replication", "admin"]
+
+
+def test_a_small_reserve_is_warned_of(api: RunningApi, capsys: Captured) -> None:
+    """On stderr; the source is stored all the same."""
+    node = api.pair.n1.node
+    api.pair.shared.state.members[node.id] = MemberAttributes(
+        member_id=node.id, reserve_bytes=1 << 30
+    )
+    api.pair.n1.receiver.binlog_size = 1 << 30
+    assert invoke(["source", "set", "--addr", "h:1", "--user", "u"]) == 0
+    warned = capsys.readouterr().err
+    assert warned.startswith("kingbus: warning: reserve-data-size (1073741824) is less than 3 x")
+    assert api.pair.shared.state.source_config is not None
 
 
 def test_the_token_of_a_file_is_sent(capsys: Captured, tmp_path: Path) -> None:

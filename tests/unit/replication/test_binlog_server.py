@@ -429,6 +429,26 @@ async def test_the_same_replica_replaces_its_older_dump(
         assert len(server.replicas()) == (1 if replaced else 2)
 
 
+async def test_a_dump_that_is_stuck_in_a_purged_file_is_ended() -> None:
+    """With 1236 where a packet can follow; one that goes on finds out by itself."""
+    async with serving() as server, await replica(server) as client:
+        await begin_dump(client)
+        await until(lambda: server.replicas()[0].file == "binlog.000003")
+        server.end_overtaken(lambda name: name == "binlog.000003")
+        server.end_overtaken(lambda _: False)
+        assert len(server.replicas()) == 1
+        (connection,) = server.connections
+        connection.dump.progress.bytes_sent += 1
+        server.end_overtaken(lambda _: False)
+        server.end_overtaken(lambda name: name == "binlog.000003")
+        assert len(server.replicas()) == 1
+        server.end_overtaken(lambda _: False)
+        error = await client.error()
+        assert error.code == 1236
+        assert error.message.startswith("could not find next log; the first event '")
+        assert await client.packet() is None
+
+
 async def test_kill() -> None:
     """A killed dump is closed without a word; strangers may not kill, administrators may."""
     async with (

@@ -401,6 +401,7 @@ def test_the_reserve_fills_up_and_empties(logs):
     store = logs.open(segment_bytes=4096, reserve_bytes=5 * 4096)
     index = 0
     while not store.is_full:
+        assert index < 100
         index += 1
         append(store, entry(index, bytes(500)), hard_state=commit(index - 1))
     assert 3 * 4096 < store.bytes_used < 5 * 4096
@@ -409,6 +410,27 @@ def test_the_reserve_fills_up_and_empties(logs):
     store.truncate_before(index - 5)
 
     assert not store.is_full
+
+
+def test_what_the_log_takes_of_the_disk_stays_within_its_part(logs):
+    """Index and what is under way counted in, as long as it is written only while there is room."""
+    reserve, index_bytes, pending = 20 * 4096, 3 * 4096, 1000
+    store = logs.open(segment_bytes=4096, reserve_bytes=reserve, index_bytes=index_bytes)
+    index, largest = 0, 0
+    while store.has_room(pending):
+        assert index < 400
+        for _ in range(2):
+            index += 1
+            append(store, entry(index, bytes(400)), hard_state=commit(index - 1))
+        taken = sum(logs.size(logs.directory / name) for name in logs.disk.names(logs.directory))
+        largest = max(largest, taken)
+    assert 15 * 4096 < largest <= reserve - index_bytes
+    assert not store.has_room(pending)
+    starts, sizes = store.segment_sizes()
+    assert (starts[0], sum(sizes)) == (1, store.bytes_used)
+
+    store.index_bytes = 0
+    assert store.has_room(pending)
 
 
 def test_too_little_space_is_refused(logs):
