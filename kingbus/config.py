@@ -40,6 +40,8 @@ SEGMENT_BYTES_MIN = 1 << 20  # below, every entry would need a segment of its ow
 SEGMENT_BYTES_MAX = 4 << 30  # offsets inside a segment are kept in 32 bits
 GIGABYTE = 1 << 30
 FILES_MIN_MAX = 1_000_000
+ZSTD_LEVEL_DEFAULT = 1  # the quickest; more saves little of binary logs
+ZSTD_LEVEL_MAX = 19  # above, zstd wants a hundred megabytes of memory
 WORKERS_MAX = 64  # each takes 50 MB; more than cores are of no use
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
 _SHOWN_CHARACTERS_MAX = 200
@@ -268,6 +270,19 @@ class AuthSection(_Model):
     insecure: bool = False
 
 
+class AtRestSection(_Model):
+    """In which form this node's own disk holds the log; others need not do the same."""
+
+    compress: Literal["none", "zstd"] = "none"
+    level: Annotated[int | None, Field(strict=True, ge=1, le=ZSTD_LEVEL_MAX)] = None
+    encrypt: Literal["none", "cluster-key"] = "none"
+
+    @property
+    def zstd_level(self) -> int:
+        """0: not compressed."""
+        return (self.level or ZSTD_LEVEL_DEFAULT) if self.compress == "zstd" else 0
+
+
 class Config(_Model):
     """One node's configuration. Durations in seconds, sizes in bytes."""
 
@@ -293,6 +308,7 @@ class Config(_Model):
     cluster_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
     retain: RetainSection = RetainSection()
     reserve_overflow: Literal["stop", "exceed"] = "stop"
+    at_rest: AtRestSection = AtRestSection()
     source: SourceSection | None = None
     server: ServerSection | None = None
     tls: TlsSection = TlsSection()
@@ -360,6 +376,7 @@ def _together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
             ),
         )
     yield from _cluster_together(config)
+    yield from _at_rest_together(config)
     if config.source is not None:
         yield from _source_together(config, config.source)
     if config.server is not None and config.server.addr is not None and not config.server.user:
@@ -394,6 +411,36 @@ def _cluster_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem
                 key="initial-cluster",
                 message=f"gives this node another URL than peer-url ({config.peer_url})",
                 got=", ".join(members[config.name]),
+            ),
+        )
+
+
+def _at_rest_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    if config.at_rest.level is not None and config.at_rest.compress == "none":
+        yield (
+            ("at-rest",),
+            Problem(key="at-rest.level", message="is for compress: zstd"),
+        )
+    if config.at_rest.encrypt == "none":
+        return
+    keys = ("at-rest", "cluster-key-file", "data-dir")
+    file = config.cluster_key_file
+    if file is None:
+        yield (
+            keys,
+            Problem(
+                key="at-rest.encrypt",
+                message="needs cluster-key-file: the key that the cluster makes for itself is kept "
+                "in data-dir, beside what it would seal",
+            ),
+        )
+    elif file.resolve().is_relative_to(config.data_dir.resolve()):
+        yield (
+            keys,
+            Problem(
+                key="cluster-key-file",
+                message="must not lie in data-dir, beside what at-rest.encrypt seals with it",
+                got=str(file),
             ),
         )
 

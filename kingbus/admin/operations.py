@@ -26,6 +26,7 @@ from kingbus.admin.errors import (
 )
 from kingbus.admin.leader import SET_ATTRIBUTES, SET_SERVER, LeaderOperations, packed
 from kingbus.admin.protocols import (
+    AtRest,
     Events,
     Identity,
     Listener,
@@ -61,7 +62,9 @@ class _OutcomeUnknownError(KingbusError):
 
 
 class Operations:
-    """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing."""
+    """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing,
+    `at_rest` in which form the log is stored.
+    """
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Operations:
         election_timeout: float,
         events: Events,
         warnings: Callable[[], Iterable[str]] = tuple,
+        at_rest: Callable[[], AtRest | None] = lambda: None,
     ) -> None:
         self._name = name
         self._version = version
@@ -89,6 +93,7 @@ class Operations:
         self._election_timeout = election_timeout
         self._events = events
         self._warnings = warnings
+        self._at_rest = at_rest
         self.node_ended = trio.Event()
 
     # --- local ----------------------------------------------------------------------------------
@@ -115,6 +120,7 @@ class Operations:
             cluster_id=self._node.cluster.cluster_id,
             version=self._version,
             warnings=self._warnings(),
+            at_rest=self._at_rest(),
         )
 
     def server_status(self) -> schema.ServerStatusData:

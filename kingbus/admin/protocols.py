@@ -23,6 +23,27 @@ class Proposal(Protocol):
         """Return when it is applied here; raises ProposalLostError when the outcome is unknown."""
 
 
+class AtRest(Protocol):
+    """How this node's disk holds the log; see `storage.at_rest.AtRestStatus`."""
+
+    @property
+    def level(self) -> int: ...
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def data_bytes(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def segments(self) -> int: ...
+    @property
+    def transformed_segments(self) -> int: ...
+    @property
+    def sealed_segments(self) -> int: ...
+
+
 class CatchUp(Protocol):
     """How far a node has come that began from a snapshot."""
 

@@ -331,6 +331,27 @@ class CatchUpData(Data):
     share: float
 
 
+class AtRestData(Data):
+    """How this node's disk holds the log.
+
+    `data_bytes`, `stored_bytes`, their `ratio` and the processor's `seconds` are of what was
+    written since the start; null where nothing is transformed. Of all `segments` held some may have
+    compressed or sealed entries, and some of those are sealed.
+    """
+
+    compress: str
+    level: int | None
+    encrypt: str
+    key_id: str | None
+    data_bytes: int | None
+    stored_bytes: int | None
+    ratio: float | None
+    seconds: float | None
+    segments: int
+    transformed_segments: int
+    sealed_segments: int
+
+
 class NodeStatusData(Data):
     name: str
     id: str
@@ -348,6 +369,7 @@ class NodeStatusData(Data):
     cluster_id: str
     warnings: list[str]
     catch_up: CatchUpData | None = None
+    at_rest: AtRestData | None = None
 
 
 class HealthData(Data):

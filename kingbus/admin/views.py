@@ -7,7 +7,7 @@ Each function takes the applied state (and what other layers say of themselves) 
 from collections.abc import Iterable
 
 from kingbus.admin import schema
-from kingbus.admin.protocols import CatchUp, Identity, NodeStatus, ReceiverStatus, Replica
+from kingbus.admin.protocols import AtRest, CatchUp, Identity, NodeStatus, ReceiverStatus, Replica
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import FIRST_POSITION, RelayState
 from kingbus.membership.cluster import Cluster
@@ -144,6 +144,7 @@ def node_status(
     cluster_id: int,
     version: str,
     warnings: Iterable[str],
+    at_rest: AtRest | None = None,
 ) -> schema.NodeStatusData:
     """This node's own view."""
     return schema.NodeStatusData(
@@ -163,6 +164,24 @@ def node_status(
         cluster_id=schema.member_id_text(cluster_id),
         warnings=list(warnings),
         catch_up=_catch_up(status.catch_up),
+        at_rest=_at_rest(at_rest) if at_rest is not None else None,
+    )
+
+
+def _at_rest(status: AtRest) -> schema.AtRestData:
+    counts = bool(status.level or status.key_id)
+    return schema.AtRestData(
+        compress="zstd" if status.level else "none",
+        level=status.level or None,
+        encrypt="cluster-key" if status.key_id else "none",
+        key_id=status.key_id or None,
+        data_bytes=status.data_bytes if counts else None,
+        stored_bytes=status.stored_bytes if counts else None,
+        ratio=round(status.stored_bytes / status.data_bytes, 4) if status.data_bytes else None,
+        seconds=round(status.seconds, 3) if counts else None,
+        segments=status.segments,
+        transformed_segments=status.transformed_segments,
+        sealed_segments=status.sealed_segments,
     )
 
 

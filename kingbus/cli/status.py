@@ -68,7 +68,7 @@ def status(
     if as_json:
         show_json(facts)
         return
-    show_facts(facts["node"])
+    show_facts(facts["node"] | {"at_rest": _at_rest(facts["node"].get("at_rest"))})
     say("\nMEMBERS")
     show_members(facts["cluster"], as_json=False)
     say("\nSOURCE")
@@ -77,6 +77,23 @@ def status(
     say(f"listener {facts['server']['status']} {facts['server']['addr']}".rstrip())
     if facts["server"]["slaves"]:
         show_replicas(facts["server"]["slaves"])
+
+
+def _at_rest(facts: dict[str, Any] | None) -> str | None:
+    """In one line: how entries are stored, what that saves, and how much of the log is so."""
+    if facts is None:
+        return None
+    words = []
+    if facts["compress"] != "none":
+        words.append(f"{facts['compress']} level {facts['level']}")
+    if facts["encrypt"] != "none":
+        words.append(f"sealed with {facts['encrypt']} {facts['key_id']}")
+    if facts["ratio"] is not None:
+        words.append(
+            f"{facts['stored_bytes']} bytes stored for {facts['data_bytes']} (x {facts['ratio']})"
+        )
+    segments = f"of {facts['segments']} segments {facts['transformed_segments']} transformed, "
+    return ", ".join(words or ["as it is"]) + f"; {segments}{facts['sealed_segments']} sealed"
 
 
 @binlog.command("list")

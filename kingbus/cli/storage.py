@@ -25,13 +25,20 @@ def _group() -> None:
 @app.command()
 def verify(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="The node's data directory.")],
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--cluster-key-file", help="Open what is sealed, too, with this key."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every record of the log; exit code 1 and the place, if one is bad."""
+    from kingbus.secrets import ClusterSecret
+    from kingbus.storage.at_rest import Keyring, RestKey
     from kingbus.storage.directory import DataDirectory
 
+    keys = Keyring([RestKey.of(ClusterSecret.load(key_file))] if key_file is not None else [])
     with DataDirectory.open_existing(data_dir) as directory:
-        last = _verified(directory.log_path)
+        last = _verified(directory.log_path, keys)
     if last.problem is not None:
         raise DamagedError(
             f"{last.path} is damaged: {last.problem}",
@@ -44,18 +51,24 @@ def verify(
                 "entries": last.entries,
                 "last_index": last.last_index,
                 "unsynced_tail_bytes": last.tail_bytes,
+                "unopened_entries": last.unopened,
             }
         )
         return
     tail = f"; {last.tail_bytes} unsynced bytes at the end will be cut" if last.tail_bytes else ""
     say(f"{last.entries} entries in {last.total_bytes} bytes, up to index {last.last_index}{tail}")
+    if last.unopened:
+        say(
+            f"{last.unopened} of them are sealed and were not opened: their sums are right; "
+            "--cluster-key-file opens them"
+        )
 
 
-def _verified(log: Path) -> Any:
+def _verified(log: Path, keys: Any) -> Any:
     """The last report; a progress bar meanwhile, where somebody watches."""
     from kingbus.storage.verify import VerifyProgress, verify_log
 
-    reports = verify_log(log)
+    reports = verify_log(log, keys=keys)
     last: deque[VerifyProgress] = deque(maxlen=1)
     if sys.stderr.isatty():
         from rich.console import Console

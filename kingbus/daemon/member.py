@@ -54,7 +54,7 @@ from kingbus.daemon.keeper import keep
 from kingbus.daemon.newness import Newness
 from kingbus.daemon.signals import Stop
 from kingbus.daemon.sockets import Sockets
-from kingbus.daemon.start import Ground
+from kingbus.daemon.start import KEY_FILE, Ground
 from kingbus.daemon.watched import Feeding, Watched
 from kingbus.daemon.worker import Worker
 from kingbus.errors import KingbusError
@@ -80,7 +80,6 @@ _log = log.get_logger("daemon")
 
 STOP_SECONDS_MAX = 8.0  # of the 10 that are promised
 HANDOVER_SECONDS_MAX = 3.0
-KEY_FILE = "cluster.key"
 
 
 class Member:
@@ -249,6 +248,7 @@ class Member:
             election_timeout=config.election_timeout,
             events=self._facts.binlog_events,
             warnings=self._warnings,
+            at_rest=self._store.at_rest_status,
         )
         register_calls(
             self._transport,

@@ -6,7 +6,8 @@ and tasks of a running node.
 """
 
 import random
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,7 +21,8 @@ from kingbus.joining import joined
 from kingbus.membership.cluster import Cluster
 from kingbus.node.bootstrap import BootstrapConfig, Prepared, prepare
 from kingbus.replication.relay import Relay
-from kingbus.secrets import ClusterSecret
+from kingbus.secrets import ClusterSecret, SecretError
+from kingbus.storage.at_rest import AtRest, Keyring, RestKey
 from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
@@ -30,6 +32,7 @@ _log = log.get_logger("daemon")
 
 STANDALONE_FILE = "standalone-peer"
 PEER_URL_FILE = "peer-url"
+KEY_FILE = "cluster.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +54,17 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
     share = index_share(options.config.reserve_data_size)
     database = await worker(partial(StateStore.open, directory.state_path, disk_bytes=share))
     stack.callback(database.close)
-    await worker(_finish_install, options.config, directory, database)
     key_file = options.config.cluster_key_file
     secret = await worker(ClusterSecret.load, key_file) if key_file is not None else None
     key_id = secret.key_id if secret is not None else ""
+    await worker(_finish_install, options.config, directory, database, secret)
     options = await _joined(options, directory, key_id)
     options = await worker(_with_peer_url, options, directory, database)
     bootstrap = await worker(_bootstrap_config, options, directory, key_id)
     prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
     for note in prepared.notes:
         _log.info(note)
-    store = await worker(_open_log, options.config, directory, prepared.identity)
+    store = await worker(_open_log, options.config, directory, prepared.identity, secret)
     stack.callback(store.close)
     relay = await worker(
         partial(Relay.load, database=database, log=store, runner=worker, files=store)
@@ -91,12 +94,14 @@ async def _joined(options: Options, directory: DataDirectory, key_id: str) -> Op
     return replace(options, config=config)
 
 
-def _finish_install(config: Config, directory: DataDirectory, database: StateStore) -> None:
+def _finish_install(
+    config: Config, directory: DataDirectory, database: StateStore, secret: ClusterSecret | None
+) -> None:
     """Before anything is decided by what log and database hold: they may not fit together yet."""
     if database.installing() is None:
         return
     assert directory.identity is not None, "a snapshot is installed by a member"
-    store = _open_log(config, directory, directory.identity)
+    store = _open_log(config, directory, directory.identity, secret)
     try:
         snapshot = finish_interrupted(database, store)
     finally:
@@ -105,7 +110,11 @@ def _finish_install(config: Config, directory: DataDirectory, database: StateSto
     _log.info("finished installing a snapshot", index=snapshot.index)
 
 
-def _open_log(config: Config, directory: DataDirectory, identity: Identity) -> LogStore:
+def _open_log(
+    config: Config, directory: DataDirectory, identity: Identity, secret: ClusterSecret | None
+) -> LogStore:
+    seals = config.at_rest.encrypt != "none"
+    assert secret is not None or not seals, "checked with the configuration"
     store = LogStore.open(
         directory.log_path,
         segment_bytes=segment_bytes_within(config.reserve_data_size, config.segment_size),
@@ -113,7 +122,18 @@ def _open_log(config: Config, directory: DataDirectory, identity: Identity) -> L
         index_bytes=index_share(config.reserve_data_size),
         cluster_id=identity.cluster_id,
         member_id=identity.member_id,
+        at_rest=AtRest(
+            level=config.at_rest.zstd_level,
+            key=RestKey.of(secret) if seals and secret is not None else None,
+        ),
+        keys=Keyring(map(RestKey.of, _secrets(directory, secret))),
     )
+    own_key = directory.path / KEY_FILE
+    if seals and own_key.exists():
+        store.warnings.append(
+            f"{own_key} lies beside what at-rest.encrypt seals: remove it if it is the key in "
+            "cluster-key-file, too"
+        )
     for warning in store.warnings:
         _log.warning(warning)
     if store.recovery is not None:
@@ -126,6 +146,15 @@ def _open_log(config: Config, directory: DataDirectory, identity: Identity) -> L
             reason=found.reason,
         )
     return store
+
+
+def _secrets(directory: DataDirectory, secret: ClusterSecret | None) -> Iterator[ClusterSecret]:
+    """What may have sealed a part of the log: the configured key, else the directory's own."""
+    if secret is not None:
+        yield secret
+        return
+    with suppress(SecretError):  # whoever needs it says so, see `ClusterKeyKeeper.load`
+        yield ClusterSecret.load(directory.path / KEY_FILE)
 
 
 def _with_peer_url(options: Options, directory: DataDirectory, database: StateStore) -> Options:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kingbus.crc import crc32
-from kingbus.raft.types import Entry, HardState
+from kingbus.raft.types import Entry, EntryType, HardState
+from kingbus.storage.at_rest import AtRest, Keyring, Packed, Packer
 from kingbus.storage.errors import StorageError
 from kingbus.storage.files import Buffer, FileSystem, write_all
 from kingbus.storage.record import (
@@ -75,7 +76,9 @@ class Appender:
     """Writes records behind the last one of the active segment.
 
     `load_index` gives the index of a closed segment, reading it where needed; `may_preallocate`
-    says whether one more segment may be reserved beside that many bytes of closed ones.
+    says whether one more segment may be reserved beside that many bytes of closed ones. `at_rest`
+    is the form in which entries are written, `keys` have what seals them; a segment that was begun
+    for another form is not written to any more.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Appender:
         member_id: int,
         may_preallocate: Callable[[int], bool],
         load_index: Callable[[Segment], SegmentIndex],
+        at_rest: AtRest,
+        keys: Keyring,
     ) -> None:
         self._files = files
         self._directory = directory
@@ -96,6 +101,8 @@ class Appender:
         self._member_id = member_id
         self._may_preallocate = may_preallocate
         self._load_index = load_index
+        self._at_rest = at_rest
+        self.packer = Packer(at_rest, keys, files.random_bytes) if at_rest.transforms else None
 
         self.segments: list[Segment] = []
         self.hard_state = HardState()
@@ -110,6 +117,7 @@ class Appender:
         self._synced = 0  # durable up to here
         self._told = 0  # the newest mark, or the head, ends here
         self._fresh_end = 0  # a record that does not fit behind this one begins a new segment
+        self._is_of_form = True  # the active segment may hold what is written from now on
         self._next_ready = False
         self._mark_fd = -1
         self._index = SegmentIndex(1)  # of the active segment, or its tail; see `_indexed_whole`
@@ -144,6 +152,11 @@ class Appender:
         self._previous = previous
         self.last_index = last_index
         self._fresh_end = head_end + SYNCED_BYTES
+        header = self.active.header
+        self._is_of_form = (header.transforms, header.key_id) == (
+            self._at_rest.transforms,
+            self._at_rest.key_id,
+        )
         self._preallocate_next()
 
     @property
@@ -299,7 +312,8 @@ class Appender:
     def _begin_piece(self) -> None:
         """What is written to one segment at a time begins with a mark."""
         room = SYNCED_BYTES + HARD_STATE_BYTES
-        if self._offset + room > self._segment_bytes and self._offset > self._fresh_end:
+        is_full = self._offset + room > self._segment_bytes and self._offset > self._fresh_end
+        if is_full or not self._is_of_form:
             self._roll(self.last_index + 1)
         self._put_mark()
 
@@ -315,14 +329,18 @@ class Appender:
         self._offset += len(record)
 
     def _put_entries(self, entries: Sequence[Entry]) -> None:
+        packer = self.packer
+        packed: Packed | None = None
+        flags = 0
         for entry in entries:
             data = entry.data
             length = len(data)
             index, term = entry.index, entry.term
+            if packer is not None:
+                packed = self._packed(packer, entry)
+                flags, length = (packed.flags, packed.size) if packed else (0, length)
             if length > BODY_BYTES_MAX:
-                raise StorageError(
-                    f"entry {index} has {length} bytes; a record holds at most {BODY_BYTES_MAX}"
-                )
+                raise _too_large(index, length)
             assert self.log_start.index < index <= self.last_index + 1, (index, self.last_index)
             size = HEADER_BYTES + length
             if index < self.active.first_index or (
@@ -332,7 +350,13 @@ class Appender:
                 self._roll(index)
                 self._put_mark()
             checksum = entry.checksum
-            if checksum is None:
+            if packed is not None:
+                assert packer is not None
+                segment_id = self.active.header.segment_id
+                data, checksum = packer.finish(
+                    packed, segment_id, index=index, term=term, entry_type=entry.type
+                )
+            elif checksum is None:
                 checksum = crc32(data)
             self._index.add(index, term, self._offset)
             header, self._previous = pack_header(
@@ -343,6 +367,7 @@ class Appender:
                 entry_type=entry.type,
                 index=index,
                 term=term,
+                flags=flags,
             )
             self._small += header
             if length <= COPY_BYTES_MAX:
@@ -352,6 +377,15 @@ class Appender:
                 self._small = bytearray()
             self._offset += size
             self.last_index = index
+
+    @staticmethod
+    def _packed(packer: Packer, entry: Entry) -> Packed | None:
+        """What becomes of commands, batches among them; configurations stay as they are."""
+        if entry.type is not EntryType.NORMAL or not entry.data:
+            return None
+        if len(entry.data) > BODY_BYTES_MAX:
+            raise _too_large(entry.index, len(entry.data))
+        return packer.pack(entry.data, entry.checksum)
 
     def _flush(self) -> None:
         """Hand everything gathered to the operating system."""
@@ -448,6 +482,8 @@ class Appender:
             segment_id=self._files.random_bytes(16),
             cluster_id=self._cluster_id,
             member_id=self._member_id,
+            transforms=self._at_rest.transforms,
+            key_id=self._at_rest.key_id,
         )
         files, waiting = self._files, self._directory / NEXT_NAME
         if self._next_ready:
@@ -473,6 +509,7 @@ class Appender:
         self._fresh_end = end + SYNCED_BYTES
         self._index = SegmentIndex(first_index)
         self._indexed_whole = True
+        self._is_of_form = True
         self._preallocate_next()
 
     def _preallocate_next(self) -> None:
@@ -497,3 +534,9 @@ class Appender:
             self.space_exhausted = False
         finally:
             self._files.close(fd)
+
+
+def _too_large(index: int, length: int) -> StorageError:
+    return StorageError(
+        f"entry {index} has {length} bytes; a record holds at most {BODY_BYTES_MAX}"
+    )

@@ -10,6 +10,7 @@ __all__ = [
     "FatalStorageError",
     "NewerFormatError",
     "NotEnoughSpaceError",
+    "SealedLogError",
     "StorageError",
     "WrongIdentityError",
 ]
@@ -56,6 +57,15 @@ class DirectoryInUseError(StorageError):
     """Another process has the directory open."""
 
     hint = "stop that process first, or use another data-dir"
+
+
+class SealedLogError(StorageError):
+    """A part of the log is sealed with a key that is not here: it cannot be read."""
+
+    hint = (
+        "name the file with that key in cluster-key-file; if no such file is left, remove this "
+        "member and add it again with an empty data directory"
+    )
 
 
 class NewerFormatError(StorageError):

@@ -35,6 +35,7 @@ from kingbus.raft.storage import (
 )
 from kingbus.raft.types import ConfState, Entry, HardState, Snapshot
 from kingbus.storage.appender import Appender, Change
+from kingbus.storage.at_rest import AS_THEY_ARE, AtRest, AtRestStatus, Keyring
 from kingbus.storage.cache import EntryCache
 from kingbus.storage.checked import CheckedEntries
 from kingbus.storage.errors import (
@@ -86,13 +87,17 @@ class LogWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A run of entries in one segment: `first` lies at `offset`, read on until `stop`."""
+    """A run of entries in one segment: `first` lies at `offset`, read on until `stop`.
+
+    With `transformed` they may be compressed or sealed, so they have to be read.
+    """
 
     segment: str
     first: int
     offset: int
     stop: int
     large: bool
+    transformed: bool = False
 
 
 class LogStore:
@@ -107,6 +112,8 @@ class LogStore:
         reserve_bytes: int,
         index_bytes: int,
         cache_bytes: int,
+        at_rest: AtRest,
+        keys: Keyring,
     ) -> None:
         self._directory = directory
         self._files = files
@@ -114,6 +121,8 @@ class LogStore:
         self.reserve_bytes = reserve_bytes
         self.index_bytes = index_bytes
         """Of the reserve, what is not the log's; the owner of the index says how much."""
+        self._at_rest = at_rest
+        self.keys = keys
         self.warnings: list[str] = []
         self.recovery: Recovery | None = None
 
@@ -153,14 +162,19 @@ class LogStore:
         cluster_id: int = 0,
         member_id: int = 0,
         files: FileSystem | None = None,
+        at_rest: AtRest = AS_THEY_ARE,
+        keys: Keyring | None = None,
     ) -> Self:
         """Open the log of a directory, or begin one where there is none.
 
         Blocks. The ids are written into new segments and compared with the old ones where both are
         known (not 0). `index_bytes` of the reserve are not for the log. `warnings` and `recovery`
-        tell what is worth a line in the log. Raises DirectoryInUseError, NotEnoughSpaceError,
-        CorruptRecordError, NewerFormatError, WrongIdentityError, and StorageError when the
-        directory cannot be used at all.
+        tell what is worth a line in the log. `at_rest` is the form in which entries are written;
+        what is there stays as it is. `keys` open what was sealed before, the key of `at_rest` does
+        so in any case; `keys` of the store are those of them that are used. Raises
+        DirectoryInUseError, NotEnoughSpaceError, CorruptRecordError, NewerFormatError,
+        WrongIdentityError, SealedLogError when a segment is sealed with another key, and
+        StorageError when the directory cannot be used at all.
         """
         if reserve_bytes < 2 * segment_bytes:
             raise StorageError(
@@ -168,6 +182,7 @@ class LogStore:
                 hint="make reserve-data-size larger or segment-size smaller",
             )
         files = files or LocalFileSystem()
+        held = list(keys or ()) + ([at_rest.key] if at_rest.key is not None else [])
         store = cls(
             directory,
             files=files,
@@ -175,6 +190,8 @@ class LogStore:
             reserve_bytes=reserve_bytes,
             index_bytes=index_bytes,
             cache_bytes=cache_bytes,
+            at_rest=at_rest,
+            keys=Keyring(held),
         )
         try:
             files.make_directory(directory)
@@ -197,6 +214,7 @@ class LogStore:
         found = find_log(files, directory)
         for segment in found.segments if found else ():
             check_ids(segment, cluster_id=cluster_id, member_id=member_id)
+        self._require_keys(found.segments if found else ())
         newest = found.segments[-1].header if found else None
         self._appender = appender = Appender(
             files,
@@ -206,6 +224,8 @@ class LogStore:
             member_id=member_id or (newest.member_id if newest else 0),
             may_preallocate=self._may_preallocate,
             load_index=self._index_of,
+            at_rest=self._at_rest,
+            keys=self.keys,
         )
         if found is None:
             appender.create()
@@ -221,6 +241,16 @@ class LogStore:
         self._hard_state = appender.hard_state
         self._last_index = appender.last_index
         self._set_segments(tuple(appender.segments))
+
+    def _require_keys(self, segments: Sequence[Segment]) -> None:
+        """Refuse at the start what could not be read later; keep the keys that are needed."""
+        needed = {self._at_rest.key_id: self._directory}
+        for segment in segments:
+            needed.setdefault(segment.header.key_id, segment.path)
+        needed.pop("", None)
+        for key_id, path in needed.items():
+            self.keys.require(key_id, path)
+        self.keys = self.keys.only(needed)
 
     def _resume(self, appender: Appender, found: FoundLog) -> None:
         files, replay = self._files, found.replay
@@ -491,6 +521,21 @@ class LogStore:
         """How large a segment becomes."""
         return self._segment_bytes
 
+    def at_rest_status(self) -> AtRestStatus:
+        """How entries are stored here; never blocks."""
+        packer = self._appender.packer if self._appender is not None else None
+        headers = [segment.header for segment in self._segments]
+        return AtRestStatus(
+            level=self._at_rest.level,
+            key_id=self._at_rest.key_id,
+            data_bytes=packer.data_bytes if packer is not None else 0,
+            stored_bytes=packer.stored_bytes if packer is not None else 0,
+            seconds=packer.seconds if packer is not None else 0.0,
+            segments=len(headers),
+            transformed_segments=sum(header.transforms for header in headers),
+            sealed_segments=sum(bool(header.key_id) for header in headers),
+        )
+
     @property
     def last_sync_seconds(self) -> float:
         """How long the last sync took."""
@@ -563,10 +608,10 @@ class LogStore:
 
         Always from the files, so it blocks. CompactedError, UnavailableError as in `entries`;
         CorruptRecordError when what is there is not what was written, StorageError when the
-        operating system cannot read it.
+        operating system cannot read it. What is compressed or sealed is opened here.
         """
         self._check_range(lo, hi)
-        reader = EntryReader(self._files, max_bytes)
+        reader = EntryReader(self._files, max_bytes, keys=self.keys)
         at = lo
         while at < hi and not reader.full:
             segment, stop = self._segment_at(at)
@@ -595,8 +640,8 @@ class LogStore:
     def stored(self, index: int) -> StoredEntry | None:
         """Where an entry lies whose bytes need not be looked at again.
 
-        Never blocks. None: `read` it, because it is unchecked, or gone, or the segment's index is
-        not in memory.
+        Never blocks. None: `read` it, because it is unchecked, or gone, or perhaps not stored as it
+        is, or the segment's index is not in memory.
         """
         with self._lock:
             if index not in self._checked:
@@ -606,7 +651,7 @@ class LogStore:
         except (CompactedError, UnavailableError):
             return None
         places = segment.index
-        if places is None:
+        if places is None or segment.header.transforms:
             return None
         with self._lock:
             if segment.sequence in self._loaded:
@@ -652,6 +697,7 @@ class LogStore:
                     offset=place.offset,
                     stop=min(stop, place.stop, indexes[-1] + 1),
                     large=place.large,
+                    transformed=segment.header.transforms,
                 )
             )
         return places

@@ -20,6 +20,7 @@ from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.replication.purger import UnknownFileError
 from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import AtRestStatus
 
 PEER_URLS = {"n1": "http://127.0.0.1:5001", "n2": "http://127.0.0.1:5002"}
 ELECTION_SECONDS = 0.05
@@ -349,6 +350,7 @@ class Pair:
         self.transport = FakeTransport()
         self.joiners: set[tuple[str, str, str]] = set()  # (URL, name, token) of who would answer
         self.secret = ClusterSecret.generate() if with_key else None
+        self.at_rest: AtRestStatus | None = None
         self.n1 = self._member("n1")
         self.n2 = self._member("n2")
 
@@ -380,6 +382,7 @@ class Pair:
             identity=identity,
             election_timeout=ELECTION_SECONDS,
             events=fake_events,
+            at_rest=lambda: self.at_rest,
         )
         listener.operations = operations
         self.transport.handlers[node.id] = operations.handle_call

@@ -17,6 +17,7 @@ from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import MemberAttributes
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
+from kingbus.storage.at_rest import AtRestStatus
 from kingbus.transport.errors import PeerUnreachableError
 from tests.unit.admin.fakes import ELECTION_SECONDS, Member1, Pair
 
@@ -634,6 +635,48 @@ async def test_a_node_that_began_from_a_snapshot_says_how_far_it_is(pair: Pair) 
         "share": 0.25,
     }
     await browser.data("GET", "/ready")
+
+
+async def test_the_form_at_rest_is_told(pair: Pair) -> None:
+    """What is set, what it saved, and how many segments have it; unknown is null."""
+    browser = Browser(pair.n1)
+    pair.at_rest = AtRestStatus(level=0, key_id="", segments=3, transformed_segments=1)
+    assert (await browser.data("GET", "/status"))["at_rest"] == {
+        "compress": "none",
+        "level": None,
+        "encrypt": "none",
+        "key_id": None,
+        "data_bytes": None,
+        "stored_bytes": None,
+        "ratio": None,
+        "seconds": None,
+        "segments": 3,
+        "transformed_segments": 1,
+        "sealed_segments": 0,
+    }
+    pair.at_rest = AtRestStatus(
+        level=3,
+        key_id="5eed",
+        data_bytes=400,
+        stored_bytes=100,
+        seconds=0.25,
+        segments=3,
+        transformed_segments=2,
+        sealed_segments=1,
+    )
+    assert (await browser.data("GET", "/status"))["at_rest"] == {
+        "compress": "zstd",
+        "level": 3,
+        "encrypt": "cluster-key",
+        "key_id": "5eed",
+        "data_bytes": 400,
+        "stored_bytes": 100,
+        "ratio": 0.25,
+        "seconds": 0.25,
+        "segments": 3,
+        "transformed_segments": 2,
+        "sealed_segments": 1,
+    }
 
 
 async def test_the_listener_of_the_node_asked(pair: Pair) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from kingbus.cli.main import invoke
 from kingbus.pb.command_pb2 import MemberAttributes
+from kingbus.storage.at_rest import AtRestStatus
 from tests.unit.cli.conftest import RunningApi
 
 Captured = pytest.CaptureFixture[str]
@@ -171,6 +172,19 @@ def test_status_shows_the_cluster(api: RunningApi, capsys: Captured) -> None:
     assert "n1" in text
     assert "leader" in text
     assert "listener stopped" in text
+    api.pair.at_rest = AtRestStatus(
+        level=3,
+        key_id="5eed",
+        data_bytes=400,
+        stored_bytes=100,
+        segments=3,
+        transformed_segments=2,
+        sealed_segments=1,
+    )
+    assert invoke(["status"]) == 0
+    text = capsys.readouterr().out
+    assert "zstd level 3, sealed with cluster-key 5eed, 100 bytes stored for 400 (x 0.25)" in text
+    assert "of 3 segments 2 transformed, 1 sealed" in text
 
     assert invoke(["status", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

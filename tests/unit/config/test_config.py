@@ -252,3 +252,36 @@ def test_source_candidates() -> None:
         parsed = config.parse(MINIMAL | {"source": {"addrs": given_as, "user": "u"}})
         assert parsed.source is not None
         assert [str(each) for each in parsed.source.addresses] == ["h1:1", "h2:2"]
+
+
+def test_the_form_at_rest_is_off_by_default_and_each_part_by_itself() -> None:
+    """zstd with its own level, or one that is given; the key of a file outside of data-dir."""
+    assert config.parse(MINIMAL).at_rest.zstd_level == 0
+    assert config.parse(MINIMAL).at_rest.encrypt == "none"
+    assert config.parse(MINIMAL | {"at-rest": {"compress": "zstd"}}).at_rest.zstd_level == 1
+    both = {"compress": "zstd", "level": 7, "encrypt": "cluster-key"}
+    parsed = config.parse(MINIMAL | {"at-rest": both, "cluster-key-file": "/etc/key"})
+    assert (parsed.at_rest.zstd_level, parsed.at_rest.encrypt) == (7, "cluster-key")
+
+
+@pytest.mark.parametrize(
+    ("section", "file", "key", "message"),
+    [
+        ({"encrypt": "cluster-key"}, None, "at-rest.encrypt", "needs cluster-key-file"),
+        ({"encrypt": "cluster-key"}, "/tmp/n1/cluster.key", "cluster-key-file", "must not lie in"),
+        ({"encrypt": "cluster-key"}, "/tmp/x/../n1/k", "cluster-key-file", "must not lie in"),
+        ({"encrypt": "yes"}, "/etc/key", "at-rest.encrypt", "'none' or 'cluster-key'"),
+        ({"compress": "gzip"}, None, "at-rest.compress", "'none' or 'zstd'"),
+        ({"level": 3}, None, "at-rest.level", "is for compress: zstd"),
+        ({"compress": "zstd", "level": 20}, None, "at-rest.level", "less than or equal to 19"),
+        ({"compress": "zstd", "level": 0}, None, "at-rest.level", "greater than or equal to 1"),
+        ({"compression": "zstd"}, None, "at-rest.compression", "unknown key"),
+    ],
+)
+def test_what_cannot_be_at_rest_is_told(
+    section: dict[str, object], file: str | None, key: str, message: str
+) -> None:
+    """By its key; a key beside what it seals would protect nothing."""
+    found = problems(at_rest=section, cluster_key_file=file)
+    assert found.keys() == {key}
+    assert message in found[key]

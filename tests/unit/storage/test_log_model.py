@@ -16,12 +16,16 @@ from hypothesis.stateful import (
 )
 
 from kingbus.raft.types import ConfState, Entry, EntryType, HardState, Snapshot
+from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import AS_THEY_ARE, AtRest, Keyring, RestKey
 from kingbus.storage.log import LogStore, LogWrite
 from tests.unit.storage.simulated_disk import PowerLostError, SimulatedDisk
 
 DIRECTORY = Path("/log")
 SEGMENT_BYTES = 2048
 NO_LIMIT = 1 << 62
+KEY = RestKey.of(ClusterSecret.of(bytes(range(32))))
+FORMS = (AS_THEY_ARE, AtRest(level=1), AtRest(key=KEY), AtRest(level=1, key=KEY))
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,10 @@ class LogMachine(RuleBasedStateMachine):
     """Each rule does to the store and to the model the same.
 
     `states` are what the log may say after a power loss: every state since the last sync, record
-    by record. The last one is what it says now.
+    by record. The last one is what it says now. Each opening takes one of `forms`.
     """
+
+    forms = (AS_THEY_ARE,)
 
     @initialize(seed=st.integers(0, 2**32), short_writes=st.booleans())
     def begin(self, seed, short_writes):
@@ -96,7 +102,12 @@ class LogMachine(RuleBasedStateMachine):
             reserve_bytes=1 << 30,
             cache_bytes=self.random.choice((0, 2000, 1 << 20)),
             files=self.disk,
+            at_rest=self.random.choice(self.forms),
+            keys=Keyring([KEY]),
         )
+
+    def body(self, size):
+        return self.random.randbytes(size)
 
     @property
     def now(self):
@@ -125,7 +136,7 @@ class LogMachine(RuleBasedStateMachine):
                     entry_term,
                     first + number,
                     self.random.choice(tuple(EntryType)),
-                    self.random.randbytes(size),
+                    self.body(size),
                 )
             )
         if self.random.random() < 0.2 and len(entries) > 1:
@@ -321,3 +332,17 @@ LogMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestLog = pytest.mark.slow(LogMachine.TestCase)
+
+
+class TransformedLogMachine(LogMachine):
+    """The same over a disk on which the form changes from one opening to the next."""
+
+    forms = FORMS
+
+    def body(self, size):
+        half = self.random.randbytes(size // 2)
+        return half + (half if self.random.random() < 0.7 else self.random.randbytes(len(half)))
+
+
+TransformedLogMachine.TestCase.settings = LogMachine.TestCase.settings
+TestTransformedLog = pytest.mark.slow(TransformedLogMachine.TestCase)
