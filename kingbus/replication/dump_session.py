@@ -32,13 +32,13 @@ from kingbus.binlog.event_types import EventType
 from kingbus.binlog.events import Rotate
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
 from kingbus.binlog.header import FIRST_POSITION, BytesLike, EventHeader
-from kingbus.binlog.relay_state import RelayState, VisibleEnd
+from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.mysql import errors
 from kingbus.mysql.errors import MySQLError
 from kingbus.pb.command_pb2 import FileStart
 from kingbus.pb.record_pb2 import BatchRow, FileRow
 from kingbus.replication.served_batch import ServedBatch
-from kingbus.replication.served_rows import Row, gtids_of
+from kingbus.replication.served_rows import Row, ServedState, gtids_of
 
 HEARTBEAT_V2_TYPES: Final = 41
 """A FORMAT_DESCRIPTION that lists fewer event types does not know type 41, and neither does a
@@ -117,6 +117,10 @@ class DumpRefusedError(MySQLError):
     """The dump ends with this error, before its first event or in the stream."""
 
 
+class OvertakenError(DumpRefusedError):
+    """What the dump was to send next has been purged under it."""
+
+
 def refused(error: MySQLError) -> DumpRefusedError:
     """The same error as the end of a dump."""
     return DumpRefusedError(error.code, error.sqlstate, error.message)
@@ -192,7 +196,7 @@ class DumpSession:
 
     # -- where to start ---------------------------------------------------------------------
 
-    def start(self, state: RelayState, *, caught_up: bool = False) -> Begin | Behind | Hold:
+    def start(self, state: ServedState, *, caught_up: bool = False) -> Begin | Behind | Hold:
         """Where to begin; `caught_up` says that this node has what the cluster has.
 
         Raises DumpRefusedError.
@@ -206,7 +210,7 @@ class DumpSession:
                 raise behind.refusal from None
             return Behind(refusal=behind.refusal)
 
-    def _start(self, state: RelayState) -> Begin:
+    def _start(self, state: ServedState) -> Begin:
         request = self._request
         file: FileRow | None = state.files[0]
         if request.file_name:
@@ -226,7 +230,7 @@ class DumpSession:
                 raise refused(position_in_gap(file, request.position, gap.start, gap.end))
         return Begin(file=file, position=request.position)
 
-    def _check_set(self, state: RelayState, gtids: GtidSet) -> None:
+    def _check_set(self, state: ServedState, gtids: GtidSet) -> None:
         """Whether the replica is ahead of, or too far behind, what is held.
 
         It sends all uuids that it knows, its own included; only those that were a source of this
@@ -295,13 +299,12 @@ class DumpSession:
     def purged(self) -> DumpRefusedError:
         """The file that is being sent was purged under the dump."""
         name, position = self.file_name, self.position
-        return refused(
-            errors.fatal_dump_error(
-                f"could not find next log; the first event '{self._first_file}' at "
-                f"{self._first_position}, the last event read from './{name}' at {position}, the "
-                f"last byte read from './{name}' at {position}."
-            )
+        error = errors.fatal_dump_error(
+            f"could not find next log; the first event '{self._first_file}' at "
+            f"{self._first_position}, the last event read from './{name}' at {position}, the "
+            f"last byte read from './{name}' at {position}."
         )
+        return OvertakenError(error.code, error.sqlstate, error.message)
 
     def _rotate_to(self, file: FileRow, position: int) -> Made:
         self.file_name = file.served_name
@@ -337,7 +340,7 @@ class DumpSession:
         return True
 
     def pieces(
-        self, row: Row, batch: ServedBatch, first: int, file: FileRow, state: RelayState
+        self, row: Row, batch: ServedBatch, first: int, file: FileRow, state: ServedState
     ) -> list[Piece]:
         """What of the row, from packet `first` on, is sent, in order."""
         last = row.row.packets
@@ -429,7 +432,7 @@ class DumpSession:
         batch: ServedBatch,
         packet: int,
         file: FileRow,
-        state: RelayState,
+        state: ServedState,
     ) -> None:
         """A ROTATE is sent even behind what is skipped, and with the name that clients see."""
         event = batch.event(packet)
@@ -512,7 +515,7 @@ class _PerhapsBehindError(Exception):
         self.refusal = refused(error)
 
 
-def source_uuids(state: RelayState) -> set[bytes]:
+def source_uuids(state: ServedState) -> set[bytes]:
     """The server uuids of all that are or were a source of this log."""
     found: set[bytes] = set()
     for text in state.source_uuids:
