@@ -26,6 +26,8 @@ from kingbus.node.errors import (
     ProposalLostError,
     TransferError,
 )
+from kingbus.replication.file_content import PastEndError
+from kingbus.replication.served_rows import InstallingError, PurgedWhileReadingError
 
 
 class AdminError(KingbusError):
@@ -100,6 +102,9 @@ _STATUS: tuple[tuple[type[KingbusError], int], ...] = (
     (UnknownMemberError, 404),
     (MembershipError, 400),
     (ConfigError, 400),
+    (PastEndError, 400),
+    (PurgedWhileReadingError, 404),
+    (InstallingError, 503),
 )
 
 

@@ -5,6 +5,7 @@
      |- transport.run, transport.serve  lanes to the peers, and what they dial
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
      |- dump_workers.run                processes that perform dumps, where some are wanted
+     |- archiver.run                    copies closed files while this node leads, if wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
      |- keeper                          cluster key, seeding, attributes, listener as stored
@@ -29,6 +30,7 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -59,6 +61,7 @@ from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
+from kingbus.replication.file_content import read_chunk
 from kingbus.replication.receiver import Receiver
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
@@ -66,6 +69,7 @@ from kingbus.secrets import ClusterSecret
 from kingbus.transport.transport import Transport
 
 if TYPE_CHECKING:
+    from kingbus.daemon.archiving import Archiving
     from kingbus.replication.worker_pool import DumpWorkers
 
 _log = log.get_logger("daemon")
@@ -88,6 +92,7 @@ class Member:
         self._sockets = sockets
         self._worker = worker
         self._build_node(ground)
+        self._archiving = self._make_archiving(ground)
         self._build_replication()
         self._build_admin()
         self._build_keeping(ground)
@@ -151,8 +156,22 @@ class Member:
         dumper: Dumper = self._dump
         if self._workers_wanted:
             dumper = self._dump_workers = self._make_dump_workers()
+        if self._archiving is not None:
+            dumper = self._archiving.served(dumper, self._facts)
         self._server = BinlogServer(
             facts=self._facts, dumper=dumper, rsa_key=auth.PrivateKey.generate()
+        )
+
+    def _make_archiving(self, ground: Ground) -> "Archiving | None":
+        if ground.archive is None or self._config.archive is None:
+            return None
+        from kingbus.daemon.archiving import Archiving
+
+        return Archiving(
+            ground.archive,
+            self._config.archive,
+            relay=self._relay,
+            leads=lambda: self._node.leadership.is_ready,
         )
 
     @property
@@ -217,6 +236,8 @@ class Member:
             identity=self._facts,
             election_timeout=config.election_timeout,
             events=self._facts.binlog_events,
+            content=partial(read_chunk, relay),
+            archive=self._archiving.archiver if self._archiving is not None else None,
             warnings=self._warnings,
         )
         register_calls(
@@ -320,6 +341,8 @@ class Member:
                 await nursery.start(self._dump_workers.run)
             await nursery.start(self._server.run)
             nursery.start_soon(self._receiver.run)
+            if self._archiving is not None:
+                nursery.start_soon(self._archiving.archiver.run)
             await self._listener.reconcile()
             await open_configured_listener(self._options, self._listener)
             await nursery.start(self._endpoints.run, self._operations, self._refresh_metrics)
