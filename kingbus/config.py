@@ -44,6 +44,7 @@ ZSTD_LEVEL_DEFAULT = 1  # the quickest; more saves little of binary logs
 ZSTD_LEVEL_MAX = 19  # above, zstd wants a hundred megabytes of memory
 WORKERS_MAX = 64  # each takes 50 MB; more than cores are of no use
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
+_URL_WITH_PASSWORD = re.compile(r"://[^/]*@")
 _SHOWN_CHARACTERS_MAX = 200
 
 
@@ -283,6 +284,50 @@ class AtRestSection(_Model):
         return (self.level or ZSTD_LEVEL_DEFAULT) if self.compress == "zstd" else 0
 
 
+def _archive_target(value: object) -> str:
+    """A directory, or `s3://BUCKET/PREFIX`."""
+    text = _plain(value)
+    if not text.startswith("s3://"):
+        if "://" in text or not Path(text).is_absolute():
+            raise ValueError("must be an absolute path or s3://BUCKET/PREFIX")
+        return text
+    if not text.removeprefix("s3://").partition("/")[0]:
+        raise ValueError("names no bucket: write s3://BUCKET/PREFIX")
+    return text
+
+
+def _endpoint(value: object) -> str:
+    text = _plain(value)
+    if text and not re.fullmatch(r"https?://[^/@?#]+/?", text):
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+    return text.rstrip("/")
+
+
+class ArchiveSection(_Model):
+    """Where closed files are copied to, and read from when the disk holds them no longer."""
+
+    to: Annotated[str, BeforeValidator(_archive_target)]
+    endpoint: Annotated[str, BeforeValidator(_endpoint)] = ""
+    region: Text = "us-east-1"
+    access_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    secret_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    compression: Literal["none", "zstd"] = "none"
+    serve: bool = True
+
+    @property
+    def bucket(self) -> str:
+        """Of an S3-compatible store; empty for a directory."""
+        return self.to.removeprefix("s3://").partition("/")[0] if self.is_s3 else ""
+
+    @property
+    def prefix(self) -> str:
+        return self.to.removeprefix("s3://").partition("/")[2] if self.is_s3 else ""
+
+    @property
+    def is_s3(self) -> bool:
+        return self.to.startswith("s3://")
+
+
 class Config(_Model):
     """One node's configuration. Durations in seconds, sizes in bytes."""
 
@@ -311,6 +356,7 @@ class Config(_Model):
     at_rest: AtRestSection = AtRestSection()
     source: SourceSection | None = None
     server: ServerSection | None = None
+    archive: ArchiveSection | None = None
     tls: TlsSection = TlsSection()
     auth: AuthSection = AuthSection()
 
@@ -386,6 +432,11 @@ def _together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
         )
     if config.server is not None and config.server.addr is None and config.server.user:
         yield ("server",), Problem(key="server.addr", message="is needed with server.user")
+    if config.archive is not None and config.archive.endpoint and not config.archive.is_s3:
+        yield (
+            ("archive",),
+            Problem(key="archive.endpoint", message="goes with s3://… in archive.to only"),
+        )
     if config.auth.read_token_file is not None and config.auth.token_file is None:
         yield (
             ("auth",),
@@ -533,6 +584,8 @@ def _key(location: tuple[int | str, ...]) -> str:
 def _shown(key: str, value: object) -> object:
     """The value as a problem may show it: scalars only, and no secrets."""
     if _SECRET_KEY.search(key) or isinstance(value, (dict, list)) or value is None:
+        return None
+    if isinstance(value, str) and _URL_WITH_PASSWORD.search(value):
         return None
     if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS_MAX:
         return value[:_SHOWN_CHARACTERS_MAX] + "..."

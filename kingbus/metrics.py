@@ -136,6 +136,19 @@ PEER_CLOCK_DIFFERENCE_SECONDS = _gauge(
 )
 PEER_CONNECTED = _gauge("kingbus_peer_connected", "1 while a peer is connected.", ("peer",))
 
+# archive: closed files in a store outside the cluster.
+ARCHIVE_FILES_BEHIND = _gauge(
+    "kingbus_archive_files_behind", "Closed files held and not archived yet."
+)
+ARCHIVE_LAST_SUCCESS = _gauge(
+    "kingbus_archive_last_success_timestamp_seconds", "When this node archived a file last."
+)
+ARCHIVE_ERRORS = _counter("kingbus_archive_errors_total", "Tries to use the archive that failed.")
+ARCHIVE_BYTES = _counter("kingbus_archive_bytes_total", "Bytes sent to the archive.")
+ARCHIVE_READ_BYTES = _counter(
+    "kingbus_archive_read_bytes_total", "Bytes of files read from the archive for dumps."
+)
+
 # admin: the HTTP API.
 ADMIN_REQUESTS = _counter(
     "kingbus_admin_requests_total", "Admin requests answered.", ("method", "status")

@@ -26,6 +26,9 @@ from kingbus.log import get_logger
 _log = get_logger("admin")
 
 EVENTS_MAX = 10_000  # a few megabytes of reply; `from` goes on
+CONTENT_BYTES_MAX = 4 << 20  # in memory for each request; `from` goes on
+TOTAL_HEADER = "kingbus-file-bytes"
+CLOSED_HEADER = "kingbus-file-closed"
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": Failure, "description": "malformed"},
@@ -155,6 +158,8 @@ _LagSeconds = Annotated[
 
 _Position = Annotated[int, Query(alias="from", ge=0, description="where an event begins")]
 _Limit = Annotated[int, Query(ge=1, le=EVENTS_MAX)]
+_Offset = Annotated[int, Query(alias="from", ge=0, description="the first byte wanted")]
+_ContentLimit = Annotated[int, Query(ge=1, le=CONTENT_BYTES_MAX)]
 
 
 def _node_routes(operations: Operations) -> APIRouter:
@@ -319,6 +324,49 @@ def _binlog_routes(operations: Operations) -> APIRouter:
     )
     async def events(file: str, position: _Position = 4, limit: _Limit = 100) -> Response:
         return _success(await operations.events(file, position, limit))
+
+    @routes.get(
+        "/binlog/content",
+        summary="Bytes of a file of this node, as the source has them",
+        description="At most `limit` bytes from byte `from` on; fewer at the end of what is "
+        f"visible. `{TOTAL_HEADER}` tells how many there are, `{CLOSED_HEADER}` whether no more "
+        "will come.",
+        response_class=Response,
+        responses={
+            200: {"content": {"application/octet-stream": {}}},
+            400: _FAILURES[400],
+            404: _FAILURES[404],
+            503: _FAILURES[503],
+        },
+    )
+    async def content(
+        file: str, offset: _Offset = 0, limit: _ContentLimit = CONTENT_BYTES_MAX
+    ) -> Response:
+        chunk = await operations.content(file, offset, limit)
+        return Response(
+            chunk.data,
+            media_type="application/octet-stream",
+            headers={
+                TOTAL_HEADER: str(chunk.total),
+                CLOSED_HEADER: "true" if chunk.closed else "false",
+            },
+        )
+
+    @routes.get(
+        "/archive",
+        summary="The archive as this node knows it; null where none is configured",
+        response_model=Reply[schema.ArchiveData | None],
+    )
+    async def archive() -> Response:
+        return _success(operations.archive())
+
+    @routes.get(
+        "/archive/files",
+        summary="The files in the archive",
+        response_model=Reply[list[schema.ArchivedFileData]],
+    )
+    async def archived() -> Response:
+        return _success(operations.archived_files())
 
     @routes.post(
         "/binlog/purge",

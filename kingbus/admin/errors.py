@@ -26,7 +26,9 @@ from kingbus.node.errors import (
     ProposalLostError,
     TransferError,
 )
+from kingbus.replication.file_content import PastEndError
 from kingbus.replication.purger import UnknownFileError
+from kingbus.replication.served_rows import InstallingError, PurgedWhileReadingError
 
 
 class AdminError(KingbusError):
@@ -102,6 +104,9 @@ _STATUS: tuple[tuple[type[KingbusError], int], ...] = (
     (UnknownFileError, 404),
     (MembershipError, 400),
     (ConfigError, 400),
+    (PastEndError, 400),
+    (PurgedWhileReadingError, 404),
+    (InstallingError, 503),
 )
 
 

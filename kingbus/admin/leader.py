@@ -22,7 +22,16 @@ from kingbus.admin.errors import (
     SourceRefusedError,
     UnavailableError,
 )
-from kingbus.admin.protocols import DialBack, Identity, Keys, Node, Purges, Receiver, Relay
+from kingbus.admin.protocols import (
+    Archive,
+    DialBack,
+    Identity,
+    Keys,
+    Node,
+    Purges,
+    Receiver,
+    Relay,
+)
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.retention import reserve_warning
@@ -107,6 +116,7 @@ class LeaderOperations:
         identity: Identity,
         keys: Keys,
         purger: Purges,
+        archive: Archive | None = None,
         dial_back: DialBack = dial_back,
     ) -> None:
         self._node = node
@@ -115,6 +125,7 @@ class LeaderOperations:
         self._identity = identity
         self._keys = keys
         self._purger = purger
+        self._archive = archive
         self._dial_back = dial_back
         # Checks take seconds; two requests must not decide from the same state.
         self._source_lock = trio.Lock()
@@ -405,7 +416,7 @@ class LeaderOperations:
             await self._purger.purge_to(wanted.to)
         else:
             await self._purger.purge_before(wanted.before_seconds)
-        return [each.model_dump() for each in views.files(self._relay.state)]
+        return [each.model_dump() for each in views.files(self._relay.state, self._archive)]
 
     async def _set_server(self, body: object) -> str:
         config = _unpack(body, ServerConfig())

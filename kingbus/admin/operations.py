@@ -26,8 +26,11 @@ from kingbus.admin.errors import (
 )
 from kingbus.admin.leader import SET_ATTRIBUTES, SET_SERVER, LeaderOperations, packed
 from kingbus.admin.protocols import (
+    Archive,
     AtRest,
     Events,
+    FileChunk,
+    FileContent,
     Identity,
     Listener,
     Node,
@@ -79,6 +82,8 @@ class Operations:
         identity: Identity,
         election_timeout: float,
         events: Events,
+        content: FileContent,
+        archive: Archive | None = None,
         warnings: Callable[[], Iterable[str]] = tuple,
         at_rest: Callable[[], AtRest | None] = lambda: None,
     ) -> None:
@@ -92,6 +97,8 @@ class Operations:
         self._identity = identity
         self._election_timeout = election_timeout
         self._events = events
+        self._content = content
+        self._archive = archive
         self._warnings = warnings
         self._at_rest = at_rest
         self.node_ended = trio.Event()
@@ -109,7 +116,15 @@ class Operations:
 
     def files(self) -> list[schema.FileData]:
         """The binlog files held."""
-        return views.files(self._relay.state)
+        return views.files(self._relay.state, self._archive)
+
+    def archive(self) -> schema.ArchiveData | None:
+        """The archive as this node knows it; None where none is configured."""
+        return views.archive_status(self._archive) if self._archive is not None else None
+
+    def archived_files(self) -> list[schema.ArchivedFileData]:
+        """What is in the archive."""
+        return views.archived_files(self._archive) if self._archive is not None else []
 
     def status(self) -> schema.NodeStatusData:
         """This node's own view."""
@@ -152,6 +167,16 @@ class Operations:
             )
             for event in found
         ]
+
+    async def content(self, file: str, offset: int, size_max: int) -> FileChunk:
+        """Bytes of a file held here, as the source has them. NotFoundError, and what reading says.
+
+        The offset counts what is held: in a file without gaps it is the position.
+        """
+        found = await self._content(file, offset, size_max)
+        if found is None:
+            raise NotFoundError(f"no such file: {file}")
+        return found
 
     async def health(self, *, lag_seconds: float | None = None) -> schema.HealthData:
         """Raises UnavailableError with the reason when this node does not do its work.

@@ -6,10 +6,11 @@ Shapes only. `RelayState` and `Cluster` are values of the pure cores and used as
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
+from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member
-from kingbus.pb import command_pb2
+from kingbus.pb import command_pb2, record_pb2
 from kingbus.secrets import ClusterSecret
 
 
@@ -187,6 +188,77 @@ class Events(Protocol):
     def __call__(
         self, file: str, position: int, offset: int, limit: int
     ) -> Awaitable[Sequence[BinlogEvent] | None]: ...
+
+
+class FileChunk(Protocol):
+    """A run of a file's bytes; `total` is how many the file has, `closed` that it stays so."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+
+
+class FileContent(Protocol):
+    """Reads the bytes of a file held here; None for a file that is not. Raises KingbusErrors."""
+
+    def __call__(self, file: str, offset: int, size_max: int) -> Awaitable[FileChunk | None]: ...
+
+
+class ArchiveStatus(Protocol):
+    """What is told of an archive; the words of `GET /archive`."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def archiving(self) -> bool: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def files_behind(self) -> int: ...
+    @property
+    def files_missing(self) -> int: ...
+    @property
+    def oldest(self) -> str: ...
+    @property
+    def newest(self) -> str: ...
+    @property
+    def last_success(self) -> float | None: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def errors(self) -> int: ...
+    @property
+    def damaged(self) -> Sequence[str]: ...
+
+
+class ArchivedFile(Protocol):
+    """A file in the archive; `row` is as the relay state had it."""
+
+    @property
+    def row(self) -> record_pb2.FileRow: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def compression(self) -> str: ...
+    @property
+    def before(self) -> GtidSet: ...
+    @property
+    def after(self) -> GtidSet: ...
+
+
+class Archive(Protocol):
+    """Closed files in a store outside the cluster."""
+
+    def status(self) -> ArchiveStatus: ...
+    def files(self) -> Sequence[ArchivedFile]: ...
+    def has(self, row: record_pb2.FileRow) -> bool: ...
 
 
 class Receiver(Protocol):

@@ -311,6 +311,43 @@ class FileData(Data):
     previous_gtids: str
     first_time: str | None
     last_time: str | None
+    closed: bool
+    gaps: list[tuple[int, int]]
+    archived: bool | None
+
+
+class ArchivedFileData(Data):
+    """A file in the archive, held by the log too or not."""
+
+    name: str
+    size: int
+    epoch: int
+    complete: bool
+    first_index: int
+    previous_gtids: str
+    gtids: str
+    first_time: str | None
+    last_time: str | None
+    object: str
+    sha256: str
+    compression: str
+
+
+class ArchiveData(Data):
+    """This node's view of the archive; what was tried and failed is the leader's."""
+
+    target: str
+    serving: bool
+    archiving: bool
+    files: int
+    files_behind: int
+    files_missing: int
+    oldest: str | None
+    newest: str | None
+    last_success: str | None
+    error: str
+    errors: int
+    damaged: list[str]
 
 
 class EventData(Data):

@@ -6,6 +6,7 @@
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
      |- purger.run                   keeps the log within its reserve, everywhere while it leads
      |- dump_workers.run                processes that perform dumps, where some are wanted
+     |- archiver.run                    copies closed files while this node leads, if wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
      |- keeper                          cluster key, seeding, attributes, listener as stored
@@ -31,6 +32,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -65,6 +67,7 @@ from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
+from kingbus.replication.file_content import read_chunk
 from kingbus.replication.purger import CALL_METHOD as RETENTION_METHOD
 from kingbus.replication.purger import Purger
 from kingbus.replication.receiver import RESERVE_FULL, Receiver
@@ -74,6 +77,7 @@ from kingbus.secrets import ClusterSecret
 from kingbus.transport.transport import Transport
 
 if TYPE_CHECKING:
+    from kingbus.daemon.archiving import Archiving
     from kingbus.replication.worker_pool import DumpWorkers
 
 _log = log.get_logger("daemon")
@@ -95,6 +99,7 @@ class Member:
         self._sockets = sockets
         self._worker = worker
         self._build_node(ground)
+        self._archiving = self._make_archiving(ground)
         self._build_replication()
         self._build_purger(ground)
         self._build_admin()
@@ -160,6 +165,8 @@ class Member:
         dumper: Dumper = self._dump
         if self._workers_wanted:
             dumper = self._dump_workers = self._make_dump_workers()
+        if self._archiving is not None:
+            dumper = self._archiving.served(dumper, self._facts)
         self._server = BinlogServer(
             facts=self._facts, dumper=dumper, rsa_key=auth.PrivateKey.generate()
         )
@@ -183,6 +190,18 @@ class Member:
             ),
         )
         self._transport.register(RETENTION_METHOD, self._purger.handle_call)
+
+    def _make_archiving(self, ground: Ground) -> "Archiving | None":
+        if ground.archive is None or self._config.archive is None:
+            return None
+        from kingbus.daemon.archiving import Archiving
+
+        return Archiving(
+            ground.archive,
+            self._config.archive,
+            relay=self._relay,
+            leads=lambda: self._node.leadership.is_ready,
+        )
 
     @property
     def _workers_wanted(self) -> int:
@@ -221,6 +240,7 @@ class Member:
             announce=self._announce_key,
             runner=self._worker,
         )
+        archive = self._archiving.archiver if self._archiving is not None else None
         self._leader = LeaderOperations(
             node=node,
             relay=relay,
@@ -228,6 +248,7 @@ class Member:
             identity=self._facts,
             keys=self._keys,
             purger=self._purger,
+            archive=archive,
         )
         self._listener = ListenerControl(
             server=self._server,
@@ -247,6 +268,8 @@ class Member:
             identity=self._facts,
             election_timeout=config.election_timeout,
             events=self._facts.binlog_events,
+            content=partial(read_chunk, relay),
+            archive=archive,
             warnings=self._warnings,
             at_rest=self._store.at_rest_status,
         )
@@ -375,6 +398,8 @@ class Member:
             await nursery.start(self._server.run)
             nursery.start_soon(self._receiver.run)
             nursery.start_soon(self._purger.run)
+            if self._archiving is not None:
+                nursery.start_soon(self._archiving.archiver.run)
             await self._listener.reconcile()
             await open_configured_listener(self._options, self._listener)
             await nursery.start(self._endpoints.run, self._operations, self._refresh_metrics)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from kingbus import log
 from kingbus.addresses import Url
@@ -28,6 +29,9 @@ from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
 from kingbus.storage.state_store import StateStore
 
+if TYPE_CHECKING:
+    from kingbus.archive.store import Store
+
 _log = log.get_logger("daemon")
 
 STANDALONE_FILE = "standalone-peer"
@@ -45,6 +49,7 @@ class Ground:
     database: StateStore
     store: LogStore
     relay: Relay
+    archive: "Store | None"
 
 
 async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Ground:
@@ -76,7 +81,15 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
         database=database,
         store=store,
         relay=relay,
+        archive=await worker(_open_archive, options) if options.config.archive else None,
     )
+
+
+def _open_archive(options: Options) -> "Store":
+    # Nothing of it is loaded where it is not wanted.
+    from kingbus.daemon.archiving import open_store
+
+    return open_store(options)
 
 
 async def _joined(options: Options, directory: DataDirectory, key_id: str) -> Options:

@@ -578,10 +578,7 @@ class _Client:
                 dump.request.file_name, 4, position.file, position.position
             )
         elif dump.overtaken:
-            position = dump.progress
-            failure = next_log_not_found(
-                dump.request.file_name, dump.request.position, position.file, position.position
-            )
+            failure = self._overtaken(dump)
         self._protocol.continue_at(dump.progress.next_sequence)
         if sink.is_broken:
             return  # the stream stops inside a packet: nothing may follow
@@ -590,6 +587,14 @@ class _Client:
             await self._farewell(failure)
         elif finished:
             await self._send(self._protocol.end_dump())
+
+    def _overtaken(self, dump: RunningDump) -> MySQLError:
+        """A replica stops for good at error 1236; what is served elsewhere it may ask for again."""
+        at = dump.progress
+        if any(name == at.file for name, _ in self._server.facts.binlog_files()):
+            return internal_error("the log was purged under the dump; try again later")
+        request = dump.request
+        return next_log_not_found(request.file_name, request.position, at.file, at.position)
 
     async def _drain(self, sink: SendingSink, gone: trio.CancelScope) -> None:
         """Read and drop what the client says during a dump, until it closes or the dump ends."""

@@ -156,7 +156,9 @@ class ConnectionRegistry:
         """
         for connection in self:
             dump = connection.dump
-            if dump is None or not dump.progress.file or is_held(dump.progress.file):
+            if dump is None or dump.progress.is_outside_log:
+                continue
+            if not dump.progress.file or is_held(dump.progress.file):
                 continue
             at = dump.progress.file, dump.progress.bytes_sent
             if dump.stuck_at == at:

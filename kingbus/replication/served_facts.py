@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kingbus.addresses import Address
+from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.pb.command_pb2 import SourceConfig
+from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.binlog_events import read_binlog_events
 from kingbus.replication.queries import BinlogEventRow, ReceiverFacts
 from kingbus.replication.relay import Relay
@@ -80,6 +82,18 @@ class Purge(Protocol):
     async def __call__(self, *, to: str, before: float | None) -> None: ...
 
 
+class ServedBefore(Protocol):
+    """What is served though the log holds it no longer."""
+
+    def files(self) -> Sequence[FileRow]:
+        """Oldest first, up to the oldest that the log holds."""
+        ...
+
+    def purged(self) -> GtidSet:
+        """What is in none of them."""
+        ...
+
+
 class ServedFacts(ClusterIdentity):
     """The facts of `queries.ServerFacts`, from the applied state.
 
@@ -106,6 +120,8 @@ class ServedFacts(ClusterIdentity):
         self._listening = listening
         self._version = version
         self._purge = purge
+        self.before: ServedBefore | None = None
+        """Set where there is an archive."""
         self.hostname = hostname
 
     @property
@@ -133,14 +149,15 @@ class ServedFacts(ClusterIdentity):
 
     def gtid_purged(self) -> str:
         """What can no longer be served, on one line."""
-        return str(self._state().purged)
+        return str(self.before.purged() if self.before is not None else self._state().purged)
 
     def variable(self, name: str) -> None:
         """The source's own value of a variable; none is kept yet."""
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and visible sizes, oldest first."""
-        return [(row.served_name, row.end_position) for row in self._state().files]
+        before = self.before.files() if self.before is not None else ()
+        return [(row.served_name, row.end_position) for row in (*before, *self._state().files)]
 
     def visible_position(self) -> tuple[str, int] | None:
         """File and position of the visible end."""

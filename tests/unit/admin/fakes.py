@@ -18,6 +18,7 @@ from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import DialBackError, NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
+from kingbus.replication.file_content import PastEndError
 from kingbus.replication.purger import UnknownFileError
 from kingbus.secrets import ClusterSecret
 from kingbus.storage.at_rest import AtRestStatus
@@ -306,6 +307,26 @@ class FakeEvent:
     info: str = "COMMIT"
 
 
+@dataclass(frozen=True)
+class FakeChunk:
+    data: bytes
+    total: int
+    closed: bool
+
+
+FAKE_CONTENT = b"\xfebin" + bytes(range(256)) * 40
+
+
+async def fake_content(file: str, offset: int, size_max: int) -> FakeChunk | None:
+    """One closed file; a read behind its end is refused."""
+    if file != "binlog.000001":
+        return None
+    if offset > len(FAKE_CONTENT):
+        raise PastEndError(f"{file} has {len(FAKE_CONTENT)} bytes")
+    data = FAKE_CONTENT[offset : offset + size_max]
+    return FakeChunk(data, len(FAKE_CONTENT), closed=True)
+
+
 async def fake_events(
     file: str, position: int, _offset: int, limit: int
 ) -> Sequence[FakeEvent] | None:
@@ -383,6 +404,7 @@ class Pair:
             election_timeout=ELECTION_SECONDS,
             events=fake_events,
             at_rest=lambda: self.at_rest,
+            content=fake_content,
         )
         listener.operations = operations
         self.transport.handlers[node.id] = operations.handle_call

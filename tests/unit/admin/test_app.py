@@ -19,7 +19,7 @@ from kingbus.pb.command_pb2 import MemberAttributes
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
 from kingbus.storage.at_rest import AtRestStatus
 from kingbus.transport.errors import PeerUnreachableError
-from tests.unit.admin.fakes import ELECTION_SECONDS, Member1, Pair
+from tests.unit.admin.fakes import ELECTION_SECONDS, FAKE_CONTENT, Member1, Pair
 
 SOURCE = {
     "mysql_addr": "10.0.0.9:3306",
@@ -69,6 +69,11 @@ class Browser:
         assert reply.status_code == 200, reply.text
         assert reply.json()["message"] == "success"
         return reply.json()["data"]
+
+    async def raw(self, path: str) -> tuple[bytes, httpx.Headers]:
+        reply = await self.ask("GET", path)
+        assert reply.status_code == 200, reply.text
+        return reply.content, reply.headers
 
     async def refused(self, method: str, path: str, body: object = None) -> tuple[int, str]:
         reply = await self.ask(method, path, json=body)
@@ -848,3 +853,23 @@ async def test_pages_of_other_origins_are_refused(pair: Pair) -> None:
     assert rebound.status_code == 403
     for host in ("localhost:9595", "127.0.0.1:9595", "[::1]:9595"):
         assert (await browser.ask("GET", "/status", headers={"host": host})).status_code == 200
+
+
+async def test_bytes_of_a_file_come_as_they_are(pair: Pair) -> None:
+    """Any range of them, with how many there are; what is not there is refused as elsewhere."""
+    browser = Browser(pair.n2)
+    body, headers = await browser.raw("/binlog/content?file=binlog.000001&from=3&limit=500")
+    assert body == FAKE_CONTENT[3:503]
+    assert headers["content-type"] == "application/octet-stream"
+    assert headers["kingbus-file-bytes"] == str(len(FAKE_CONTENT))
+    assert headers["kingbus-file-closed"] == "true"
+    body, _ = await browser.raw(f"/binlog/content?file=binlog.000001&from={len(FAKE_CONTENT)}")
+    assert body == b""
+    for query, status in (
+        ("file=binlog.000009", 404),
+        (f"file=binlog.000001&from={len(FAKE_CONTENT) + 1}", 400),
+        ("file=binlog.000001&from=-1", 400),
+        (f"file=binlog.000001&limit={(4 << 20) + 1}", 400),
+        ("from=4", 400),
+    ):
+        assert (await browser.refused("GET", f"/binlog/content?{query}"))[0] == status, query

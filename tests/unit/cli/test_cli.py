@@ -310,6 +310,16 @@ def test_a_small_reserve_is_warned_of(api: RunningApi, capsys: Captured) -> None
     assert api.pair.shared.state.source_config is not None
 
 
+def test_export_from_an_empty_log(api: RunningApi, capsys: Captured, tmp_path: Path) -> None:
+    """Nothing is written, and a file that is not there is named; so is a set that is none."""
+    to = ["binlog", "export", "--to", str(tmp_path / "files")]
+    assert invoke([*to, "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+    assert "binlog.000007 is not held" in failed([*to, "--from", "binlog.000007"], 1, capsys)
+    assert "--gtid" in failed([*to, "--gtid", "nonsense"], 2, capsys)
+    assert "not a data directory" in failed([*to, "--data-dir", str(tmp_path)], 1, capsys)
+
+
 def test_the_token_of_a_file_is_sent(capsys: Captured, tmp_path: Path) -> None:
     """Without it the API refuses; the token is in no output."""
     token = tmp_path / "token"

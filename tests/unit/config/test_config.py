@@ -110,6 +110,12 @@ def test_the_value_of_a_secret_is_never_shown(key: str) -> None:
     assert key in message
 
 
+def test_a_password_in_a_url_is_never_shown() -> None:
+    """It is told which key is wrong, and not what stands there."""
+    found = problems(archive={"to": "s3://b", "endpoint": "http://user:hunter2@h:1"})
+    assert "hunter2" not in found["archive.endpoint"]
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "part"),
     [
@@ -138,6 +144,22 @@ def test_the_value_of_a_secret_is_never_shown(key: str) -> None:
         ({"retain": {"for": "a week"}}, "retain.for", "not a duration"),
         ({"retain": {"files-min": 0}}, "retain.files-min", "greater than or equal to 1"),
         ({"reserve_overflow": "wrap"}, "reserve-overflow", "stop"),
+        ({"archive": {}}, "archive.to", "is required"),
+        ({"archive": {"to": "backups"}}, "archive.to", "an absolute path or s3://"),
+        ({"archive": {"to": "http://h/x"}}, "archive.to", "an absolute path or s3://"),
+        ({"archive": {"to": "s3:///x"}}, "archive.to", "names no bucket"),
+        ({"archive": {"to": "s3://b", "endpoint": "h:9000"}}, "archive.endpoint", "http://HOST"),
+        (
+            {"archive": {"to": "s3://b", "endpoint": "http://user:word@h"}},
+            "archive.endpoint",
+            "http://HOST",
+        ),
+        (
+            {"archive": {"to": "/mnt/x", "endpoint": "http://h:9000"}},
+            "archive.endpoint",
+            "s3://… in archive.to only",
+        ),
+        ({"archive": {"to": "/mnt/x", "compression": "gzip"}}, "archive.compression", "zstd"),
         ({"tls": {"peer": {"cert": "x"}}}, "tls.peer", "not available yet"),
         ({"tls": {"admin": {"cert": "x"}}}, "tls.admin", "not available yet"),
         ({"tls": {"server": {"cert": "x"}}}, "tls.server", "not available yet"),
@@ -285,3 +307,13 @@ def test_what_cannot_be_at_rest_is_told(
     found = problems(at_rest=section, cluster_key_file=file)
     assert found.keys() == {key}
     assert message in found[key]
+
+
+def test_where_an_archive_lies() -> None:
+    """A bucket and a prefix, or a directory."""
+    found = config.parse(MINIMAL | {"archive": {"to": "s3://backups/kingbus/one"}}).archive
+    assert found is not None
+    assert (found.bucket, found.prefix, found.is_s3) == ("backups", "kingbus/one", True)
+    found = config.parse(MINIMAL | {"archive": {"to": "/mnt/archive"}}).archive
+    assert found is not None
+    assert (found.bucket, found.prefix, found.is_s3) == ("", "", False)
