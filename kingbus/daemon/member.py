@@ -82,6 +82,8 @@ if TYPE_CHECKING:
 
 _log = log.get_logger("daemon")
 
+ARCHIVE = "archive"
+"""Its name among the replicas that a purge goes by."""
 STOP_SECONDS_MAX = 8.0  # of the 10 that are promised
 HANDOVER_SECONDS_MAX = 3.0
 
@@ -181,7 +183,7 @@ class Member:
             others=lambda: [
                 each.id for each in self._node.cluster if each.id != self._identity.member_id
             ],
-            attached=lambda: [(each.uuid, each.file) for each in self._server.replicas()],
+            attached=self._attached,
             end_overtaken=self._server.end_overtaken,
             policy=Policy(
                 keep_seconds=retain.keep_for,
@@ -190,6 +192,15 @@ class Member:
             ),
         )
         self._transport.register(RETENTION_METHOD, self._purger.handle_call)
+
+    def _attached(self) -> Iterator[tuple[str, str]]:
+        """Who reads which file here; the archive reads as a replica would, on the leader."""
+        for replica in self._server.replicas():
+            yield replica.uuid, replica.file
+        files = self._relay.state.files
+        if self._archiving is not None and files and self._node.leadership.is_ready:
+            behind = self._archiving.archiver.behind()
+            yield ARCHIVE, (behind or files[-1:])[0].served_name
 
     def _make_archiving(self, ground: Ground) -> "Archiving | None":
         if ground.archive is None or self._config.archive is None:

@@ -429,8 +429,19 @@ async def test_the_same_replica_replaces_its_older_dump(
         assert len(server.replicas()) == (1 if replaced else 2)
 
 
-async def test_a_dump_that_is_stuck_in_a_purged_file_is_ended() -> None:
-    """With 1236 where a packet can follow; one that goes on finds out by itself."""
+@pytest.mark.parametrize(
+    ("listed", "code", "message"),
+    [
+        ([], 1236, "could not find next log; the first event '"),
+        ([("binlog.000003", 774)], 1105, "the log was purged under the dump; try again later"),
+    ],
+)
+async def test_a_dump_that_is_stuck_in_a_purged_file_is_ended(
+    listed: list[tuple[str, int]], code: int, message: str
+) -> None:
+    """Where a packet can follow with an error: one at which a replica stops for good only if the
+    file is served no more. A dump that goes on finds out by itself, and one that reads from
+    elsewhere keeps no room taken."""
     async with serving() as server, await replica(server) as client:
         await begin_dump(client)
         await until(lambda: server.replicas()[0].file == "binlog.000003")
@@ -442,10 +453,15 @@ async def test_a_dump_that_is_stuck_in_a_purged_file_is_ended() -> None:
         server.end_overtaken(lambda _: False)
         server.end_overtaken(lambda name: name == "binlog.000003")
         assert len(server.replicas()) == 1
+        server.facts.files = listed
+        connection.dump.progress.is_outside_log = True
+        server.end_overtaken(lambda _: False)
+        assert len(server.replicas()) == 1
+        connection.dump.progress.is_outside_log = False
         server.end_overtaken(lambda _: False)
         error = await client.error()
-        assert error.code == 1236
-        assert error.message.startswith("could not find next log; the first event '")
+        assert error.code == code
+        assert message in error.message
         assert await client.packet() is None
 
 
