@@ -25,6 +25,7 @@ class Log(Protocol):
 
     @property
     def segment_bytes(self) -> int: ...
+    def has_room(self, pending_bytes: int) -> bool: ...
     def segment_sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
 
 
@@ -37,10 +38,14 @@ class Index(Protocol):
 class NodeDisk:
     """See the module. Implements `replication.purger.Disk`."""
 
-    def __init__(self, *, store: Log, database: Index, runner: Worker) -> None:
+    def __init__(
+        self, *, store: Log, database: Index, runner: Worker, exceeds: bool = False
+    ) -> None:
+        """`exceeds`: the open file may be larger than the reserve."""
         self._store = store
         self._database = database
         self._runner = runner
+        self._exceeds = exceeds
         self._share = index_share(store.reserve_bytes)
         self._most = 0.0
 
@@ -55,6 +60,15 @@ class NodeDisk:
             reserve_bytes=store.reserve_bytes,
             index_bytes=store.index_bytes,
         )
+
+    def is_full(self, pending_bytes: int, *, only_open_left: bool) -> bool:
+        """Whether nothing more may come beside what is proposed and not written yet.
+
+        `only_open_left`: no purge can make room; where that may be, the reserve is exceeded.
+        """
+        if self._store.has_room(pending_bytes):
+            return False
+        return not (self._exceeds and only_open_left)
 
     async def measure(self) -> None:
         """Look at the index's files; to be called about once a second."""

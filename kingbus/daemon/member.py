@@ -175,10 +175,16 @@ class Member:
 
     def _build_purger(self, ground: Ground) -> None:
         retain = self._config.retain
+        self._disk = NodeDisk(
+            store=self._store,
+            database=ground.database,
+            runner=self._worker,
+            exceeds=self._config.reserve_overflow == "exceed",
+        )
         self._purger = Purger(
             node=self._node,
             relay=self._relay,
-            disk=NodeDisk(store=self._store, database=ground.database, runner=self._worker),
+            disk=self._disk,
             calls=self._transport,
             others=lambda: [
                 each.id for each in self._node.cluster if each.id != self._identity.member_id
@@ -340,11 +346,8 @@ class Member:
         )
 
     def _is_full(self) -> bool:
-        """Whether the receiver has to wait: what it has proposed and is not written counts, too."""
         pending = self._node.uncommitted_bytes
-        if self._store.has_room(pending):
-            return False
-        return not (self._config.reserve_overflow == "exceed" and self._purger.has_purged_all)
+        return self._disk.is_full(pending, only_open_left=self._purger.has_purged_all)
 
     async def _purge(self, *, to: str, before: float | None) -> None:
         """PURGE BINARY LOGS, which the leader does."""

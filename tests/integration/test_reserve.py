@@ -114,6 +114,44 @@ def test_twenty_times_the_reserve(world: World, modern: Installation) -> None:
     assert leader.metric("kingbus_receiver_sessions_total") == 1
 
 
+def test_an_open_file_larger_than_the_reserve(world: World, modern: Installation) -> None:
+    """The receiver stops before the reserve is passed, and says so; with more room it goes on by
+    itself, and where it is told to exceed the reserve it does not stop."""
+    source = world.server(modern, "source", server_id=1, extra=CHURN_SETTINGS)
+    make_churn(source)
+    cluster = world.cluster(count=1, reserve_data_size="16MB", segment_size="2MB")
+    (node,) = cluster.nodes
+    cluster.start_receiver(source)
+    with DiskWatch(cluster) as watch:
+        churn(source, 20 * MIB)
+        wait_for(
+            lambda: node.receiver_status()["error"] == "reserve full",
+            what="the receiver to stop",
+            explain=cluster.logs,
+        )
+    assert 10 * MIB < watch.largest()["n1"] <= 16 * MIB, watch.largest()
+    assert any("used up" in each for each in node.status()["warnings"])
+    assert any("3 x the source's max_binlog_size" in each for each in node.status()["warnings"])
+
+    for settings in ({"reserve_data_size": "32MB"}, {"reserve_overflow": "exceed"}):
+        node.stop()
+        node.configure(**settings)
+        node.start()
+        cluster.wait_for_gtids(source.gtid_executed(), source)
+        assert node.receiver_status()["status"] == "running"
+        churn(source, 40 * MIB)
+    with DiskWatch(cluster) as watch:
+        cluster.wait_for_gtids(source.gtid_executed(), source)
+        source.execute("FLUSH BINARY LOGS")
+        churn(source, 1)
+        wait_for(
+            lambda: len(node.get("/binlog/files")) == 1,
+            what="the large file to be purged",
+            explain=cluster.logs,
+        )
+        wait_for(lambda: watch.look()[0].total <= 32 * MIB, what="the room to be free again")
+
+
 def test_purging_by_hand(world: World, modern: Installation) -> None:
     """By command, by API and by SQL, on all nodes alike; MySQL's own errors, for who lacks
     the right too."""

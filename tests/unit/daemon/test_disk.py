@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from kingbus.binlog.retention import index_share
 from kingbus.daemon.disk import NodeDisk
 from kingbus.daemon.worker import Worker
@@ -17,6 +19,11 @@ class Held:
     reserve_bytes: int = RESERVE
     index_bytes: int = 0
     segment_bytes: int = 8 << 20
+
+    room: int = 100
+
+    def has_room(self, pending_bytes: int) -> bool:
+        return pending_bytes <= self.room
 
     def segment_sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (1, 11), (8 << 20, 100)
@@ -56,3 +63,16 @@ async def test_what_it_took_once_it_may_take_again() -> None:
     for _ in range(7000):
         await disk.measure()
     assert store.index_bytes == SHARE
+
+
+@pytest.mark.parametrize(
+    ("exceeds", "only_open_left", "is_full"),
+    [(False, False, True), (False, True, True), (True, False, True), (True, True, False)],
+)
+def test_only_the_open_file_may_exceed(
+    *, exceeds: bool, only_open_left: bool, is_full: bool
+) -> None:
+    """Where it is told to, and only once no purge can make room any more."""
+    disk = NodeDisk(store=Held(), database=Growing(), runner=Worker(1), exceeds=exceeds)
+    assert disk.is_full(101, only_open_left=only_open_left) == is_full
+    assert not disk.is_full(100, only_open_left=only_open_left)
