@@ -111,15 +111,15 @@ class LogStore:
         segment_bytes: int,
         reserve_bytes: int,
         cache_bytes: int,
-        at_rest: AtRest,
-        keys: Keyring,
+        at_rest: AtRest = AS_THEY_ARE,
+        keys: Keyring | None = None,
     ) -> None:
         self._directory = directory
         self._files = files
         self._segment_bytes = segment_bytes
         self.reserve_bytes = reserve_bytes
         self._at_rest = at_rest
-        self.keys = keys
+        self.keys = keys if keys is not None else Keyring()
         self.warnings: list[str] = []
         self.recovery: Recovery | None = None
 
