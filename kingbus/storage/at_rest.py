@@ -41,6 +41,7 @@ __all__ = [
     "AS_THEY_ARE",
     "COMPRESSED",
     "FORMS",
+    "FORM_BYTES_MAX",
     "LENGTH_BYTES",
     "SEALED",
     "AtRest",
@@ -64,6 +65,9 @@ SAVED_PART_MIN: Final = 16
 """A frame must save a sixteenth at least: less is not worth opening it at each reading."""
 CIPHERS_MAX: Final = 64
 """Derived keys kept at a time: of more segments nobody reads at once."""
+
+FORM_BYTES_MAX: Final = 36
+"""What a form adds to an entry's data at most: length, nonce, sum and tag."""
 
 _LENGTH = struct.Struct("<I")
 _CRC = struct.Struct("<I")

@@ -112,8 +112,8 @@ class LogStore:
         reserve_bytes: int,
         index_bytes: int,
         cache_bytes: int,
-        at_rest: AtRest,
-        keys: Keyring,
+        at_rest: AtRest = AS_THEY_ARE,
+        keys: Keyring | None = None,
     ) -> None:
         self._directory = directory
         self._files = files
@@ -122,7 +122,7 @@ class LogStore:
         self.index_bytes = index_bytes
         """Of the reserve, what is not the log's; the owner of the index says how much."""
         self._at_rest = at_rest
-        self.keys = keys
+        self.keys = keys if keys is not None else Keyring()
         self.warnings: list[str] = []
         self.recovery: Recovery | None = None
 

@@ -15,6 +15,7 @@ from kingbus.secrets import ClusterSecret
 from kingbus.storage.at_rest import (
     AS_THEY_ARE,
     COMPRESSED,
+    FORM_BYTES_MAX,
     SEALED,
     AtRest,
     Keyring,
@@ -373,6 +374,17 @@ def test_no_bytes_open_by_chance(stored, flags):
     if flags & (COMPRESSED | SEALED):
         with pytest.raises(ValueError, match=r"it|too short"):
             open_body(stored, flags, cipher, index=1, term=1, entry_type=0)
+
+
+@given(data=st.binary(min_size=1, max_size=2000), form=st.sampled_from(FORMS[1:]))
+def test_a_form_adds_a_few_bytes_at_most(data, form):
+    """What is told beforehand is what is stored, and never much more than the data."""
+    packer = Packer(form, Keyring([KEY]), bytes)
+    packed = packer.pack(data, None)
+    if packed is not None:
+        stored, checksum = packer.finish(packed, bytes(16), index=1, term=1, entry_type=0)
+        assert len(stored) == packed.size <= len(data) + FORM_BYTES_MAX
+        assert checksum == crc32(stored)
 
 
 def test_each_segment_seals_with_a_key_of_its_own():
