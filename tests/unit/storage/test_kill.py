@@ -97,8 +97,8 @@ def test_everything_acknowledged_survives_a_kill(tmp_path):
         for index, term in terms.items():
             held_term = found[min(index, max(found))].term
             if index not in found or held_term != term:
-                # Only a newer, unacknowledged write may have taken an uncommitted entry away; of one
-                # that begins a segment there may be no more than the segment's name.
+                # Only a newer, unacknowledged write may have taken an uncommitted entry away; of
+                # one that begins a segment there may be no more than the segment's name.
                 assert index > commit
                 assert held_term > term or begun == max(found) + 1
         assert all(e.data == data_of(e.index, e.term) for e in found.values())
