@@ -288,6 +288,7 @@ class ReplicaData(Data):
     lag_transactions: int | None
     lag_seconds: float | None
     heartbeat_period: float | None
+    bytes_until_cut_off: int | None
 
 
 class ServerStatusData(Data):

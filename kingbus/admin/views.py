@@ -122,6 +122,7 @@ def _replica(replica: Replica) -> schema.ReplicaData:
         lag_transactions=replica.lag_transactions,
         lag_seconds=replica.lag_seconds,
         heartbeat_period=replica.heartbeat_period,
+        bytes_until_cut_off=replica.bytes_until_cut_off,
     )
 
 

@@ -29,6 +29,7 @@ _REPLICA_COLUMNS = {
     "last_gtid": "LAST GTID",
     "lag_transactions": "BEHIND",
     "lag_seconds": "SECONDS",
+    "bytes_until_cut_off": "BYTES LEFT",
 }
 
 

@@ -72,6 +72,9 @@ class NodeDisk:
 
     async def measure(self) -> None:
         """Look at the index's files; to be called about once a second."""
-        taken = await self._runner(self._database.disk_bytes)
+        try:
+            taken = await self._runner(self._database.disk_bytes)
+        except OSError:
+            return  # what is wrong with the disk is told by who writes to it
         self._most = max(float(taken), self._most * FORGETTING)
         self._store.index_bytes = max(self._share, int(self._most) + self._share // HEADROOM)

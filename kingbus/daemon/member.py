@@ -153,6 +153,7 @@ class Member:
             listening=lambda: self._server.address,
             hostname=socket.gethostname(),
             purge=self._purge,
+            until_purge=self._until_purged,
             version=config.server.version if config.server is not None else "",
         )
         self._receiver = Receiver(
@@ -348,6 +349,9 @@ class Member:
     def _is_full(self) -> bool:
         pending = self._node.uncommitted_bytes
         return self._disk.is_full(pending, only_open_left=self._purger.has_purged_all)
+
+    def _until_purged(self, index: int) -> int:
+        return self._purger.until_purged(index)
 
     async def _purge(self, *, to: str, before: float | None) -> None:
         """PURGE BINARY LOGS, which the leader does."""

@@ -56,6 +56,7 @@ class ReplicaFacts:
     lag_transactions: int | None
     lag_seconds: float | None
     heartbeat_period: float | None
+    bytes_until_cut_off: int | None
     file: str
     position: int
     thread_id: int
@@ -245,6 +246,7 @@ class ConnectionRegistry:
             lag_transactions=0 if lag_bytes == 0 else None,
             lag_seconds=lag_seconds,
             heartbeat_period=dump.request.heartbeat_period_s,
+            bytes_until_cut_off=self._facts.bytes_until_purge(progress.file),
             file=progress.file,
             position=progress.position,
             thread_id=connection.thread_id,

@@ -162,6 +162,10 @@ class Purger:
         self._has_asked = False
         self._proposing = trio.Lock()
 
+    def until_purged(self, index: int) -> int:
+        """Bytes that the log takes yet before the reserve makes the file go that begins there."""
+        return self._usage().until_purged(index)
+
     def _is_held(self, file: str) -> bool:
         return self._relay.state.file_named(file) is not None
 

@@ -136,6 +136,10 @@ class ServerFacts(VariableFacts, Protocol):
         """File and position of the visible end; None before the first file."""
         ...
 
+    def bytes_until_purge(self, file: str) -> int | None:
+        """What the log takes yet before the reserve makes this file go; None: nobody knows."""
+        ...
+
     def receiver(self) -> ReceiverFacts | None:
         """The receiver; None where no source was ever set."""
         ...

@@ -98,7 +98,7 @@ class ServedFacts(ClusterIdentity):
     """The facts of `queries.ServerFacts`, from the applied state.
 
     `version` overrides the source's; `listening` says where replicas connect; `purge` carries a
-    purge to who does it.
+    purge to who does it; `until_purge` gives the bytes before the file of a first index goes.
     """
 
     gtid_mode = "ON"  # sources without GTIDs are refused
@@ -112,6 +112,7 @@ class ServedFacts(ClusterIdentity):
         listening: Callable[[], Address | None],
         hostname: str,
         purge: Purge,
+        until_purge: Callable[[int], int],
         version: str = "",
     ) -> None:
         super().__init__(cluster_id, lambda: relay.state)
@@ -120,6 +121,7 @@ class ServedFacts(ClusterIdentity):
         self._listening = listening
         self._version = version
         self._purge = purge
+        self._until_purge = until_purge
         self.before: ServedBefore | None = None
         """Set where there is an archive."""
         self.hostname = hostname
@@ -163,6 +165,11 @@ class ServedFacts(ClusterIdentity):
         """File and position of the visible end."""
         visible = self._state().visible
         return (visible.served_name, visible.position) if visible.served_name else None
+
+    def bytes_until_purge(self, file: str) -> int | None:
+        """How far a file of this name is from being purged; None for one that is not held."""
+        row = self._state().file_named(file)
+        return None if row is None else self._until_purge(row.first_index)
 
     def receiver(self) -> ReceiverFacts | None:
         """The receiver, as SHOW REPLICA STATUS tells it."""

@@ -64,7 +64,9 @@ def test_twenty_times_the_reserve(world: World, modern: Installation) -> None:
     for replica in (quick, slow):
         replica.start_replica()
         replica.wait_for_gtids(source.gtid_executed())
-    attached = first.listener_status()["slaves"][0]["connect_time"]
+    (shown,) = first.listener_status()["slaves"]
+    attached = shown["connect_time"]
+    assert 0 < shown["bytes_until_cut_off"] < RESERVE
     slow_uuid = slow.server_uuid()
 
     with DiskWatch(cluster) as watch:

@@ -54,6 +54,9 @@ class MemorySource:
     def receiver(self) -> ReceiverFacts | None:
         return self.source
 
+    def bytes_until_purge(self, file: str) -> int | None:
+        return {"binlog.000003": 5000}.get(file)
+
     async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:
         if to and to not in [name for name, _ in self.files]:
             raise unknown_log_file()

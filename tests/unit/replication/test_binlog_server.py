@@ -504,6 +504,7 @@ async def test_what_is_shown_of_a_replica() -> None:
     )
     assert (found.last_gtid, found.lag_bytes) == (f"{UUID}:28", 74)
     assert (found.lag_seconds, found.lag_transactions) == (60.0, None)
+    assert found.bytes_until_cut_off == 5000
     assert (found.connect_time, found.heartbeat_period) == (1000.0, 2.0)
     assert (process.command, process.user) == ("Binlog Dump GTID", "repl")
 
