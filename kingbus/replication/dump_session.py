@@ -50,6 +50,9 @@ PHASE_BYTES_MIN: Final = 8 << 20
 """255 heartbeats are about 20 kB and a millisecond: that pays from a few MiB on that follow, and
 is done at most once in so many."""
 
+NEXT_LOG_MISSING: Final = "could not find next log"
+"""What a source says of a file that was purged under a dump."""
+
 STARTING: Final = "Waiting to start"
 WAITING_FOR_FIRST_FILE: Final = "Waiting for the first file of the source"
 CATCHING_UP: Final = "Waiting for this node to catch up"
@@ -115,10 +118,6 @@ class DumpProgress:
 
 class DumpRefusedError(MySQLError):
     """The dump ends with this error, before its first event or in the stream."""
-
-
-class OvertakenError(DumpRefusedError):
-    """What the dump was to send next has been purged under it."""
 
 
 def refused(error: MySQLError) -> DumpRefusedError:
@@ -299,12 +298,13 @@ class DumpSession:
     def purged(self) -> DumpRefusedError:
         """The file that is being sent was purged under the dump."""
         name, position = self.file_name, self.position
-        error = errors.fatal_dump_error(
-            f"could not find next log; the first event '{self._first_file}' at "
-            f"{self._first_position}, the last event read from './{name}' at {position}, the "
-            f"last byte read from './{name}' at {position}."
+        return refused(
+            errors.fatal_dump_error(
+                f"{NEXT_LOG_MISSING}; the first event '{self._first_file}' at "
+                f"{self._first_position}, the last event read from './{name}' at {position}, the "
+                f"last byte read from './{name}' at {position}."
+            )
         )
-        return OvertakenError(error.code, error.sqlstate, error.message)
 
     def _rotate_to(self, file: FileRow, position: int) -> Made:
         self.file_name = file.served_name

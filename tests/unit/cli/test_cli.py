@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kingbus.cli.main import invoke
+from tests.unit.admin.fakes import FakeArchive
 from tests.unit.cli.conftest import RunningApi
 
 Captured = pytest.CaptureFixture[str]
@@ -259,6 +260,23 @@ def test_server_and_files(
     assert invoke(["binlog", "events", "binlog.000001", "--from", "14", "--limit", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["14", "Xid", "1", "24", "COMMIT"]
     assert "no such file" in failed(["binlog", "events", "nothing"], 1, capsys)
+
+
+def test_archive(api: RunningApi, capsys: Captured) -> None:
+    """Where none is configured that is said; else what the node asked knows of it."""
+    assert invoke(["archive", "status"]) == 0
+    assert capsys.readouterr().out == "no archive is configured\n"
+    assert invoke(["status"]) == 0
+    assert "ARCHIVE" not in capsys.readouterr().out
+    api.pair.n2.operations._archive = FakeArchive()
+    assert invoke(["archive", "status"]) == 0
+    assert "s3://bucket/one/" in capsys.readouterr().out
+    assert invoke(["archive", "list"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.startswith("FILE")
+    assert row.split()[:1] == ["binlog.000001"]
+    assert invoke(["status"]) == 0
+    assert "\nARCHIVE\ntarget" in capsys.readouterr().out
 
 
 def test_export_from_an_empty_log(api: RunningApi, capsys: Captured, tmp_path: Path) -> None:
