@@ -20,6 +20,7 @@ from kingbus.archive.errors import ArchiveError, ConflictError, DamagedError, St
 from kingbus.archive.store import Store, Upload
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
+from kingbus.crc import crc32
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.pb.record_pb2 import FileRow
@@ -146,7 +147,7 @@ class Archiver:
         while True:
             try:
                 await self.step()
-            except ArchiveError as error:
+            except Exception as error:  # noqa: BLE001 - nothing of an archive ends the node
                 self._note(error, patience)
                 await trio.sleep(patience)
                 patience = min(patience * 2, RETRY_SECONDS_MAX)
@@ -179,12 +180,19 @@ class Archiver:
         self._catalogue.take(await self._runner(self._catalogue.load))
         self._catalogue.read_at = trio.current_time()
 
-    def _note(self, error: ArchiveError, patience: float) -> None:
+    def _note(self, error: Exception, patience: float) -> None:
         metrics.ARCHIVE_ERRORS.inc()
         self._errors += 1
-        if str(error) != self._error:
-            self._error = str(error)
-            _log.warning("the archive", error=error.explain(), again_in_seconds=patience)
+        is_foreseen = isinstance(error, KingbusError)
+        told = error.explain() if isinstance(error, KingbusError) else repr(error)
+        if told != self._error:
+            self._error = told
+            _log.warning(
+                "archiving failed",
+                error=told,
+                again_in_seconds=patience,
+                exc_info=None if is_foreseen else error,
+            )
 
     async def _archive(self, row: FileRow) -> None:
         held = FileRow()
@@ -245,6 +253,7 @@ class _Archiving:
         self._size = content_bytes(row)
         self._sum = hashlib.sha256()
         self._chunks: list[int] = []
+        self._crcs: list[int] = []
 
     async def run(
         self, after: GtidSet, compression: str, may_go_on: Callable[[], bool]
@@ -277,6 +286,7 @@ class _Archiving:
             after=after,
             compression=compression,
             chunks=tuple(self._chunks),
+            crcs=tuple(self._crcs),
         )
 
     async def _chunk(self, at: int, compression: str) -> bytes:
@@ -299,6 +309,7 @@ class _Archiving:
         self._sum.update(data)
         packed = pack(data, compression)
         self._chunks.append(len(packed))
+        self._crcs.append(crc32(data))
         return packed
 
     async def _put(self, target: Upload, data: bytes) -> None:

@@ -15,6 +15,7 @@ import zstandard
 from kingbus.archive.errors import DamagedError
 from kingbus.archive.store import Store
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.crc import crc32
 from kingbus.pb.command_pb2 import FileStart
 from kingbus.pb.record_pb2 import FileRow
 
@@ -53,8 +54,8 @@ def unpack(data: bytes, compression: str, size: int) -> bytes:
 class ArchivedFile:
     """One entry. `row` is as the relay state had it; `size` counts the bytes held of the file.
 
-    `chunks` are the stored sizes of each CHUNK_BYTES of it; `before` and `after` are all that was
-    executed when the file began and when it ended.
+    `chunks` are the stored sizes of each CHUNK_BYTES of it, `crcs` their CRC32 unpacked; `before`
+    and `after` are all that was executed when the file began and when it ended.
     """
 
     row: FileRow
@@ -64,6 +65,7 @@ class ArchivedFile:
     after: GtidSet
     compression: str
     chunks: Sequence[int]
+    crcs: Sequence[int]
 
     @property
     def complete(self) -> bool:
@@ -89,9 +91,12 @@ class ArchivedFile:
         if len(data) != stored:
             raise DamagedError(f"{self.key}: chunk {number} has {len(data)} bytes, not {stored}")
         try:
-            return unpack(data, self.compression, self.chunk_size(number))
+            chunk = unpack(data, self.compression, self.chunk_size(number))
         except DamagedError as error:
             raise DamagedError(f"{self.key}: {error}") from error
+        if crc32(chunk) != self.crcs[number]:
+            raise DamagedError(f"{self.key}: chunk {number} is not what was archived")
+        return chunk
 
     def encode(self) -> bytes:
         row = self.row
@@ -122,6 +127,7 @@ class ArchivedFile:
             "stored_size": sum(self.chunks),
             "chunk_bytes": CHUNK_BYTES,
             "chunks": list(self.chunks),
+            "chunk_crc32": list(self.crcs),
         }
         return json.dumps(fields, indent=1).encode() + b"\n"
 
@@ -140,11 +146,14 @@ class ArchivedFile:
                 after=GtidSet.parse(fields["gtids_after"]),
                 compression=str(fields["compression"]),
                 chunks=tuple(int(each) for each in fields["chunks"]),
+                crcs=tuple(int(each) for each in fields["chunk_crc32"]),
             )
         except (ValueError, KeyError, TypeError, MalformedGtidSetError) as error:
             raise DamagedError(f"{key} is no catalogue entry: {error!r}") from error
         count = -(-file.size // CHUNK_BYTES)
-        if file.compression not in SUFFIXES or len(file.chunks) != count or file.size < 1:
+        if file.compression not in SUFFIXES or file.size < 1:
+            raise DamagedError(f"{key} contradicts itself")
+        if not len(file.chunks) == len(file.crcs) == count:
             raise DamagedError(f"{key} contradicts itself")
         return file
 

@@ -5,6 +5,7 @@ store that is away, and what a replica is told when that ends. Implements `binlo
 over the one that serves the log. Must not know of connections or statements.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Protocol, TypeVar, TypeVarTuple
@@ -29,14 +30,15 @@ from kingbus.replication.dump import (
     refused,
     run_dump,
 )
-from kingbus.replication.dump_session import Begin, DumpSession, OvertakenError
+from kingbus.replication.dump_session import Begin, DumpSession
 from kingbus.replication.served_rows import Readable
 from kingbus.replication.streams import SendingSink
 
 DUMPS_MAX: Final = 16
 """At a time: each holds a chunk and a few batches, 20 MB, and takes time of the node's process."""
 PATIENCE_SECONDS: Final = 30.0
-"""With a store that is away, while a replica waits; below a replica's own patience of a minute."""
+"""With a store that is away, while a replica waits. It hears nothing meanwhile, so it is waited no
+longer than its heartbeat period: of that a replica's own patience is a multiple."""
 RETRY_SECONDS: Final = 1.0
 FRESH_SECONDS: Final = 5.0
 """A catalogue read so short a time ago is not read again for a dump that finds nothing in it."""
@@ -99,7 +101,7 @@ class ArchiveDumper:
         if not await self._needs_archive(request):
             try:
                 await self._dumper(request, sink=sink, progress=progress)
-            except OvertakenError as error:
+            except DumpRefusedError as error:
                 raise self._better(error) from None
             return
         if not self._free:
@@ -120,8 +122,8 @@ class ArchiveDumper:
         log = LongerLog(
             self._log,
             self._catalogue,
-            refresh=partial(self._patiently, self._refresh),
-            fetch=self._fetch,
+            refresh=partial(self._patiently, self._refresh, request),
+            fetch=partial(self._fetch, request),
             passed=passed,
         )
         try:
@@ -131,11 +133,13 @@ class ArchiveDumper:
         except DamagedError as error:
             _log.error("the archive is damaged", error=error.explain())
             raise refused(errors.fatal_dump_error(f"the archive is damaged: {error}")) from error
-        except OvertakenError as error:
+        except DumpRefusedError as error:
             raise self._better(error) from None
 
-    def _better(self, error: OvertakenError) -> DumpRefusedError:
+    def _better(self, error: DumpRefusedError) -> DumpRefusedError:
         """A replica stops for good at error 1236; what the archive has it may ask for again."""
+        if errors.NEXT_LOG_MISSING not in error.message:
+            return error
         if self._catalogue.file(self._log.state.files[0].ordinal - 1) is None:
             return error
         return _come_back("the log was purged under the dump, and goes on from the archive")
@@ -149,7 +153,7 @@ class ArchiveDumper:
         if self._begins_archived(request) or self._is_fresh():
             return self._begins_archived(request)
         try:
-            await self._patiently(self._refresh)
+            await self._patiently(self._refresh, request)
         except StoreError as error:
             raise _come_back(f"the archive is not reached: {error}") from error
         return self._begins_archived(request)
@@ -180,15 +184,16 @@ class ArchiveDumper:
 
     # -- the store --------------------------------------------------------------------------
 
-    async def _fetch(self, file: ArchivedFile, number: int) -> bytes:
+    async def _fetch(self, request: DumpRequest, file: ArchivedFile, number: int) -> bytes:
         async def once() -> bytes:
             return await self._runner(file.chunk, self._catalogue.store, number)
 
-        return await self._patiently(once)
+        return await self._patiently(once, request)
 
-    async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _patiently(self, call: Callable[[], Awaitable[_T]], request: DumpRequest) -> _T:
         """Again and again, for a while. StoreError."""
-        give_up_at = trio.current_time() + self._patience_seconds
+        patience = min(self._patience_seconds, request.heartbeat_period_s or math.inf)
+        give_up_at = trio.current_time() + patience
         while True:
             try:
                 return await call()

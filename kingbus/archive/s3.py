@@ -43,24 +43,28 @@ class S3Store:
     ) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint or None,
-            region_name=region,
-            aws_access_key_id=access_key.reveal(),
-            aws_secret_access_key=secret_key.reveal(),
-            config=Config(
-                connect_timeout=CONNECT_SECONDS_MAX,
-                read_timeout=READ_SECONDS_MAX,
-                retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
-                # Stores other than Amazon's rarely have names of their own for buckets, nor the
-                # newer kinds of checksum.
-                s3={"addressing_style": "path"} if endpoint else {},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                proxies={},
-            ),
-        )
+        try:
+            self._client = boto3.session.Session().client(
+                "s3",
+                endpoint_url=endpoint or None,
+                region_name=region,
+                aws_access_key_id=access_key.reveal(),
+                aws_secret_access_key=secret_key.reveal(),
+                config=Config(
+                    connect_timeout=CONNECT_SECONDS_MAX,
+                    read_timeout=READ_SECONDS_MAX,
+                    retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
+                    # Stores other than Amazon's rarely have names of their own for buckets, nor the
+                    # newer kinds of checksum.
+                    s3={"addressing_style": "path"} if endpoint else {},
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    proxies={},
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            # What it finds in the environment, or in a bucket's name, it does not like.
+            raise StoreError(f"s3://{bucket}: {error}") from None
 
     @property
     def shown(self) -> str:

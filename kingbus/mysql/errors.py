@@ -264,12 +264,15 @@ def replaced_by_same_replica(
     )
 
 
+NEXT_LOG_MISSING = "could not find next log"
+
+
 def next_log_not_found(
     first_file: str, first_position: int, last_file: str, last_position: int
 ) -> MySQLError:
     """1236, the log was purged under the dump; names where it had got to."""
     return fatal_dump_error(
-        f"could not find next log; the first event '{first_file}' at {first_position}, the last "
+        f"{NEXT_LOG_MISSING}; the first event '{first_file}' at {first_position}, the last "
         f"event read from './{last_file}' at {last_position}, the last byte read from "
         f"'./{last_file}' at {last_position}."
     )

@@ -119,10 +119,6 @@ class DumpRefusedError(MySQLError):
     """The dump ends with this error, before its first event or in the stream."""
 
 
-class OvertakenError(DumpRefusedError):
-    """What the dump was to send next has been purged under it."""
-
-
 def refused(error: MySQLError) -> DumpRefusedError:
     """The same error as the end of a dump."""
     return DumpRefusedError(error.code, error.sqlstate, error.message)
@@ -300,10 +296,11 @@ class DumpSession:
 
     def purged(self) -> DumpRefusedError:
         """The file that is being sent was purged under the dump."""
-        error = errors.next_log_not_found(
-            self._first_file, self._first_position, self.file_name, self.position
+        return refused(
+            errors.next_log_not_found(
+                self._first_file, self._first_position, self.file_name, self.position
+            )
         )
-        return OvertakenError(error.code, error.sqlstate, error.message)
 
     def _rotate_to(self, file: FileRow, position: int) -> Made:
         self.file_name = file.served_name

@@ -130,12 +130,13 @@ def test_a_new_replica_begins_with_the_archive(
 
 
 def test_a_directory_and_a_store_that_is_away(world: World, modern: Installation) -> None:
-    """A replica that needs the archive while it is away comes back by itself until it is there."""
+    """A replica that needs the archive while it is away comes back by itself until it is there;
+    worker processes for dumps change nothing."""
     place = world.directory / "archive"
     place.mkdir()
     source = world.server(modern, "source", server_id=1)
     workload.make_tables(source)
-    cluster = world.cluster(count=1, archive={"to": str(place)})
+    cluster = world.cluster(count=1, archive={"to": str(place)}, server={"workers": 1})
     cluster.start_receiver(source)
     cluster.start_listeners()
     write_files(source, 3)

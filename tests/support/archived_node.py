@@ -54,7 +54,9 @@ class ArchivedNode:
     def purge(self, count: int) -> None:
         """The oldest `count` files leave the log."""
         state = self.node.relay.state
-        self.node.command(Command(purge=Purge(first_index=state.files[count].first_index)))
+        first_index = state.files[count].first_index
+        self.node.command(Command(purge=Purge(first_index=first_index)))
+        self.node.log.first = first_index
 
     async def dump(self, request: DumpRequest) -> Replica:
         replica = Replica(request)

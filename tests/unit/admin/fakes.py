@@ -10,6 +10,7 @@ from kingbus.admin.errors import ConflictError, UnavailableError
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.operations import Operations
 from kingbus.binlog import command as codec
+from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
@@ -18,6 +19,7 @@ from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import DialBackError, NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
+from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.file_content import PastEndError
 from kingbus.replication.purger import UnknownFileError
 from kingbus.secrets import ClusterSecret
@@ -325,6 +327,49 @@ async def fake_content(file: str, offset: int, size_max: int) -> FakeChunk | Non
         raise PastEndError(f"{file} has {len(FAKE_CONTENT)} bytes")
     data = FAKE_CONTENT[offset : offset + size_max]
     return FakeChunk(data, len(FAKE_CONTENT), closed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeArchiveStatus:
+    target: str = "s3://bucket/one/"
+    serving: bool = True
+    archiving: bool = False
+    files: int = 1
+    files_behind: int = 2
+    files_missing: int = 0
+    oldest: str = "binlog.000001"
+    newest: str = "binlog.000001"
+    last_success: float | None = None
+    error: str = ""
+    errors: int = 0
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeArchivedFile:
+    row: FileRow = field(
+        default_factory=lambda: FileRow(
+            ordinal=1, served_name="binlog.000001", end_position=99, epoch=1
+        )
+    )
+    key: str = "files/binlog.000001"
+    sha256: str = "00"
+    compression: str = "none"
+    before: GtidSet = field(default_factory=GtidSet)
+    after: GtidSet = field(default_factory=GtidSet)
+
+
+class FakeArchive:
+    """One file."""
+
+    def status(self) -> FakeArchiveStatus:
+        return FakeArchiveStatus()
+
+    def files(self) -> list[FakeArchivedFile]:
+        return [FakeArchivedFile()]
+
+    def has(self, row: FileRow) -> bool:
+        return row.ordinal == 1
 
 
 async def fake_events(

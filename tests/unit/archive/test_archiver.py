@@ -17,13 +17,15 @@ from tests.support.relay_logs import UUID_A, BinlogFile, gtids
 from tests.support.relay_node import RelayNode
 
 
-def files_of(count: int, *, transactions: int = 5, size: int = 300) -> list[BinlogFile]:
+def files_of(
+    count: int, *, transactions: int = 5, size: int = 300, crc: bool = True
+) -> list[BinlogFile]:
     """So many files, of which all but the last end with a ROTATE."""
     files: list[BinlogFile] = []
     number = 0
     for at in range(1, count + 1):
         before = gtids(f"a:1-{number}") if number else GtidSet()
-        file = BinlogFile(f"binlog.{at:06}", UUID_A, before)
+        file = BinlogFile(f"binlog.{at:06}", UUID_A, before, crc=crc)
         for _ in range(transactions):
             number += 1
             file.transaction(number, (size + number,))
@@ -206,6 +208,7 @@ async def test_a_damaged_entry_is_told_and_not_used() -> None:
         {"version": 2},
         {"chunk_bytes": 7},
         {"chunks": []},
+        {"chunk_crc32": []},
         {"compression": "lzma"},
         {"gtids_after": "nonsense"},
         {"size": None},

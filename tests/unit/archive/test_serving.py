@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from kingbus.archive import archiver, catalogue
 from kingbus.binlog.gtid import GtidSet
+from kingbus.replication import dump, served_rows
+from kingbus.replication import relay as relay_module
 from kingbus.replication.dump import DumpRequest
 from tests.support.archived_node import ArchivedNode, small_chunks
 from tests.support.relay_feed import Feed, history, step
@@ -163,9 +165,54 @@ async def test_a_store_that_is_away_for_a_moment_is_not_noticed(autojump_clock: 
     assert len(replica.stored) == sum(len(file.events) for file in files)
 
 
-async def test_damage_in_the_archive_is_never_served() -> None:
-    """A wrong byte is found by its event's checksum, and told."""
-    node, files = archived(count=3)
+async def test_a_replica_is_not_kept_waiting_until_it_gives_up(autojump_clock: object) -> None:
+    """It hears nothing while the store is asked, so that lasts for one heartbeat at most."""
+    node, _ = archived(count=4, patience_seconds=30)
+    await node.archive_all()
+    node.purge(3)
+    node.store.calls_left = 0
+    began = trio.current_time()
+    refusal = (await node.dump(by_gtid(heartbeat_period_s=5.0))).refusal
+    assert refusal is not None
+    assert refusal.code == 1105
+    assert trio.current_time() - began <= 5
+
+
+async def test_a_long_search_does_not_look_dead(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """A replica that asks for the end of a large archived file hears heartbeats until it is
+    found, and then exactly the rest."""
+    small_chunks(monkeypatch, 1 << 20)
+    files = files_of(2, transactions=9, size=1 << 20)
+    relay = RelayNode()
+    relay.hold(*files, size=4)
+    node = ArchivedNode(relay)
+    await node.archive_all()
+    node.purge(1)
+    chunk = node.dumper._fetch
+
+    async def slow(*arguments: object) -> bytes:
+        await trio.sleep(3)
+        return await chunk(*arguments)  # type: ignore[arg-type]
+
+    node.dumper._fetch = slow  # type: ignore[method-assign]
+    last = files[0].events[-1]
+    request = by_position(files[0].name, last.start, heartbeat_period_s=2.0)
+    replica = await node.dump(request)
+    assert replica.finished
+    assert replica.kinds.count(f"beat1 {files[0].name}:{last.start}") >= 5
+    rest = [last, *files[1].events]
+    assert replica.stored[1:] == [event.data for event in rest]
+
+
+@pytest.mark.parametrize("crc", [True, False])
+async def test_damage_in_the_archive_is_never_served(crc: bool) -> None:
+    """A wrong byte is found, whether its event has a checksum or not, and told."""
+    files = files_of(3, crc=crc)
+    relay = RelayNode()
+    relay.hold(*files, size=4)
+    node = ArchivedNode(relay)
     await node.archive_all()
     node.purge(2)
     key = "files/binlog.000002"
@@ -193,17 +240,45 @@ async def test_a_dump_goes_on_when_files_are_purged_under_it() -> None:
 
 
 class PurgingReplica(Replica):
-    """All that may go is purged while it takes its first packets."""
+    """All that may go is purged while it takes its first packets, or later ones."""
 
-    def __init__(self, request: DumpRequest, node: ArchivedNode) -> None:
+    def __init__(self, request: DumpRequest, node: ArchivedNode, *, after: int = 0) -> None:
         super().__init__(request)
         self._node = node
+        self._after = after
 
     async def send(self, buffers: bytes | bytearray | memoryview) -> None:
         await super().send(buffers)
         files = self._node.node.relay.state.files
-        if len(files) > 1:
+        self._after -= 1
+        if len(files) > 1 and self._after < 0:
             self._node.purge(len(files) - 1)
+
+
+@pytest.mark.parametrize("after", range(0, 40, 3))
+async def test_whenever_files_are_purged_under_a_dump(
+    monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """In the archive's part, at the seam or in the log's part: nothing is sent twice, or left out,
+    or out of order, and where it cannot go on the replica is told to come back."""
+    monkeypatch.setattr(dump, "ROWS", 2)
+    monkeypatch.setattr(dump, "GATHER_BYTES", 1)
+    monkeypatch.setattr(relay_module, "READ_BYTES", 1)
+    monkeypatch.setattr(served_rows, "RECENT_ROWS", 1)
+    node, files = archived(count=6)
+    node.node.relay._shared = served_rows.SharedBatches(0)
+    await node.archive_all()
+    node.purge(2)
+    replica = PurgingReplica(by_gtid(), node, after=after)
+    await node.attach(replica)
+    replica.check()
+    everything = [event.data for file in files for event in file.events]
+    assert replica.stored == everything[: len(replica.stored)]
+    if replica.refusal is None:
+        assert len(replica.stored) == len(everything)
+    else:
+        assert replica.refusal.code == 1105
+        assert "archive" in replica.refusal.message
 
 
 async def test_a_dump_of_the_log_that_is_overtaken_is_sent_to_the_archive() -> None:

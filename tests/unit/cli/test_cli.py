@@ -8,6 +8,7 @@ import pytest
 from kingbus.cli.main import invoke
 from kingbus.pb.command_pb2 import MemberAttributes
 from kingbus.storage.at_rest import AtRestStatus
+from tests.unit.admin.fakes import FakeArchive
 from tests.unit.cli.conftest import RunningApi
 
 Captured = pytest.CaptureFixture[str]
@@ -308,6 +309,23 @@ def test_a_small_reserve_is_warned_of(api: RunningApi, capsys: Captured) -> None
     warned = capsys.readouterr().err
     assert warned.startswith("kingbus: warning: reserve-data-size (1073741824) is less than 3 x")
     assert api.pair.shared.state.source_config is not None
+
+
+def test_archive(api: RunningApi, capsys: Captured) -> None:
+    """Where none is configured that is said; else what the node asked knows of it."""
+    assert invoke(["archive", "status"]) == 0
+    assert capsys.readouterr().out == "no archive is configured\n"
+    assert invoke(["status"]) == 0
+    assert "ARCHIVE" not in capsys.readouterr().out
+    api.pair.n2.operations._archive = FakeArchive()
+    assert invoke(["archive", "status"]) == 0
+    assert "s3://bucket/one/" in capsys.readouterr().out
+    assert invoke(["archive", "list"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.startswith("FILE")
+    assert row.split()[:1] == ["binlog.000001"]
+    assert invoke(["status"]) == 0
+    assert "\nARCHIVE\ntarget" in capsys.readouterr().out
 
 
 def test_export_from_an_empty_log(api: RunningApi, capsys: Captured, tmp_path: Path) -> None:
