@@ -61,7 +61,10 @@ class _OutcomeUnknownError(KingbusError):
 
 
 class Operations:
-    """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing."""
+    """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing.
+
+    `disk_full` says why this node takes nothing new, if the disk has no room.
+    """
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Operations:
         election_timeout: float,
         events: Events,
         warnings: Callable[[], Iterable[str]] = tuple,
+        disk_full: Callable[[], str] = str,
     ) -> None:
         self._name = name
         self._version = version
@@ -89,6 +93,7 @@ class Operations:
         self._election_timeout = election_timeout
         self._events = events
         self._warnings = warnings
+        self._disk_full = disk_full
         self.node_ended = trio.Event()
 
     # --- local ----------------------------------------------------------------------------------
@@ -164,7 +169,8 @@ class Operations:
         """Whether `/ready` answers 200."""
         status = self._node.status()
         knows_cluster = self._node.cluster.get(status.member_id) is not None
-        return bool(status.leader_id) and knows_cluster and not _is_installing(status)
+        hears = bool(status.leader_id) and knows_cluster
+        return hears and not _is_installing(status) and not self._disk_full()
 
     async def _checked(
         self, lag_seconds_max: float | None, *, needs_leader: bool
@@ -176,6 +182,8 @@ class Operations:
             raise UnavailableError("this node does not know the cluster's members yet")
         if needs_leader and _is_installing(status):
             raise UnavailableError("this node is installing a snapshot")
+        if needs_leader and (reason := self._disk_full()):
+            raise UnavailableError(f"{reason}; what is here is served")
         lag = None
         if lag_seconds_max is not None:
             lag = await self._lag_seconds()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kingbus.cli.common import Json, say, show_json
+from kingbus.cli.common import Json, UsageError, say, show_facts, show_json
 from kingbus.errors import KingbusError
 
 app = typer.Typer(help="The data directory of a stopped node.", no_args_is_help=True)
@@ -17,9 +17,8 @@ class DamagedError(KingbusError):
     """A record is not what was written; the message tells the place."""
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `verify` a subcommand while it is the only one."""
+class NotConfirmedError(KingbusError):
+    """Somebody typed another name than that of the member; nothing was changed."""
 
 
 @app.command()
@@ -69,3 +68,49 @@ def _verified(log: Path) -> Any:
                 last.append(report)
     last.extend(reports)
     return last[0]
+
+
+@app.command()
+def recover(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="The node's data directory.")],
+    force_new_cluster: Annotated[
+        bool,
+        typer.Option("--force-new-cluster", help="Make it the only voter of a new cluster."),
+    ] = False,
+    yes_i_am: Annotated[
+        str, typer.Option("--yes-i-am", help="The node's name, instead of typing it.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """The way out of a lost majority: one stopped node goes on as a new cluster of its own."""
+    from kingbus.daemon.recover import examined
+
+    if not force_new_cluster:
+        raise UsageError("say what is meant: kingbus storage recover --force-new-cluster")
+    with examined(data_dir) as member:
+        if as_json:
+            show_json(member.facts)
+        else:
+            show_facts(member.facts)
+        _confirm(member.name, yes_i_am)
+        cluster_id = member.recover()
+    sys.stderr.write(
+        f"{member.name} is the only voter of the new cluster {cluster_id:x}: start it, then let new"
+        " members join; never start an old one again\n"
+    )
+
+
+def _confirm(name: str, given: str) -> None:
+    if not given:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "nothing was changed: without a terminal, give the node's name with --yes-i-am"
+            )
+        sys.stderr.write(
+            "The other members are given up: whatever they have and this one has not is lost, and"
+            "\nif a majority of them comes back it goes its own way. Type the name of this node: "
+        )
+        sys.stderr.flush()
+        given = sys.stdin.readline().strip()
+    if given != name:
+        raise NotConfirmedError(f"nothing was changed: this node is {name!r}, not {given!r}")

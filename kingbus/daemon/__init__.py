@@ -12,6 +12,8 @@
     attributes  and for what the other members are told of this one
     newness     the proof that a new voter is new
     watched     the relay as the node's state machine, which tells when configuration changed
+    room        what a full disk makes the node wait for
+    recover     a stopped member becomes the only voter of a new cluster
     turns       how long one turn of the event loop takes
     worker      threads for calls that block
 

@@ -7,6 +7,7 @@
      |- dump_workers.run                processes that perform dumps, where some are wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
+     |- room                            looks for room on a full disk, and hands leadership over
      |- keeper                          cluster key, seeding, attributes, listener as stored
      '- proof                           that a new voter is new, where no peer could tell
     signals                             beside it: SIGTERM and SIGINT begin the stop
@@ -47,6 +48,7 @@ from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
 from kingbus.daemon.endpoints import Endpoints
 from kingbus.daemon.keeper import keep
 from kingbus.daemon.newness import Newness
+from kingbus.daemon.room import Room
 from kingbus.daemon.signals import Stop
 from kingbus.daemon.sockets import Sockets
 from kingbus.daemon.start import Ground
@@ -96,6 +98,7 @@ class Member:
         config, prepared = self._config, ground.prepared
         member_id, generator = self._identity.member_id, random.SystemRandom()
         self._dump_workers: DumpWorkers | None = None
+        self._room = Room(store=ground.store, ballast=ground.ballast, runner=self._worker)
         if self._workers_wanted:
             self._watched: Watched = Feeding(self._relay, member_id, self._note_applied)
         else:
@@ -126,13 +129,14 @@ class Member:
                 runner=self._worker,
                 installed=self._watched.notify,
             ),
+            room=self._room,
         )
         self._transport.attach(self._node)
 
     def _build_replication(self) -> None:
         config = self._config
         self._facts = ServedFacts(
-            cluster_id=self._identity.cluster_id,
+            cluster_id=self._identity.served_id,
             relay=self._relay,
             receiver=self._receiver_status,
             listening=lambda: self._server.address,
@@ -144,7 +148,7 @@ class Member:
             relay=self._relay,
             identity=self._facts,
             secret=lambda: self._keys.secret,
-            is_full=lambda: self._store.is_full,
+            is_full=lambda: self._store.is_full or bool(self._room.reason),
             changed=lambda: self._watched.changed,
             random=random.SystemRandom(),
         )
@@ -218,12 +222,14 @@ class Member:
             election_timeout=config.election_timeout,
             events=self._facts.binlog_events,
             warnings=self._warnings,
+            disk_full=lambda: self._room.reason,
         )
         register_calls(
             self._transport,
             node,
             took_part=lambda each: each in relay.state.members,
             key_id=self._announced_key_id,
+            origin_id=self._identity.origin_id,
         )
         self._transport.register(ADMIN_METHOD, self._operations.handle_call)
         self._transport.register(KEY_METHOD, self._keys.handle_call)
@@ -294,7 +300,9 @@ class Member:
     def _warnings(self) -> Iterator[str]:
         yield from self._config.warnings()
         yield from self._store.warnings
-        if self._store.is_full:
+        if self._room.reason:
+            yield self._room.reason
+        elif self._store.is_full:
             yield "reserve-data-size is used up: the receiver takes nothing more"
         difference = self._source.difference()
         if difference:
@@ -324,6 +332,7 @@ class Member:
             await open_configured_listener(self._options, self._listener)
             await nursery.start(self._endpoints.run, self._operations, self._refresh_metrics)
             nursery.start_soon(self._keep)
+            nursery.start_soon(self._room.run, self._node, self._watched.notify)
             nursery.start_soon(self._newness.prove)
             nursery.start_soon(self._watch_leadership)
             # What is there now stays. To look at it again and again would stop the loop for 40 ms

@@ -17,16 +17,19 @@ from kingbus.daemon.options import Options, RefusedError
 from kingbus.daemon.worker import Worker
 from kingbus.joining import joined
 from kingbus.membership.cluster import Cluster
-from kingbus.node.bootstrap import BootstrapConfig, Prepared, prepare
+from kingbus.node.bootstrap import BootstrapConfig, Prepared, check_not_stale, prepare
 from kingbus.replication.relay import Relay
 from kingbus.secrets import ClusterSecret
+from kingbus.storage.ballast import Ballast, ballast_bytes
 from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
+from kingbus.storage.recovery import discard_torn
 from kingbus.storage.state_store import StateStore
 
 _log = log.get_logger("daemon")
 
+BALLAST_FILE = "ballast"
 STANDALONE_FILE = "standalone-peer"
 PEER_URL_FILE = "peer-url"
 
@@ -39,6 +42,7 @@ class Ground:
     prepared: Prepared
     directory: DataDirectory
     database: StateStore
+    ballast: Ballast
     store: LogStore
     relay: Relay
 
@@ -47,7 +51,10 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
     """Raises KingbusErrors; what is opened is closed by `stack`, in any case."""
     directory = await worker(DataDirectory.open_or_create, options.config.data_dir)
     stack.callback(directory.close)
-    database = await worker(StateStore.open, directory.state_path)
+    segment_size = options.config.segment_size
+    ballast = Ballast(options.config.data_dir / BALLAST_FILE, ballast_bytes(segment_size))
+    await worker(ballast.hold)
+    database = await worker(partial(StateStore.open, directory.state_path, ballast=ballast))
     stack.callback(database.close)
     await worker(_finish_install, options.config, directory, database)
     key_file = options.config.cluster_key_file
@@ -59,8 +66,12 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
     prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
     for note in prepared.notes:
         _log.info(note)
+    if prepared.path == "start" and await worker(discard_torn, directory.log_path):
+        _log.warning("the first write of this member was never whole; it begins anew")
     store = await worker(_open_log, options.config, directory, prepared.identity)
     stack.callback(store.close)
+    if prepared.path == "restart":
+        await check_not_stale(prepared, store.initial_state()[0], store.last_index())
     relay = await worker(
         partial(Relay.load, database=database, log=store, runner=worker, files=store)
     )
@@ -69,6 +80,7 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
         prepared=prepared,
         directory=directory,
         database=database,
+        ballast=ballast,
         store=store,
         relay=relay,
     )
@@ -110,6 +122,7 @@ def _open_log(config: Config, directory: DataDirectory, identity: Identity) -> L
         reserve_bytes=config.reserve_data_size,
         cluster_id=identity.cluster_id,
         member_id=identity.member_id,
+        former_ids=identity.former_ids,
     )
     for warning in store.warnings:
         _log.warning(warning)

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from kingbus.pb import raft_pb2
 from kingbus.pb.record_pb2 import BatchRow, FileRow, Members, RelayState
 from kingbus.raft.types import ConfState, Snapshot
+from kingbus.storage.ballast import Ballast
 from kingbus.storage.database import Database
 from kingbus.storage.errors import CorruptRecordError, NewerFormatError
 from kingbus.storage.keys import (
@@ -85,12 +86,13 @@ class StateStore:
         self._database = database
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, ballast: Ballast | None = None) -> Self:
         """Open the database in a directory, or begin one. Blocks.
 
-        DirectoryInUseError, NewerFormatError, StorageError.
+        `ballast` is given up for it on a full disk. DirectoryInUseError, NewerFormatError,
+        NotEnoughSpaceError, StorageError.
         """
-        database = Database(directory)
+        database = Database(directory, ballast=ballast)
         try:
             version = database.get(FORMAT)
             if version is None:
@@ -144,6 +146,12 @@ class StateStore:
             batch.put(CONF_STATE, _INDEX.pack(index) + encoded)
         batch.put(APPLIED, _APPLIED.pack(changes.applied, changes.term))
         self._database.write(batch, sync=sync)
+
+    def replace_members(self, members: Members) -> None:
+        """Blocks. Make this the membership, durably; only for a stopped node."""
+        batch = self._database.new_batch()
+        batch.put(MEMBERS, members.SerializeToString())
+        self._database.write(batch, sync=True)
 
     def sync(self) -> None:
         """Make durable all that was written before. Blocks; may run beside `write`."""
