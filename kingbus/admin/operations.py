@@ -17,6 +17,7 @@ import trio
 from kingbus.admin import schema, views
 from kingbus.admin.errors import (
     BadRequestError,
+    ConflictError,
     ForwardedError,
     NotFoundError,
     UnavailableError,
@@ -34,6 +35,7 @@ from kingbus.admin.protocols import (
     Relay,
     Transport,
 )
+from kingbus.admin.storage import StorageQuestions
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.member import normalize_url
@@ -81,6 +83,7 @@ class Operations:
         events: Events,
         warnings: Callable[[], Iterable[str]] = tuple,
         disk_full: Callable[[], str] = str,
+        storage: StorageQuestions | None = None,
     ) -> None:
         self._name = name
         self._version = version
@@ -94,6 +97,7 @@ class Operations:
         self._events = events
         self._warnings = warnings
         self._disk_full = disk_full
+        self._storage = storage
         self.node_ended = trio.Event()
 
     # --- local ----------------------------------------------------------------------------------
@@ -131,6 +135,13 @@ class Operations:
             self._listener.replicas(),
             running=self._listener.is_running,
         )
+
+    @property
+    def storage(self) -> StorageQuestions:
+        """What others ask of this node's log. ConflictError where there is none."""
+        if self._storage is None:
+            raise ConflictError("the log of this node is not open")
+        return self._storage
 
     async def events(self, file: str, position: int, limit: int) -> list[schema.EventData]:
         """Events of a file held here. NotFoundError; BadRequestError for a wrong position."""

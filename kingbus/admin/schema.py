@@ -203,6 +203,11 @@ class StartServer(Body):
     password: Annotated[str, Field(max_length=PASSWORD_CHARACTERS_MAX)]
 
 
+class ReadEntries(Body):
+    from_index: int = Field(ge=1)
+    to_index: int = Field(ge=1)
+
+
 class PurgeBinlogs(Body):
     to: str | None = None
     before: str | None = None
@@ -328,6 +333,30 @@ class NodeStatusData(Data):
     cluster_id: str
     warnings: list[str]
     catch_up: CatchUpData | None = None
+
+
+class HashData(Data):
+    """`next_index` is behind the last entry that is in the sum."""
+
+    from_index: int
+    next_index: int
+    bytes: int
+    sha256: str
+    problem: str | None
+
+
+class StateHashData(Data):
+    index: int
+    state_hash: str
+
+
+class EntryData(Data):
+    """`data` is in base64."""
+
+    index: int
+    term: int
+    type: int
+    data: str
 
 
 class HealthData(Data):

@@ -2,12 +2,23 @@
 
 import sys
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kingbus.cli.common import Json, UsageError, say, show_facts, show_json
+from kingbus.cli.common import (
+    Json,
+    TokenFile,
+    UsageError,
+    client,
+    complain,
+    say,
+    show_facts,
+    show_json,
+)
 from kingbus.errors import KingbusError
 
 app = typer.Typer(help="The data directory of a stopped node.", no_args_is_help=True)
@@ -26,16 +37,17 @@ def verify(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="The node's data directory.")],
     as_json: Json = False,
 ) -> None:
-    """Check every record of the log; exit code 1 and the place, if one is bad."""
+    """Check every record of the log, and the database against it; exit 1 and the place, if bad."""
     from kingbus.storage.directory import DataDirectory
 
     with DataDirectory.open_existing(data_dir) as directory:
         last = _verified(directory.log_path)
-    if last.problem is not None:
-        raise DamagedError(
-            f"{last.path} is damaged: {last.problem}",
-            hint=last.problem.hint or "remove this member and add it again with an empty directory",
-        )
+        if last.problem is not None:
+            raise DamagedError(
+                f"{last.path} is damaged: {last.problem}",
+                hint=f"kingbus storage repair, where a peer is up; else: {last.problem.hint}",
+            )
+        applied = _state_checked(directory.log_path, directory.state_path)
     if as_json:
         show_json(
             {
@@ -43,11 +55,60 @@ def verify(
                 "entries": last.entries,
                 "last_index": last.last_index,
                 "unsynced_tail_bytes": last.tail_bytes,
+                "applied_index": applied,
             }
         )
         return
     tail = f"; {last.tail_bytes} unsynced bytes at the end will be cut" if last.tail_bytes else ""
     say(f"{last.entries} entries in {last.total_bytes} bytes, up to index {last.last_index}{tail}")
+    if applied is None:
+        say("no database: a start makes it from the log")
+    else:
+        say(f"the database is what the log makes of it, up to index {applied}")
+
+
+def _state_checked(log_path: Path, state_path: Path) -> int | None:
+    """The index up to which the database is; None: there is none. Raises what is wrong with it."""
+    from kingbus.replication.check import StateDiffersError, check_state
+    from kingbus.storage.log import LogStore
+    from kingbus.storage.state_store import StateStore
+
+    log = LogStore.open_for_reading(log_path)
+    try:
+        if not state_path.exists():
+            if log.first_index() > 1:
+                raise StateDiffersError(
+                    f"there is no database, and the log begins at index {log.first_index()}"
+                )
+            return None
+        database = StateStore.open_for_reading(state_path)
+        try:
+            if database.installing() is not None:
+                complain("a snapshot was being installed: the next start goes on with that")
+                return database.applied()
+            with _bar("database") as advance:
+                for done, total in check_state(database, log):
+                    advance(done, total)
+            return database.applied()
+        finally:
+            database.close()
+    finally:
+        log.close()
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, where somebody watches: `advance(done, total)`."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _verified(log: Path) -> Any:
@@ -68,6 +129,24 @@ def _verified(log: Path) -> Any:
                 last.append(report)
     last.extend(reports)
     return last[0]
+
+
+@app.command()
+def repair(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="The node's data directory.")],
+    source: Annotated[str, typer.Option("--from", help="Admin URL of a member that is up.")],
+    token_file: TokenFile = None,
+) -> None:
+    """Put damaged stretches of a stopped node right, with what a peer holds."""
+    from kingbus.daemon.repair import repaired
+
+    count = 0
+    with client(source, token_file) as api:
+        for line in repaired(data_dir, api):
+            say(line)
+            count += 1
+    if not count:
+        say("nothing is damaged")
 
 
 @app.command()

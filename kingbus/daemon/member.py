@@ -42,6 +42,7 @@ from kingbus.admin.listener import ListenerControl
 from kingbus.admin.operations import CALL_METHOD as ADMIN_METHOD
 from kingbus.admin.operations import Operations
 from kingbus.admin.serving import start_listening
+from kingbus.admin.storage import StorageQuestions
 from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.daemon.attributes import OwnAttributes
 from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
@@ -223,6 +224,12 @@ class Member:
             events=self._facts.binlog_events,
             warnings=self._warnings,
             disk_full=lambda: self._room.reason,
+            storage=StorageQuestions(
+                log=self._store,
+                applied=lambda: relay.applied_index,
+                digest_at=relay.digest_at,
+                runner=self._worker,
+            ),
         )
         register_calls(
             self._transport,

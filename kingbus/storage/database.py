@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Condition
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -104,11 +105,14 @@ class Batch:
 class Database:
     """An open database. Reads from any thread; writes from one at a time."""
 
-    def __init__(self, path: Path, *, ballast: Ballast | None = None) -> None:
+    def __init__(
+        self, path: Path, *, ballast: Ballast | None = None, read_only: bool = False
+    ) -> None:
         """Open it, or create it. DirectoryInUseError, NotEnoughSpaceError, or StorageError with
         RocksDB's own words.
         """
         self.path = path
+        self._read_only = read_only
         self._ballast = ballast
         self._gate = Condition()
         self._users = 0
@@ -116,7 +120,8 @@ class Database:
         self._synced = WriteOptions()
         self._synced.sync = True
         try:
-            path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            if not read_only:
+                path.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._db = self._open()
         except Exception as error:
             if _says_no_room(error):
@@ -138,6 +143,9 @@ class Database:
             return self._open_at_all()
 
     def _open_at_all(self) -> Rdict:
+        if self._read_only:
+            access = AccessType.read_only()
+            return Rdict(str(self.path), _options(), access_type=access)
         return Rdict(str(self.path), _options())
 
     @contextmanager

@@ -108,6 +108,25 @@ class StateStore:
             raise
         return cls(database)
 
+    @classmethod
+    def open_for_reading(cls, directory: Path) -> Self:
+        """Open the database of a stopped node for a tool: nothing on the disk changes. Blocks.
+
+        Errors as `open`.
+        """
+        database = Database(directory, read_only=True)
+        try:
+            version = database.get(FORMAT)
+            if version is not None and _FORMAT.unpack(version)[0] > FORMAT_VERSION:
+                raise NewerFormatError(
+                    f"{directory} has format {_FORMAT.unpack(version)[0]}; this version knows up"
+                    f" to {FORMAT_VERSION}"
+                )
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
     def close(self) -> None:
         """Let go of it; may be called twice."""
         self._database.close()
