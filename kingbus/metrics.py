@@ -74,6 +74,9 @@ RAFT_PROPOSALS_DROPPED = _counter(
 # storage: log segments and the database.
 STORAGE_BYTES = _gauge("kingbus_storage_bytes", "Bytes held by log segments.")
 STORAGE_RESERVE_BYTES = _gauge("kingbus_storage_reserve_bytes", "Configured reserve-data-size.")
+STORAGE_DISK_FULL = _gauge(
+    "kingbus_storage_disk_full", "1 while the disk has no room and this node takes nothing new."
+)
 STORAGE_FSYNC_SECONDS = Histogram(
     "kingbus_storage_fsync_seconds",
     "Time of one gathered write with its fdatasync.",

@@ -54,7 +54,14 @@ def create_app(operations: Operations, *, version: str, access: Access | None = 
     )
     _map_errors(app)
     _describe(app)
-    for routes in (_node_routes, _member_routes, _source_routes, _server_routes, _binlog_routes):
+    for routes in (
+        _node_routes,
+        _member_routes,
+        _source_routes,
+        _server_routes,
+        _binlog_routes,
+        _storage_routes,
+    ):
         app.include_router(routes(operations))
     return Guard(cast("App", app), access or Access())
 
@@ -157,6 +164,7 @@ _LagSeconds = Annotated[
 
 
 _Position = Annotated[int, Query(alias="from", ge=0, description="where an event begins")]
+_Index = Annotated[int, Query(ge=0, description="of the log")]
 _Limit = Annotated[int, Query(ge=1, le=EVENTS_MAX)]
 _Offset = Annotated[int, Query(alias="from", ge=0, description="the first byte wanted")]
 _ContentLimit = Annotated[int, Query(ge=1, le=CONTENT_BYTES_MAX)]
@@ -378,6 +386,44 @@ def _binlog_routes(operations: Operations) -> APIRouter:
     )
     async def purge(request: Request, body: schema.PurgeBinlogs) -> Response:
         return await _forward(operations, request, body)
+
+    return routes
+
+
+def _storage_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["storage"])
+    gone: dict[int | str, dict[str, Any]] = {
+        400: _FAILURES[400],
+        404: _FAILURES[404],
+        410: {"model": Failure, "description": "purged, or passed already"},
+    }
+
+    @routes.get(
+        "/storage/hash",
+        summary="A sum over entries of this node's log",
+        response_model=Reply[schema.HashData],
+        responses=gone,
+    )
+    async def entries_hash(from_index: _Index, through_index: _Index) -> Response:
+        return _success(await operations.storage.hash(from_index, through_index))
+
+    @routes.get(
+        "/storage/state",
+        summary="The hash of the relay state at an index",
+        response_model=Reply[schema.StateHashData],
+        responses=gone | {503: _FAILURES[503]},
+    )
+    async def state(index: _Index) -> Response:
+        return _success(await operations.storage.state(index))
+
+    @routes.post(
+        "/storage/entries",
+        summary="Entries of this node's log, to repair another",
+        response_model=Reply[list[schema.EntryData]],
+        responses=gone | {409: _FAILURES[409]},
+    )
+    async def entries(body: schema.ReadEntries) -> Response:
+        return _success(await operations.storage.entries(body.from_index, body.to_index + 1))
 
     return routes
 

@@ -55,6 +55,12 @@ class ConflictError(AdminError):
     status = 409
 
 
+class GoneError(AdminError):
+    """What the request names was here once."""
+
+    status = 410
+
+
 class SourceRefusedError(AdminError):
     """The source refused, in its own words."""
 

@@ -17,6 +17,7 @@ import trio
 from kingbus.admin import schema, views
 from kingbus.admin.errors import (
     BadRequestError,
+    ConflictError,
     ForwardedError,
     NotFoundError,
     UnavailableError,
@@ -38,6 +39,7 @@ from kingbus.admin.protocols import (
     Relay,
     Transport,
 )
+from kingbus.admin.storage import StorageQuestions
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.member import normalize_url
@@ -66,7 +68,8 @@ class _OutcomeUnknownError(KingbusError):
 
 class Operations:
     """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing,
-    `at_rest` in which form the log is stored.
+    `at_rest` in which form the log is stored. `disk_full` says why this node takes nothing new, if
+    the disk has no room.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class Operations:
         archive: Archive | None = None,
         warnings: Callable[[], Iterable[str]] = tuple,
         at_rest: Callable[[], AtRest | None] = lambda: None,
+        disk_full: Callable[[], str] = str,
+        storage: StorageQuestions | None = None,
     ) -> None:
         self._name = name
         self._version = version
@@ -101,6 +106,8 @@ class Operations:
         self._archive = archive
         self._warnings = warnings
         self._at_rest = at_rest
+        self._disk_full = disk_full
+        self._storage = storage
         self.node_ended = trio.Event()
 
     # --- local ----------------------------------------------------------------------------------
@@ -147,6 +154,13 @@ class Operations:
             self._listener.replicas(),
             running=self._listener.is_running,
         )
+
+    @property
+    def storage(self) -> StorageQuestions:
+        """What others ask of this node's log. ConflictError where there is none."""
+        if self._storage is None:
+            raise ConflictError("the log of this node is not open")
+        return self._storage
 
     async def events(self, file: str, position: int, limit: int) -> list[schema.EventData]:
         """Events of a file held here. NotFoundError; BadRequestError for a wrong position."""
@@ -195,7 +209,8 @@ class Operations:
         """Whether `/ready` answers 200."""
         status = self._node.status()
         knows_cluster = self._node.cluster.get(status.member_id) is not None
-        return bool(status.leader_id) and knows_cluster and not _is_installing(status)
+        hears = bool(status.leader_id) and knows_cluster
+        return hears and not _is_installing(status) and not self._disk_full()
 
     async def _checked(
         self, lag_seconds_max: float | None, *, needs_leader: bool
@@ -207,6 +222,8 @@ class Operations:
             raise UnavailableError("this node does not know the cluster's members yet")
         if needs_leader and _is_installing(status):
             raise UnavailableError("this node is installing a snapshot")
+        if needs_leader and (reason := self._disk_full()):
+            raise UnavailableError(f"{reason}; what is here is served")
         lag = None
         if lag_seconds_max is not None:
             lag = await self._lag_seconds()

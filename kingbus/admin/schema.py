@@ -205,6 +205,11 @@ class StartServer(Body):
     admin: StrictBool = False
 
 
+class ReadEntries(Body):
+    from_index: int = Field(ge=1)
+    to_index: int = Field(ge=1)
+
+
 class PurgeBinlogs(Body):
     """The files before `to`, or those that were last written before the time `before`."""
 
@@ -408,6 +413,30 @@ class NodeStatusData(Data):
     warnings: list[str]
     catch_up: CatchUpData | None = None
     at_rest: AtRestData | None = None
+
+
+class HashData(Data):
+    """`next_index` is behind the last entry that is in the sum."""
+
+    from_index: int
+    next_index: int
+    bytes: int
+    sha256: str
+    problem: str | None
+
+
+class StateHashData(Data):
+    index: int
+    state_hash: str
+
+
+class EntryData(Data):
+    """`data` is in base64."""
+
+    index: int
+    term: int
+    type: int
+    data: str
 
 
 class HealthData(Data):

@@ -13,6 +13,7 @@ from kingbus.cli.common import (
     DEFAULT_ADMIN_URL,
     Admin,
     Json,
+    KeyFile,
     TokenFile,
     UsageError,
     client,
@@ -39,6 +40,7 @@ def export(
         Path | None,
         typer.Option("--data-dir", help="Read a stopped node's directory; no node is asked."),
     ] = None,
+    key_file: KeyFile = None,
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
     as_json: Json = False,
@@ -47,7 +49,9 @@ def export(
     from kingbus.cli import exporting
 
     wanted = _gtid_set(gtid)
-    with _opened(admin, token_file, data_dir) as source:
+    if key_file is not None and data_dir is None:
+        raise UsageError("--cluster-key-file is for --data-dir: a node that runs has its key")
+    with _opened(admin, token_file, data_dir, key_file) as source:
         files = exporting.chosen(source, first=first, last=last, gtids=wanted)
         with _progress(files) as progress:
             done = [asdict(each) for each in exporting.export(source, files, to, progress=progress)]
@@ -69,11 +73,13 @@ def _gtid_set(text: str) -> "GtidSet | None":
 
 
 @contextmanager
-def _opened(admin: str, token_file: Path | None, data_dir: Path | None) -> Iterator["FileSource"]:
+def _opened(
+    admin: str, token_file: Path | None, data_dir: Path | None, key_file: Path | None
+) -> Iterator["FileSource"]:
     from kingbus.cli.file_sources import DirectoryFiles, NodeFiles
 
     if data_dir is not None:
-        with DirectoryFiles(data_dir) as directory:
+        with DirectoryFiles(data_dir, key_file) as directory:
             yield directory
     else:
         with client(admin, token_file) as api:

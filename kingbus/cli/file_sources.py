@@ -63,15 +63,18 @@ class DirectoryFiles:
     """The files in the data directory of a node that does not run. A context manager.
 
     Opening does to the log what a start does: it takes the lock, and cuts what a crash left
-    unsynced at the end. Raises the storage's errors.
+    unsynced at the end. Raises the storage's errors, and SecretError. What is sealed is opened with
+    the cluster key of a file, or the directory's own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key_file: Path | None = None) -> None:
         self._path = path
+        self._key_file = key_file
         self._stack = ExitStack()
         self._relay: Relay
 
     def __enter__(self) -> Self:
+        from kingbus.daemon.log_keys import log_keys_of_file
         from kingbus.replication.relay import Relay
         from kingbus.storage.directory import DataDirectory
         from kingbus.storage.log import LogStore
@@ -95,6 +98,8 @@ class DirectoryFiles:
                 reserve_bytes=2 * _SEGMENT_BYTES,
                 cluster_id=identity.cluster_id,
                 member_id=identity.member_id,
+                former_ids=identity.former_ids,
+                keys=log_keys_of_file(self._path, self._key_file),
             )
             stack.callback(log.close)
             self._relay = Relay.load(database=database, log=log, runner=_inline)

@@ -13,6 +13,9 @@
     disk        what log and index take of the reserve
     newness     the proof that a new voter is new
     watched     the relay as the node's state machine, which tells when configuration changed
+    room        what a full disk makes the node wait for
+    recover     a stopped member becomes the only voter of a new cluster
+    repair      a stopped member's damaged files are put right with what a peer holds
     turns       how long one turn of the event loop takes
     worker      threads for calls that block
 

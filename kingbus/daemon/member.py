@@ -9,6 +9,7 @@
      |- archiver.run                    copies closed files while this node leads, if wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
+     |- room                            looks for room on a full disk, and hands leadership over
      |- keeper                          cluster key, seeding, attributes, listener as stored
      '- proof                           that a new voter is new, where no peer could tell
     signals                             beside it: SIGTERM and SIGINT begin the stop
@@ -46,6 +47,7 @@ from kingbus.admin.listener import ListenerControl
 from kingbus.admin.operations import CALL_METHOD as ADMIN_METHOD
 from kingbus.admin.operations import Operations
 from kingbus.admin.serving import start_listening
+from kingbus.admin.storage import StorageQuestions
 from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.binlog.retention import Policy, reserve_warning
 from kingbus.daemon.attributes import OwnAttributes
@@ -53,10 +55,12 @@ from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
 from kingbus.daemon.disk import NodeDisk
 from kingbus.daemon.endpoints import Endpoints
 from kingbus.daemon.keeper import keep
+from kingbus.daemon.log_keys import KEY_FILE
 from kingbus.daemon.newness import Newness
+from kingbus.daemon.room import Room
 from kingbus.daemon.signals import Stop
 from kingbus.daemon.sockets import Sockets
-from kingbus.daemon.start import KEY_FILE, Ground
+from kingbus.daemon.start import Ground
 from kingbus.daemon.watched import Feeding, Watched
 from kingbus.daemon.worker import Worker
 from kingbus.errors import KingbusError
@@ -111,6 +115,7 @@ class Member:
         config, prepared = self._config, ground.prepared
         member_id, generator = self._identity.member_id, random.SystemRandom()
         self._dump_workers: DumpWorkers | None = None
+        self._room = Room(store=ground.store, ballast=ground.ballast, runner=self._worker)
         if self._workers_wanted:
             self._watched: Watched = Feeding(self._relay, member_id, self._note_applied)
         else:
@@ -141,13 +146,14 @@ class Member:
                 runner=self._worker,
                 installed=self._watched.notify,
             ),
+            room=self._room,
         )
         self._transport.attach(self._node)
 
     def _build_replication(self) -> None:
         config = self._config
         self._facts = ServedFacts(
-            cluster_id=self._identity.cluster_id,
+            cluster_id=self._identity.served_id,
             relay=self._relay,
             receiver=self._receiver_status,
             listening=lambda: self._server.address,
@@ -290,12 +296,20 @@ class Member:
             archive=archive,
             warnings=self._warnings,
             at_rest=self._store.at_rest_status,
+            disk_full=lambda: self._room.reason,
+            storage=StorageQuestions(
+                log=self._store,
+                applied=lambda: relay.applied_index,
+                digest_at=relay.digest_at,
+                runner=self._worker,
+            ),
         )
         register_calls(
             self._transport,
             node,
             took_part=lambda each: each in relay.state.members,
             key_id=self._announced_key_id,
+            origin_id=self._identity.origin_id,
         )
         self._transport.register(ADMIN_METHOD, self._operations.handle_call)
         self._transport.register(KEY_METHOD, self._keys.handle_call)
@@ -347,6 +361,8 @@ class Member:
         )
 
     def _is_full(self) -> bool:
+        if self._room.reason:
+            return True  # no purge is due and no setting helps: the disk itself has no room
         pending = self._node.uncommitted_bytes
         return self._disk.is_full(pending, only_open_left=self._purger.has_purged_all)
 
@@ -384,7 +400,9 @@ class Member:
     def _warnings(self) -> Iterator[str]:
         yield from self._config.warnings()
         yield from self._store.warnings
-        if self._receiver.status().error == RESERVE_FULL:
+        if self._room.reason:
+            yield self._room.reason
+        elif self._receiver.status().error == RESERVE_FULL:
             yield "reserve-data-size is used up: the receiver takes nothing more"
         too_small = reserve_warning(
             self._config.reserve_data_size, self._receiver.source_binlog_size
@@ -422,6 +440,7 @@ class Member:
             await open_configured_listener(self._options, self._listener)
             await nursery.start(self._endpoints.run, self._operations, self._refresh_metrics)
             nursery.start_soon(self._keep)
+            nursery.start_soon(self._room.run, self._node, self._watched.notify)
             nursery.start_soon(self._newness.prove)
             nursery.start_soon(self._watch_leadership)
             # What is there now stays. To look at it again and again would stop the loop for 40 ms

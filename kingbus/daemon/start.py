@@ -6,8 +6,7 @@ and tasks of a running node.
 """
 
 import random
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,17 +15,20 @@ from kingbus import log
 from kingbus.addresses import Url
 from kingbus.binlog.retention import index_share, segment_bytes_within
 from kingbus.config import Config
+from kingbus.daemon.log_keys import KEY_FILE, log_keys
 from kingbus.daemon.options import Options, RefusedError
 from kingbus.daemon.worker import Worker
 from kingbus.joining import joined
 from kingbus.membership.cluster import Cluster
-from kingbus.node.bootstrap import BootstrapConfig, Prepared, prepare
+from kingbus.node.bootstrap import BootstrapConfig, Prepared, check_not_stale, prepare
 from kingbus.replication.relay import Relay
-from kingbus.secrets import ClusterSecret, SecretError
-from kingbus.storage.at_rest import AtRest, Keyring, RestKey
+from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import AtRest, RestKey
+from kingbus.storage.ballast import Ballast, ballast_bytes
 from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
+from kingbus.storage.recovery import discard_torn
 from kingbus.storage.state_store import StateStore
 
 if TYPE_CHECKING:
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
 
 _log = log.get_logger("daemon")
 
+BALLAST_FILE = "ballast"
 STANDALONE_FILE = "standalone-peer"
 PEER_URL_FILE = "peer-url"
-KEY_FILE = "cluster.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Ground:
     prepared: Prepared
     directory: DataDirectory
     database: StateStore
+    ballast: Ballast
     store: LogStore
     relay: Relay
     archive: "Store | None"
@@ -56,8 +59,10 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
     """Raises KingbusErrors; what is opened is closed by `stack`, in any case."""
     directory = await worker(DataDirectory.open_or_create, options.config.data_dir)
     stack.callback(directory.close)
-    share = index_share(options.config.reserve_data_size)
-    database = await worker(partial(StateStore.open, directory.state_path, disk_bytes=share))
+    ballast = Ballast(
+        options.config.data_dir / BALLAST_FILE, ballast_bytes(_segment_bytes(options.config))
+    )
+    database = await worker(_open_database, options.config, directory, ballast)
     stack.callback(database.close)
     key_file = options.config.cluster_key_file
     secret = await worker(ClusterSecret.load, key_file) if key_file is not None else None
@@ -69,8 +74,12 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
     prepared = await prepare(bootstrap, directory, members=database.members(), runner=worker)
     for note in prepared.notes:
         _log.info(note)
+    if prepared.path == "start" and await worker(discard_torn, directory.log_path):
+        _log.warning("the first write of this member was never whole; it begins anew")
     store = await worker(_open_log, options.config, directory, prepared.identity, secret)
     stack.callback(store.close)
+    if prepared.path == "restart":
+        await check_not_stale(prepared, store.initial_state()[0], store.last_index())
     relay = await worker(
         partial(Relay.load, database=database, log=store, runner=worker, files=store)
     )
@@ -79,10 +88,17 @@ async def open_ground(options: Options, worker: Worker, stack: ExitStack) -> Gro
         prepared=prepared,
         directory=directory,
         database=database,
+        ballast=ballast,
         store=store,
         relay=relay,
         archive=await worker(_open_archive, options) if options.config.archive else None,
     )
+
+
+def _open_database(config: Config, directory: DataDirectory, ballast: Ballast) -> StateStore:
+    ballast.hold()
+    share = index_share(config.reserve_data_size)
+    return StateStore.open(directory.state_path, disk_bytes=share, ballast=ballast)
 
 
 def _open_archive(options: Options) -> "Store":
@@ -130,16 +146,17 @@ def _open_log(
     assert secret is not None or not seals, "checked with the configuration"
     store = LogStore.open(
         directory.log_path,
-        segment_bytes=segment_bytes_within(config.reserve_data_size, config.segment_size),
+        segment_bytes=_segment_bytes(config),
         reserve_bytes=config.reserve_data_size,
         index_bytes=index_share(config.reserve_data_size),
         cluster_id=identity.cluster_id,
         member_id=identity.member_id,
+        former_ids=identity.former_ids,
         at_rest=AtRest(
             level=config.at_rest.zstd_level,
             key=RestKey.of(secret) if seals and secret is not None else None,
         ),
-        keys=Keyring(map(RestKey.of, _secrets(directory, secret))),
+        keys=log_keys(directory.path, secret),
     )
     own_key = directory.path / KEY_FILE
     if seals and own_key.exists():
@@ -161,13 +178,8 @@ def _open_log(
     return store
 
 
-def _secrets(directory: DataDirectory, secret: ClusterSecret | None) -> Iterator[ClusterSecret]:
-    """What may have sealed a part of the log: the configured key, else the directory's own."""
-    if secret is not None:
-        yield secret
-        return
-    with suppress(SecretError):  # whoever needs it says so, see `ClusterKeyKeeper.load`
-        yield ClusterSecret.load(directory.path / KEY_FILE)
+def _segment_bytes(config: Config) -> int:
+    return segment_bytes_within(config.reserve_data_size, config.segment_size)
 
 
 def _with_peer_url(options: Options, directory: DataDirectory, database: StateStore) -> Options:

@@ -9,6 +9,7 @@ __all__ = [
     "DirectoryInUseError",
     "FatalStorageError",
     "NewerFormatError",
+    "NoRoomError",
     "NotEnoughSpaceError",
     "SealedLogError",
     "StorageError",
@@ -51,6 +52,12 @@ class NotEnoughSpaceError(StorageError):
     """The file system has not even room for two segments."""
 
     hint = "free some space, use another data-dir, or make segment-size smaller"
+
+
+class NoRoomError(StorageError):
+    """The file system is full; nothing was changed, and the same may be tried again later."""
+
+    hint = "free some space: this member goes on by itself then"
 
 
 class DirectoryInUseError(StorageError):

@@ -41,10 +41,11 @@ from kingbus.storage.checked import CheckedEntries
 from kingbus.storage.errors import (
     CorruptRecordError,
     FatalStorageError,
+    NoRoomError,
     NotEnoughSpaceError,
     StorageError,
 )
-from kingbus.storage.files import DescriptorPool, FileSystem, LocalFileSystem
+from kingbus.storage.files import DescriptorPool, FileSystem, LocalFileSystem, is_no_room
 from kingbus.storage.record import LogStart
 from kingbus.storage.recovery import FoundLog, Recovery, check_ids, check_tail, find_log
 from kingbus.storage.replay import EntryReader, Replay
@@ -125,6 +126,8 @@ class LogStore:
         self.keys = keys if keys is not None else Keyring()
         self.warnings: list[str] = []
         self.recovery: Recovery | None = None
+        self.active_bytes_allocated = 0
+        """Size of the last segment's file, where the log was opened for reading."""
 
         self._lock = Lock()
         self._file_lock: int | None = None
@@ -161,6 +164,7 @@ class LogStore:
         cache_bytes: int = CACHE_BYTES,
         cluster_id: int = 0,
         member_id: int = 0,
+        former_ids: Sequence[int] = (),
         files: FileSystem | None = None,
         at_rest: AtRest = AS_THEY_ARE,
         keys: Keyring | None = None,
@@ -168,12 +172,13 @@ class LogStore:
         """Open the log of a directory, or begin one where there is none.
 
         Blocks. The ids are written into new segments and compared with the old ones where both are
-        known (not 0). `index_bytes` of the reserve are not for the log. `warnings` and `recovery`
-        tell what is worth a line in the log. `at_rest` is the form in which entries are written;
-        what is there stays as it is. `keys` open what was sealed before, the key of `at_rest` does
-        so in any case; `keys` of the store are those of them that are used. Raises
-        DirectoryInUseError, NotEnoughSpaceError, CorruptRecordError, NewerFormatError,
-        WrongIdentityError, SealedLogError when a segment is sealed with another key, and
+        known (not 0); `former_ids` are clusters whose log this one goes on with. `index_bytes` of
+        the reserve are not for the log. `warnings` and `recovery` tell what is worth a line in the
+        log. `at_rest` is the form in which entries are written; what is there stays as it is.
+        `keys` open what was sealed before, the key of `at_rest` does so in any case; `keys` of the
+        store are those of them that are used. Raises DirectoryInUseError, NotEnoughSpaceError,
+        CorruptRecordError, NewerFormatError, WrongIdentityError, SealedLogError when a segment is
+        sealed with another key, and
         StorageError when the directory cannot be used at all.
         """
         if reserve_bytes < 2 * segment_bytes:
@@ -197,7 +202,7 @@ class LogStore:
             files.make_directory(directory)
             store._file_lock = files.lock(directory / "LOCK")
             try:
-                store._load(cluster_id, member_id)
+                store._load(cluster_id, member_id, former_ids)
             except BaseException:
                 store.abandon()
                 raise
@@ -205,7 +210,57 @@ class LogStore:
             raise StorageError(f"cannot open the log in {directory}: {error}") from error
         return store
 
-    def _load(self, cluster_id: int, member_id: int) -> None:
+    @classmethod
+    def open_for_reading(
+        cls, directory: Path, *, files: FileSystem | None = None, keys: Keyring | None = None
+    ) -> Self:
+        """Open the log of a stopped node for a tool: nothing on the disk changes. Blocks.
+
+        An unsynced tail is passed over, as `open` would cut it. Errors as `open`, SealedLogError
+        among them for a segment that none of `keys` opens, and StorageError when there is no log.
+        """
+        files = files or LocalFileSystem()
+        store = cls(
+            directory,
+            files=files,
+            segment_bytes=1,
+            reserve_bytes=1,
+            index_bytes=0,
+            cache_bytes=0,
+            keys=keys,
+        )
+        try:
+            store._file_lock = files.lock(directory / "LOCK")
+            try:
+                store._look()
+            except BaseException:
+                store.abandon()
+                raise
+        except OSError as error:
+            raise StorageError(f"cannot read the log in {directory}: {error}") from error
+        return store
+
+    def _look(self) -> None:
+        files, directory = self._files, self._directory
+        found = find_log(files, directory)
+        if found is None:
+            raise StorageError(f"{directory} holds no log")
+        replay, last = found.replay, found.segments[-1]
+        fd = files.open(last.path)
+        try:
+            self.recovery = check_tail(files, fd, last, replay)
+            self.active_bytes_allocated = files.size(fd)
+        finally:
+            files.close(fd)
+        last.index, last.end = replay.index, replay.end
+        self._log_start = replay.log_start
+        self._conf = (replay.log_start.conf_index, replay.log_start.conf_state)
+        self._hard_state = replay.hard_state
+        self._last_index = replay.index.last_index
+        self._set_segments(tuple(found.segments))
+        self._require_keys(found.segments)
+
+    def _load(self, cluster_id: int, member_id: int, former_ids: Sequence[int]) -> None:
         files, directory = self._files, self._directory
         if NEXT_NAME in files.names(directory):
             # Perhaps with the head of a segment that never got its name.
@@ -213,7 +268,7 @@ class LogStore:
         self._check_space()
         found = find_log(files, directory)
         for segment in found.segments if found else ():
-            check_ids(segment, cluster_id=cluster_id, member_id=member_id)
+            check_ids(segment, cluster_id=cluster_id, member_id=member_id, former_ids=former_ids)
         self._require_keys(found.segments if found else ())
         newest = found.segments[-1].header if found else None
         self._appender = appender = Appender(
@@ -265,7 +320,12 @@ class LogStore:
             # Nothing of an earlier life may stay behind the end. The sync also makes durable what
             # was read: after a crash of the process alone it may never have reached the disk.
             files.truncate(fd, replay.end)
-            files.allocate(fd, max(self._segment_bytes, replay.end))
+            try:
+                files.allocate(fd, max(self._segment_bytes, replay.end))
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                appender.space_exhausted = True
             files.fsync(fd)
         except BaseException:
             files.close(fd)
@@ -287,11 +347,15 @@ class LogStore:
         )
         free = files.free_bytes(directory)
         if held + free < 2 * self._segment_bytes:
-            raise NotEnoughSpaceError(
+            problem = (
                 f"{directory} has {free} bytes free; two segments of {self._segment_bytes} bytes "
                 "are needed"
             )
-        if held + free < self.reserve_bytes:
+            if not held:
+                raise NotEnoughSpaceError(problem)
+            # What is there can be served, and the rest can wait.
+            self.warnings.append(problem)
+        elif held + free < self.reserve_bytes:
             self.warnings.append(
                 f"{directory} holds {held} bytes and the file system has {free} bytes free: less "
                 f"than the reserve of {self.reserve_bytes}"
@@ -320,8 +384,8 @@ class LogStore:
     def write(self, write: LogWrite) -> None:
         """Make it durable: one gathered write, one sync. Blocks.
 
-        FatalStorageError when the disk refuses: the process must end. Nothing is visible before
-        `publish`.
+        FatalStorageError when the disk refuses: the process must end. NoRoomError when it is full:
+        nothing was changed, and it may be tried again. Nothing is visible before `publish`.
         """
         assert self._unpublished is None, "publish the write before"
         appender = self._usable()
@@ -339,6 +403,8 @@ class LogStore:
                 restart=write.snapshot is not None,
                 sync=write.must_sync or write.snapshot is not None,
             )
+        except NoRoomError:
+            raise
         except OSError as error:
             raise self._fail("writing the log", error) from error
         except (StorageError, AssertionError):
@@ -364,7 +430,7 @@ class LogStore:
         """Blocks. Give up every entry below `index`; whole segments leave the disk.
 
         The caller has made durable, in the database, all that followed from those entries. Readers
-        see the new start at once.
+        see the new start at once. NoRoomError as `write`.
         """
         assert self._unpublished is None, "publish the write before"
         assert index <= self._last_index + 1, (index, self._last_index)
@@ -501,7 +567,7 @@ class LogStore:
         What counts is what the disk has to give: a segment takes all of its room from its beginning
         on. MARGIN_BYTES_MAX, or half a segment, stays free.
         """
-        if self._appender is not None and self._appender.space_exhausted:
+        if self.is_out_of_room:
             return False
         segment = self._segment_bytes
         free = self.reserve_bytes - self.index_bytes - self._closed_bytes
@@ -521,6 +587,12 @@ class LogStore:
         """How large a segment becomes."""
         return self._segment_bytes
 
+    def form(self) -> AtRest:
+        """A form in which something can be written behind what is there, in the same segment."""
+        header = self._segments[-1].header
+        key = next((key for key in self.keys if key.key_id == header.key_id), None)
+        return AtRest(level=int(header.transforms and key is None), key=key)
+
     def at_rest_status(self) -> AtRestStatus:
         """How entries are stored here; never blocks."""
         packer = self._appender.packer if self._appender is not None else None
@@ -535,6 +607,11 @@ class LogStore:
             transformed_segments=sum(header.transforms for header in headers),
             sealed_segments=sum(bool(header.key_id) for header in headers),
         )
+
+    @property
+    def is_out_of_room(self) -> bool:
+        """True when the file system had no room for the next segment."""
+        return self._appender is not None and self._appender.space_exhausted
 
     @property
     def last_sync_seconds(self) -> float:

@@ -24,7 +24,7 @@ from kingbus.storage.database import Database
 from kingbus.storage.directory import DataDirectory
 from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
-from kingbus.storage.recovery import log_holds_anything
+from kingbus.storage.recovery import discard_torn, log_holds_anything, log_is_torn
 from kingbus.storage.state_store import StateStore
 from tests.simulation.storage import CheckedLog
 from tests.unit.storage.simulated_disk import PowerLostError, SimulatedDisk
@@ -230,6 +230,11 @@ class Disk(ABC):
         self.durable.resume(store)
         return store
 
+    def discard_torn(self) -> None:
+        """As a start does that begins anew."""
+        assert self._opened.directory is not None
+        discard_torn(self._opened.directory.log_path, self._files)
+
     def refuse_syncs(self) -> None:
         self._files.errors["fdatasync"] = errno.EIO
 
@@ -283,6 +288,10 @@ class VolatileDisk(Disk):
             @property
             def has_log(self) -> bool:
                 return log_holds_anything(self.log_path, files)
+
+            @property
+            def has_torn_log(self) -> bool:
+                return log_is_torn(self.log_path, files)
 
         return Directory.open_or_create(self._path)
 

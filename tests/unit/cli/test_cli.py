@@ -8,6 +8,7 @@ import pytest
 from kingbus.cli.main import invoke
 from kingbus.pb.command_pb2 import MemberAttributes
 from kingbus.storage.at_rest import AtRestStatus
+from tests.support.lost_majority import Machine
 from tests.unit.admin.fakes import FakeArchive
 from tests.unit.cli.conftest import RunningApi
 
@@ -346,3 +347,30 @@ def test_the_token_of_a_file_is_sent(capsys: Captured, tmp_path: Path) -> None:
         assert "bearer token" in failed(["status", "--admin", api.url], 1, capsys)
         assert invoke(["status", "--admin", api.url, "--token-file", str(token)]) == 0
         assert "hunter2" not in capsys.readouterr().out
+
+
+def test_recover_asks_for_the_name(capsys: Captured, tmp_path: Path) -> None:
+    """Without the flag, without a terminal, with another name: refused, and nothing is changed."""
+    words = ["storage", "recover", "--data-dir", str(tmp_path)]
+    assert "--force-new-cluster" in failed(words, 2, capsys)
+    words.append("--force-new-cluster")
+    assert "not a data directory" in failed(words, 1, capsys)
+    machine = Machine(tmp_path, real=True)
+    before = machine.examine()
+
+    assert invoke(words) == 2
+    told = capsys.readouterr()
+    assert "--yes-i-am" in told.err
+    facts = dict(line.split(maxsplit=1) for line in told.out.splitlines())
+    assert facts["last_index"] == "6"
+    assert facts["last_term"] == "2"
+    assert facts["commit_index"] == "5"
+    assert "executed_gtid_set" in facts
+    assert invoke([*words, "--yes-i-am", "b"]) == 1
+    assert "is 'a', not 'b'" in capsys.readouterr().err
+    assert machine.examine() == before
+
+    assert invoke([*words, "--yes-i-am", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["members"] == ["a", "b", "c"]
+    assert machine.examine().is_alone
+    assert "only member of its cluster already" in failed([*words, "--yes-i-am", "a"], 1, capsys)

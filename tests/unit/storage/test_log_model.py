@@ -1,5 +1,6 @@
 """The log against a plain list, with crashes of the process and of the machine."""
 
+import errno
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ from hypothesis.stateful import (
 from kingbus.raft.types import ConfState, Entry, EntryType, HardState, Snapshot
 from kingbus.secrets import ClusterSecret
 from kingbus.storage.at_rest import AS_THEY_ARE, AtRest, Keyring, RestKey
+from kingbus.storage.errors import FatalStorageError, NoRoomError
 from kingbus.storage.log import LogStore, LogWrite
 from tests.unit.storage.simulated_disk import PowerLostError, SimulatedDisk
 
@@ -189,6 +191,35 @@ class LogMachine(RuleBasedStateMachine):
         else:
             self.states = (self.states + states)[-1:]
         self.lose_power()
+
+    @rule(room=st.integers(0, 12_000), inside=st.booleans(), retry=st.booleans(), **WRITE_ARGUMENTS)
+    def write_on_a_full_disk(self, room, inside, retry, **arguments):
+        """Nothing of it shows; tried again it is as if it had gone through at once."""
+        entries, hard_state, states = self.plan(**arguments)
+        write = LogWrite(entries=entries, hard_state=hard_state)
+        before = self.now
+        self.disk.capacity = self.disk._used() + room
+        if inside:
+            self.disk.errors["pwritev"] = errno.ENOSPC
+        refused = failed = False
+        try:
+            self.store.write(write)
+        except NoRoomError:
+            refused = True
+        except FatalStorageError:
+            failed = True
+        self.disk.errors.clear()
+        self.disk.capacity = 1 << 40
+        if refused:
+            assert observe_visible(self.store, before) == before
+        if failed or (refused and not retry):
+            self.states += states
+            self.lose_power()
+            return
+        if refused:
+            self.store.write(write)
+        self.store.publish(write)
+        self.states = (self.states + states)[-1:]
 
     @rule(index=st.integers(1, 40), voters=st.sets(st.integers(1, 5), min_size=1))
     def set_conf_state(self, index, voters):
