@@ -7,6 +7,7 @@ from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.node.changes import taken, to_conf_change
 from kingbus.node.recover import examine, perform
 from kingbus.raft.types import Entry, EntryType, HardState
+from kingbus.storage.at_rest import AS_THEY_ARE, Keyring
 from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
@@ -34,7 +35,8 @@ def member_entries(cluster=CLUSTER):
 class Machine:
     """Directory and database on disk; the log, too, or on a disk that can lose its power."""
 
-    def __init__(self, path, *, more=(), applied=4, commit=5, real=False):
+    def __init__(self, path, *, more=(), applied=4, commit=5, real=False, form=AS_THEY_ARE):
+        self.form = form
         self.disk = LocalFileSystem() if real else SimulatedDisk()
         self.log_path = path / "log" if real else Path("/log")
         self.path = path
@@ -62,12 +64,14 @@ class Machine:
             member_id=identity.member_id,
             former_ids=identity.former_ids,
             files=self.disk,
+            at_rest=self.form,
         )
 
     def examine(self):
         with DataDirectory.open_existing(self.path) as directory:
             database = StateStore.open(directory.state_path)
-            log = LogStore.open_for_reading(self.log_path, files=self.disk)
+            keys = Keyring([self.form.key] if self.form.key is not None else [])
+            log = LogStore.open_for_reading(self.log_path, files=self.disk, keys=keys)
             try:
                 return examine(directory.identity, database, log)
             finally:

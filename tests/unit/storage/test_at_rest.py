@@ -1,5 +1,6 @@
 """Entries that are compressed or sealed on the disk: who reads the log does not notice it."""
 
+import errno
 import struct
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +24,14 @@ from kingbus.storage.at_rest import (
     RestKey,
     open_body,
 )
-from kingbus.storage.errors import CorruptRecordError, NewerFormatError, SealedLogError
+from kingbus.storage.errors import (
+    CorruptRecordError,
+    NewerFormatError,
+    NoRoomError,
+    SealedLogError,
+)
 from kingbus.storage.files import LocalFileSystem
-from kingbus.storage.log import LogStore
+from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.record import HEADER, HEADER_BYTES, RecordKind
 from kingbus.storage.segment import read_header
 from kingbus.storage.verify import verify_log
@@ -135,6 +141,103 @@ def test_a_form_at_rest_is_not_sent_unread(logs):
 
     assert [store.stored(index) is not None for index in range(1, 5)] == [True, False, False, True]
     assert [place.transformed for place in store.locate(range(1, 5))] == [False, True, True, False]
+
+
+# On a full disk
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_form_adds_is_counted_before_a_write_is_begun(form):
+    """However full the segment is: written, or refused and written once there is room."""
+    written = refused = 0
+    for filled in range(2400, 3900, 20):
+        logs = Logs()
+        logs.disk.capacity = 2 * 4096
+        store = logs.open(at_rest=form)
+        noise = logs.disk.random.randbytes
+        entries = [entry(index, noise(40)) for index in range(2, 8)]
+        try:
+            append(store, entry(1, noise(filled)))
+            write = LogWrite(entries=entries)
+            store.write(write)
+            written += 1
+        except NoRoomError:
+            if not store.last_index():
+                break
+            refused += 1
+            assert store.last_index() == 1
+            logs.disk.capacity = 1 << 20
+            store.write(write)
+        store.publish(write)
+        assert store.read(2, 8, NO_LIMIT) == entries
+    assert written
+    assert refused
+
+
+@pytest.mark.parametrize(("before", "after"), pairwise([*FORMS, AS_THEY_ARE]))
+def test_another_form_waits_for_room_for_its_segment(logs, before, after):
+    """Though the entry would fit behind what is there; nothing is changed until then."""
+    store = logs.open(at_rest=before, keys=Keyring([KEY]))
+    append(store, entry(1, b"kept"))
+    store.close()
+    logs.disk.capacity = logs.disk._used() - 4096  # a start gives the segment ahead up
+
+    store = logs.open(at_rest=after, keys=Keyring([KEY]))
+    for _ in range(2):
+        with pytest.raises(NoRoomError):
+            append(store, entry(2, b"waits"))
+        assert store.is_out_of_room
+    assert len(logs.segment_paths()) == 1
+    logs.disk.capacity = 1 << 20
+    append(store, entry(2, b"waits"))
+
+    assert len(logs.segment_paths()) == 2
+    assert [each.data for each in store.read(1, 3, NO_LIMIT)] == [b"kept", b"waits"]
+
+
+def test_a_write_that_was_taken_back_counts_once(logs):
+    """In what the status tells of the saving."""
+    store = logs.open(**OPENING, at_rest=BOTH)
+    append(store, entry(1, TEXT))
+    before = store.at_rest_status()
+    for _ in range(3):
+        logs.disk.errors["pwritev"] = errno.ENOSPC
+        with pytest.raises(NoRoomError):
+            append(store, entry(2, TEXT))
+    append(store, entry(2, TEXT))
+
+    status = store.at_rest_status()
+    assert status.data_bytes == 2 * before.data_bytes
+    assert status.stored_bytes <= 2 * before.stored_bytes + 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_who_goes_on_in_the_same_form_needs_no_new_segment(logs, form):
+    """As a tool does, which cannot know what is configured."""
+    store = logs.open(at_rest=form)
+    append(store, entry(1, b"first"))
+    store.close()
+    store = LogStore.open_for_reading(logs.directory, files=logs.disk, keys=Keyring([KEY]))
+    found = store.form()
+    store.close()
+
+    store = logs.open(at_rest=found, keys=Keyring([KEY]))
+    append(store, Entry(1, 2, EntryType.CONF_CHANGE_V2, b"second"))
+
+    assert len(logs.segment_paths()) == 1
+    assert [each.data for each in store.read(1, 3, NO_LIMIT)] == [b"first", b"second"]
+
+
+def test_a_tool_without_the_key_is_told_which_one_it_lacks(logs):
+    """At once, not when it reads."""
+    store = logs.open(at_rest=SEALS)
+    append(store, entry(1, b"first"))
+    store.close()
+    for keys in (None, Keyring([OTHER_KEY])):
+        with pytest.raises(SealedLogError, match=KEY.key_id):
+            LogStore.open_for_reading(logs.directory, files=logs.disk, keys=keys)
+    store = LogStore.open_for_reading(logs.directory, files=logs.disk, keys=Keyring([KEY]))
+    assert store.read(1, 2, NO_LIMIT)[0].data == b"first"
 
 
 # What lies on the disk

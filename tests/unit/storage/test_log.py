@@ -27,7 +27,7 @@ from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.record import BODY_BYTES_MAX, HEADER_BYTES, pack_header
 from kingbus.storage.replay import EntryReader, Replay, stored_entry_size
-from kingbus.storage.segment import POINT_BYTES, Segment
+from kingbus.storage.segment import NEXT_NAME, POINT_BYTES, Segment
 from tests.unit.storage.conftest import append, commit, entry
 from tests.unit.storage.simulated_disk import SimulatedDisk
 
@@ -452,6 +452,22 @@ def test_no_room_for_the_segment_ahead_only_fills_the_log(logs):
     store.note_idle()
 
     assert not store.is_full
+
+
+def test_room_is_seen_again_where_the_reserve_has_none_to_hold(logs):
+    """No segment ahead is made, and the log does not stay full for the want of one."""
+    logs.disk.capacity = 11_000
+    store = logs.open(reserve_bytes=1 << 20)
+    append(store, entry(1, bytes(3000)), entry(2, bytes(3000)))
+    store.index_bytes = 1 << 20
+    store.note_idle()
+    assert store.is_out_of_room
+
+    logs.disk.capacity = 1 << 20
+    store.note_idle()
+
+    assert not store.is_out_of_room
+    assert NEXT_NAME not in logs.disk.names(logs.directory)
 
 
 def test_the_reserve_fills_up_and_empties(logs):

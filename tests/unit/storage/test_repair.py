@@ -6,14 +6,15 @@ from random import Random
 import pytest
 
 from kingbus.raft.types import Entry, EntryType, HardState
+from kingbus.storage.at_rest import AS_THEY_ARE
 from kingbus.storage.errors import CorruptRecordError, StorageError
 from kingbus.storage.record import RecordKind
 from kingbus.storage.repair import CannotRepairError, repair_log
-from kingbus.storage.segment import SEGMENT_HEADER_BYTES
+from kingbus.storage.segment import read_header
 from kingbus.storage.verify import verify_log
 from tests.unit.storage.conftest import Logs, append
 from tests.unit.storage.simulated_disk import PowerLostError
-from tests.unit.storage.test_log_model import observe
+from tests.unit.storage.test_log_model import FORMS, observe
 
 SEGMENT_BYTES = 4096
 
@@ -21,10 +22,10 @@ SEGMENT_BYTES = 4096
 class Member(Logs):
     """A closed log of several segments, with truncations; and a peer that has the same entries."""
 
-    def __init__(self, *, seed=0, close=True):
+    def __init__(self, *, seed=0, close=True, form=AS_THEY_ARE):
         super().__init__()
         random = Random(seed)
-        store = self.open(segment_bytes=SEGMENT_BYTES)
+        store = self.open(segment_bytes=SEGMENT_BYTES, at_rest=form)
         last = committed = 0
         for term in range(1, 14):
             first = max(committed, last - random.randint(0, 2)) + 1
@@ -64,7 +65,7 @@ class Member(Logs):
 
     def records(self, path):
         """Offset, kind and length of each record of a segment that is well."""
-        data, at = self.data(path), SEGMENT_HEADER_BYTES
+        data, at = self.data(path), read_header(self.disk, self.disk.open(path), path).size
         while any(data[at : at + 36]):
             length, kind = int.from_bytes(data[at + 12 : at + 16], "little"), data[at + 16]
             yield at, RecordKind(kind), length
@@ -234,3 +235,37 @@ def test_a_repair_that_was_cut_short_is_repeated():
         member.assert_well()
         operations += 1
     assert operations > 4
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_entries_of_another_form_are_not_made_of_a_peers(form):
+    """Refused in one clear sentence, and nothing is changed."""
+    for at_end in (False, True):
+        member = Member(form=form)
+        path = member.segment_paths()[-1 if at_end else 1]
+        places = [at for at, kind, length in member.records(path) if kind == RecordKind.ENTRY]
+        member.data(path)[places[-1] + 20] ^= 1
+        before = member.images()
+
+        with pytest.raises(CannotRepairError, match=r"compressed or sealed.*not available yet"):
+            member.repair()
+
+        assert member.images() == before
+        assert not member.asked
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_an_entry_is_put_right_in_any_form(form):
+    """The index of a closed segment, and a mark of the last one: byte for byte, without a peer."""
+    member = Member(form=form)
+    sound = member.images()
+    closed, *_, last = member.segment_paths()
+    ((at, _, length),) = [r for r in member.records(closed) if r[1] == RecordKind.INDEX]
+    member.data(closed)[at + 36 + length // 2] ^= 1
+    mark = next(at for at, kind, _ in member.records(last) if kind == RecordKind.SYNCED)
+    member.data(last)[mark + 40] ^= 1
+
+    assert len(member.repair()) == 2
+
+    assert member.images() == sound
+    assert not member.asked
