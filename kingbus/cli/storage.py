@@ -46,9 +46,10 @@ def verify(
     with DataDirectory.open_existing(data_dir) as directory:
         last = _verified(directory.log_path, keys)
         if last.problem is not None:
+            rest = last.problem.hint or "replace this member by one with an empty directory"
             raise DamagedError(
                 f"{last.path} is damaged: {last.problem}",
-                hint=f"kingbus storage repair, where a peer is up; else: {last.problem.hint}",
+                hint=f"kingbus storage repair, where a peer is up; else: {rest}",
             )
         applied, unchecked = _state_checked(directory.log_path, directory.state_path, keys)
     if as_json:
