@@ -74,10 +74,10 @@ class DirectoryFiles:
         self._relay: Relay
 
     def __enter__(self) -> Self:
-        from kingbus.daemon.log_keys import log_keys_of_file
         from kingbus.replication.relay import Relay
         from kingbus.storage.directory import DataDirectory
         from kingbus.storage.log import LogStore
+        from kingbus.storage.log_keys import log_keys_of_file
         from kingbus.storage.state_store import StateStore
 
         with ExitStack() as stack:

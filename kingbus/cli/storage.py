@@ -39,8 +39,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every record of the log, and the database against it; exit 1 and the place, if bad."""
-    from kingbus.daemon.log_keys import log_keys_of_file
     from kingbus.storage.directory import DataDirectory
+    from kingbus.storage.log_keys import log_keys_of_file
 
     keys = log_keys_of_file(data_dir, key_file)
     with DataDirectory.open_existing(data_dir) as directory:

@@ -55,7 +55,6 @@ from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
 from kingbus.daemon.disk import NodeDisk
 from kingbus.daemon.endpoints import Endpoints
 from kingbus.daemon.keeper import keep
-from kingbus.daemon.log_keys import KEY_FILE
 from kingbus.daemon.newness import Newness
 from kingbus.daemon.room import Room
 from kingbus.daemon.signals import Stop
@@ -78,6 +77,7 @@ from kingbus.replication.receiver import RESERVE_FULL, Receiver
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret
+from kingbus.storage.log_keys import KEY_FILE
 from kingbus.transport.transport import Transport
 
 if TYPE_CHECKING:

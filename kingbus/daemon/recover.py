@@ -14,7 +14,6 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from kingbus.binlog.command import MalformedCommandError, decode
 from kingbus.binlog.relay_state import RelayState
-from kingbus.daemon.log_keys import KEY_FILE, log_keys_of_file
 from kingbus.errors import KingbusError
 from kingbus.node.bootstrap import FORGOT_FILE, check_owner, forgotten, is_marked_removed
 from kingbus.node.recover import READ_BYTES, Survivor, examine, perform
@@ -25,6 +24,7 @@ from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
+from kingbus.storage.log_keys import KEY_FILE, log_keys_of_file
 from kingbus.storage.state_store import StateStore
 
 SEGMENT_BYTES_MIN = 1 << 20

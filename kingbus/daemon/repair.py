@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kingbus.admin.client import AdminApiError, AdminClient
-from kingbus.daemon.log_keys import log_keys_of_file
 from kingbus.errors import KingbusError
 from kingbus.raft.types import Entry, EntryType
 from kingbus.replication.check import check_state
@@ -19,6 +18,7 @@ from kingbus.storage.directory import DataDirectory
 from kingbus.storage.errors import StorageError
 from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore
+from kingbus.storage.log_keys import log_keys_of_file
 from kingbus.storage.repair import repair_log
 from kingbus.storage.state_store import StateStore
 

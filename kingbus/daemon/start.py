@@ -15,7 +15,6 @@ from kingbus import log
 from kingbus.addresses import Url
 from kingbus.binlog.retention import index_share, segment_bytes_within
 from kingbus.config import Config
-from kingbus.daemon.log_keys import KEY_FILE, log_keys
 from kingbus.daemon.options import Options, RefusedError
 from kingbus.daemon.worker import Worker
 from kingbus.joining import joined
@@ -28,6 +27,7 @@ from kingbus.storage.ballast import Ballast, ballast_bytes
 from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.installing import finish_interrupted
 from kingbus.storage.log import LogStore
+from kingbus.storage.log_keys import KEY_FILE, log_keys
 from kingbus.storage.recovery import discard_torn
 from kingbus.storage.state_store import StateStore
 

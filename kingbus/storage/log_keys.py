@@ -1,8 +1,8 @@
 """The keys that may have sealed a part of a node's log.
 
 Owns where they are looked for: what is configured, or given to a tool, else the directory's own.
-Who needs one that is not there says so: see `LogStore.open` and `ClusterKeyKeeper.load`. Must not
-know what is sealed.
+Who needs one that is not there says so: see `LogStore.open`, and for passwords `ClusterKeyKeeper`.
+Must not know what is sealed.
 """
 
 from pathlib import Path
@@ -10,7 +10,10 @@ from pathlib import Path
 from kingbus.secrets import ClusterSecret, SecretError
 from kingbus.storage.at_rest import Keyring, RestKey
 
+__all__ = ["KEY_FILE", "log_keys", "log_keys_of_file"]
+
 KEY_FILE = "cluster.key"
+"""In the data directory; see `directory`."""
 
 
 def log_keys(data_dir: Path, configured: ClusterSecret | None) -> Keyring:
