@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.benchmark.tables import aligned
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
@@ -26,7 +27,7 @@ from tests.support.servers import MySQLServer, modern
 from tests.support.waiting import DeadlineError, wait_for
 
 MIB = 1 << 20
-LOGIN = {"user": LISTENER_USER, "password": LISTENER_PASSWORD}
+LOGIN: dict[str, Any] = {"user": LISTENER_USER, "password": LISTENER_PASSWORD}
 HEAD = (
     "seconds",
     "written MB",
