@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark.tables import aligned
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.proxy import Proxy
 from tests.support.reserve import (
@@ -38,6 +37,7 @@ HEAD = (
     "first file",
     "slow MB left",
 )
+WIDEST = (*HEAD[:-2], "mysql-bin.000001", HEAD[-1])
 LINES = 30
 
 
@@ -96,23 +96,23 @@ def _line(run: Run, watch: DiskWatch, leader: KingbusNode, written: int) -> list
     ]
 
 
-def _write(run: Run, watch: DiskWatch, times: int) -> list[str]:
+def _write(run: Run, watch: DiskWatch, times: float, row_bytes: int) -> list[str]:
     """Write it all; what was wrong."""
-    leader, total, written, due = run.cluster.leader(), times * run.reserve, 0, 0
+    leader, total, written, due = run.cluster.leader(), int(times * run.reserve), 0, 0
     chunk = max(MIB, run.reserve // 12)
-    lines = [list(HEAD), _line(run, watch, leader, 0)]
+    _tell(HEAD)
+    _tell(_line(run, watch, leader, 0))
     was_seen_falling = False
     while written < total:
-        written += churn(run.source, chunk)
+        written += churn(run.source, chunk, row_bytes=row_bytes)
         run.quick.wait_for_gtids(run.source.gtid_executed(), seconds=600)
         left = until_cut_off(leader, run.slow.server_uuid())
         was_seen_falling |= left is not None and 0 < left < run.reserve / 4
         if left == 0:
             run.proxy.rate = None  # so that it hears of it
         if left or written >= due:
-            lines.append(_line(run, watch, leader, written))
+            _tell(_line(run, watch, leader, written))
             due = min(written + total // LINES, total)
-    _say("\n".join(aligned(lines)))
     return [] if was_seen_falling else ["the metric did not fall before the slow one was cut off"]
 
 
@@ -140,7 +140,7 @@ def soak(given: argparse.Namespace, directory: Path) -> int:
         run = _begin(given, directory, stack)
         began = time.monotonic()
         with DiskWatch(run.cluster) as watch:
-            wrong = _write(run, watch, given.times)
+            wrong = _write(run, watch, given.times, given.row_bytes)
         wrong += _judge(run, watch)
         for node, largest in watch.largest().items():
             _say(f"{node}: at most {largest / MIB:.1f} MB of {run.reserve / MIB:.0f} MB")
@@ -150,6 +150,11 @@ def soak(given: argparse.Namespace, directory: Path) -> int:
         for each in wrong:
             _say(f"WRONG: {each}")
     return len(wrong)
+
+
+def _tell(cells: Sequence[str]) -> None:
+    """A line of the table, at once: a run may take hours."""
+    _say("  ".join(cell.rjust(max(len(head), 6)) for cell, head in zip(cells, WIDEST, strict=True)))
 
 
 def _say(text: str) -> None:
@@ -164,7 +169,10 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--reserve-mb", type=int, default=48, help="of each node (48)")
     parser.add_argument("--segment-mb", type=int, default=8, help="of the log (8)")
-    parser.add_argument("--times", type=int, default=20, help="the reserve is written (20)")
+    parser.add_argument("--times", type=float, default=20, help="the reserve is written (20)")
+    parser.add_argument(
+        "--row-bytes", type=int, default=400_000, help="of each transaction (400000)"
+    )
     parser.add_argument(
         "--slow-kb-per-second", type=int, default=50, help="that the slow replica gets (50)"
     )

@@ -15,6 +15,8 @@ from tests.support.workload import WritingThread
 
 LOOK_SECONDS = 0.1
 ROW_BYTES = 400_000
+TRANSACTION_BYTES = 300
+"""What a transaction has beside its row."""
 ROWS = 8
 
 
@@ -86,17 +88,18 @@ def make_churn(source: MySQLServer) -> None:
         source.execute("INSERT INTO churn.rows_ VALUES (%s, 0, '')", number)
 
 
-def churn(source: MySQLServer, size: int) -> int:
-    """Write about so many bytes of binlog in transactions of 400 kB; how many it was."""
-    count = max(1, size // ROW_BYTES)
+def churn(source: MySQLServer, size: int, *, row_bytes: int = ROW_BYTES) -> int:
+    """Write about so many bytes of binlog in transactions of one row; how many bytes it was."""
+    each = row_bytes + TRANSACTION_BYTES
+    count = max(1, size // each)
     for number in range(count):
         source.execute(
             "UPDATE churn.rows_ SET turn = turn + 1,"
             " body = REPEAT(CHAR(97 + RAND() * 25), %s) WHERE id = %s",
-            ROW_BYTES,
+            row_bytes,
             number % ROWS,
         )
-    return count * ROW_BYTES
+    return count * each
 
 
 CHURN_SETTINGS = ("binlog_row_image=minimal", "binlog_expire_logs_seconds=0")
