@@ -15,18 +15,47 @@ from kingbus.binlog.errors import SourceError
 from kingbus.binlog.header import FILE_MAGIC, FIRST_POSITION
 from kingbus.binlog.ingest import IngestedBatch, IngestStream, ResumePoint
 from kingbus.binlog.relay_state import row_of
+from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.served_batch import PACKET_PAYLOAD_MAX, ServedBatch
 from kingbus.replication.served_rows import Row
 
 SIZE_AT: Final = 9
 HEADER_BYTES: Final = 19
 
+INDEX_BASE: Final = 1 << 62
+"""Rows of archived files have indexes from here on: no entry of a log does."""
+ROW_BITS: Final = 24
+"""Of an index, for the number of a row in its file: sixteen million batches of a megabyte."""
+
+
+def first_index(ordinal: int) -> int:
+    """The index of a file's first row, where that is not the last one, too."""
+    return INDEX_BASE + (ordinal << ROW_BITS)
+
+
+def last_index(ordinal: int) -> int:
+    """The index of a file's last row."""
+    return first_index(ordinal + 1) - 1
+
+
+def ordinal_at(index: int) -> int:
+    """The file in which the row with that index is."""
+    return (index - INDEX_BASE) >> ROW_BITS
+
+
+def served_row(row: FileRow) -> FileRow:
+    """A file as its rows are numbered here: how many batches the log had of it is not known."""
+    served = FileRow()
+    served.CopyFrom(row)
+    served.first_index, served.last_index = first_index(row.ordinal), last_index(row.ordinal)
+    return served
+
 
 class FileStream:
     """Bytes go in by `feed`, batches come out. Everything here computes only; any thread.
 
-    The indexes of the rows rise within the file's own in the log, so that files follow one another;
-    the last row has the last of them. They are not those that the batches had.
+    The indexes of the rows rise from file to file, and the last row of a file has the last of its
+    indexes. They are not those that the batches had in the log, which may have been cut otherwise.
     """
 
     def __init__(self, file: ArchivedFile) -> None:
@@ -86,13 +115,12 @@ class FileStream:
         if self._held is not None:
             batches = [self._held, *batches]
         self._held = None if is_last or not batches else batches.pop()
-        first, last = self._file.row.first_index, self._file.row.last_index
+        first, last = first_index(self._file.row.ordinal), last_index(self._file.row.ordinal)
         for at, batch in enumerate(batches):
             index = first + self._count
             if is_last and at == len(batches) - 1:
-                index = max(index, last)
-            if index > last:
-                raise self._damaged("it has more batches than the log had")
+                index = last
+            assert index <= last
             self._count += 1
             row = row_of(batch.meta, self._file.row.ordinal, len(batch.packets))
             served = ServedBatch.of(batch.packets, batch.meta, memoryview(batch.packets))

@@ -16,7 +16,13 @@ from typing import Final, TypeVar
 
 from kingbus import metrics
 from kingbus.archive.catalogue import ArchivedFile, Catalogue
-from kingbus.archive.file_stream import FileStream
+from kingbus.archive.file_stream import (
+    INDEX_BASE,
+    FileStream,
+    first_index,
+    ordinal_at,
+    served_row,
+)
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import VisibleEnd
@@ -52,7 +58,7 @@ class LongerState:
 
     @property
     def files(self) -> Sequence[FileRow]:
-        return [*(file.row for file in self.archived()), *self._live().files]
+        return [*(served_row(file.row) for file in self.archived()), *self._live().files]
 
     @property
     def executed(self) -> GtidSet:
@@ -82,21 +88,23 @@ class LongerState:
             return row
         held, archived = self._live().files, self._catalogue.file(ordinal)
         is_before = bool(held) and ordinal < held[0].ordinal
-        return archived.row if archived is not None and is_before else None
+        return served_row(archived.row) if archived is not None and is_before else None
 
     def file_named(self, served_name: str) -> FileRow | None:
         row = self._live().file_named(served_name)
         if row is not None:
             return row
-        found = (file.row for file in self.archived() if file.row.served_name == served_name)
-        return next(found, None)
+        for file in self.archived():
+            if file.row.served_name == served_name:
+                return served_row(file.row)
+        return None
 
     def file_before(self, gtids: GtidSet) -> FileRow | None:
         row = self._live().file_before(gtids)
         if row is not None:
             return row
-        earlier = takewhile(lambda file: gtids.contains(file.before), self.archived())
-        return max((file.row for file in earlier), key=lambda row: row.ordinal, default=None)
+        earlier = list(takewhile(lambda file: gtids.contains(file.before), self.archived()))
+        return served_row(earlier[-1].row) if earlier else None
 
     def served_name_of(self, epoch: int, name: str) -> str:
         # The live state would take the name of a file that it has purged for one used before.
@@ -146,7 +154,7 @@ class LongerLog:
 
     def stored(self, row: Row) -> PacketFile | None:
         """Nothing of the archive lies in a segment."""
-        return self._live.stored(row) if self._is_held(row.row.file) else None
+        return self._live.stored(row) if row.index < INDEX_BASE else None
 
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         return await self._live.in_thread(function)
@@ -163,12 +171,14 @@ class LongerLog:
         already has been purged: its batches are not those that the archive gives.
         """
         index = after_index + 1
-        if self._file is None or index > self._file.row.last_index:
+        if index < INDEX_BASE:
             held = self._live.state.files
             if not held or index < held[0].first_index:
                 raise PurgedWhileReadingError("what was read of the log is purged")
             self._passed()
             return await self._live.read_rows(after_index, limit)
+        if self._file is None:
+            self._open_at(index)
         self._drop_before(index)
         while True:
             await self._fill()
@@ -230,15 +240,12 @@ class LongerLog:
     # -- batches ----------------------------------------------------------------------------
 
     async def read_batches(self, index: int, through: int) -> Mapping[int, ServedBatch]:
+        if index < INDEX_BASE:
+            return await self._live.read_batches(index, through)
         found = self._found(index)
         if found is None:
-            held = self._live.state.files
-            first = None
-            if held and index < held[0].first_index:
-                first = self._archived_at(index)
-            if first is None:
-                return await self._live.read_batches(index, through)
-            self._open(first)
+            assert index == first_index(ordinal_at(index)), "rows of the window are asked for"
+            self._open_at(index)
             await self._fill()
             # It may be the last one, too, and then have the last index of the file.
             found = self._window[0][1]
@@ -247,10 +254,10 @@ class LongerLog:
     def _found(self, index: int) -> ServedBatch | None:
         return next((batch for row, batch in self._window if row.index == index), None)
 
-    def _archived_at(self, first_index: int) -> ArchivedFile | None:
-        """The archived file that begins there."""
-        found = (each for each in self._state.archived() if each.row.first_index == first_index)
-        return next(found, None)
+    def _open_at(self, index: int) -> None:
+        file = self._catalogue.file(ordinal_at(index))
+        assert file is not None, "what was in the catalogue stays there"
+        self._open(file)
 
     # -- the window -------------------------------------------------------------------------
 

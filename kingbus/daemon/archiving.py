@@ -66,7 +66,7 @@ class Archiving:
         self.archiver = Archiver(
             log=relay,
             catalogue=self._catalogue,
-            runner=Worker(WRITING_THREADS),
+            runner=Worker(WRITING_THREADS, abandoned=True),
             leads=leads,
             compression=archive.compression,
             serving=archive.serve,
@@ -79,7 +79,7 @@ class Archiving:
         longer = ArchiveDumper(
             log=self._relay,
             catalogue=self._catalogue,
-            runner=Worker(READING_THREADS),
+            runner=Worker(READING_THREADS, abandoned=True),
             refresh=self.archiver.refresh,
             dumper=dumper,
             identity=facts,

@@ -1,5 +1,6 @@
 """Files go to a real S3-compatible store, and come back to replicas that need them."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,19 @@ def test_a_directory_and_a_store_that_is_away(world: World, modern: Installation
     place.with_name("elsewhere").rename(place)
     replica.wait_for_gtids(source.gtid_executed())
     assert replica.checksums() == source.checksums()
+
+
+def test_a_store_that_hangs_does_not_hold_up_the_stop(world: World) -> None:
+    """It takes connections and never answers; a node with such an archive ends in time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        archive = {
+            "to": f"s3://{BUCKET}/one",
+            "endpoint": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            **keys(world.directory),
+        }
+        node = world.node("n1", archive=archive)
+        node.start()
+        silent.settimeout(30)
+        connection, _ = silent.accept()  # it has asked
+        with connection:
+            assert node.stop(seconds=10) == 0

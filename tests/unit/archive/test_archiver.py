@@ -124,14 +124,18 @@ async def test_a_store_that_goes_away_at_any_moment(
         assert node.store.objects[key].startswith(b"".join(before))
 
 
-async def test_another_object_is_never_replaced() -> None:
-    """The file of another cluster, or one that was damaged, stays as it is and is named."""
-    node, _ = archived()
-    node.store.objects["files/binlog.000001"] = b"something else"
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_another_object_is_never_replaced(is_long: bool) -> None:
+    """The file of another cluster, or one that was damaged, stays as it is and is named, also
+    where it has the same size."""
+    node, files = archived()
+    other = bytearray(FILE_MAGIC + files[0].bytes()) if is_long else bytearray(b"something else")
+    other[-5] ^= 1
+    node.store.objects["files/binlog.000001"] = bytes(other)
     for _ in range(2):
         with pytest.raises(ConflictError, match=r"files/binlog\.000001"):
             await node.archiver.step()
-    assert node.store.objects["files/binlog.000001"] == b"something else"
+    assert node.store.objects["files/binlog.000001"] == bytes(other)
     assert not node.store.names("catalogue/")
 
 

@@ -318,6 +318,18 @@ async def test_events_of_several_packets(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+@pytest.mark.parametrize("size", [3, 1 << 20])
+async def test_batches_are_not_those_of_the_log(size: int) -> None:
+    """A log may have been cut into more of them, or into fewer."""
+    files = files_of(3, transactions=6, size=700_000)
+    relay = RelayNode()
+    relay.hold(*files, size=size)
+    node = ArchivedNode(relay)
+    before, after = await both(node, by_gtid("a:1-2"), 2)
+    assert after.finished, after.refusal
+    assert after.events == before.events
+
+
 async def test_no_file_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is asked for a chunk at a time, and a waiting replica holds back the reading."""
     small_chunks(monkeypatch, 2000)
