@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from kingbus.crc import crc32
 from kingbus.storage.errors import (
     CorruptRecordError,
     NewerFormatError,
@@ -53,7 +54,7 @@ class Identity:
         return self.origin_id or self.cluster_id
 
     def encode(self) -> bytes:
-        """JSON; the ids in hexadecimal, as they are shown everywhere."""
+        """JSON with a sum of itself; the ids in hexadecimal, as they are shown everywhere."""
         fields: dict[str, object] = {
             "name": self.name,
             "member_id": f"{self.member_id:016x}",
@@ -64,6 +65,7 @@ class Identity:
             fields["origin_id"] = f"{self.origin_id:016x}"
         if self.former_ids:
             fields["former_ids"] = [f"{each:016x}" for each in self.former_ids]
+        fields["crc"] = _sum(fields)
         return (json.dumps(fields, indent=2) + "\n").encode()
 
     @classmethod
@@ -71,6 +73,9 @@ class Identity:
         """The reverse; ValueError when it is not one."""
         try:
             fields = json.loads(data)
+            # Files of earlier versions have no sum.
+            if "crc" in fields and fields.pop("crc") != _sum(fields):
+                raise ValueError("it does not verify")
             return cls(
                 name=str(fields["name"]),
                 member_id=int(fields["member_id"], 16),
@@ -81,6 +86,10 @@ class Identity:
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not an identity: {error!r}") from None
+
+
+def _sum(fields: dict[str, object]) -> str:
+    return f"{crc32(json.dumps(fields, sort_keys=True).encode()):08x}"
 
 
 class DataDirectory:

@@ -7,6 +7,7 @@ all of it. Nothing here decides what is right: `Verdict` only tells what was fou
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,13 @@ class Promised:
     under_way: Any = None
 
 
-def live(machine: Machine, history: History, promised: Promised) -> None:
+def live(
+    machine: Machine,
+    history: History,
+    promised: Promised,
+    *,
+    before_end: Callable[[], object] = lambda: None,
+) -> None:
     """Until the history ends; `promised` is kept up to date for whoever ends it before."""
     with DataDirectory.open_or_create(machine.path) as directory:
         directory.set_identity(IDENTITY)
@@ -103,6 +110,7 @@ def live(machine: Machine, history: History, promised: Promised) -> None:
                 promised.under_way = step
                 _perform(step, log, relay, database, promised)
             promised.under_way = None
+            before_end()
             log.close()
         finally:
             log.abandon()

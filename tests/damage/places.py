@@ -85,10 +85,10 @@ def segment_places(path: Path) -> dict[str, list[tuple[int, int]]]:
     return places
 
 
-def damages(directory: Path, *, seed: int, each: int) -> Iterator[Damage]:
+def damages(directory: Path, *, seed: int, each: int, below: str = "") -> Iterator[Damage]:
     """`each` of every kind of damage at every kind of place, drawn from the seed."""
     rng = random.Random(seed)
-    for path in sorted(directory.rglob("*")):
+    for path in sorted((directory / below).rglob("*")):
         if not path.is_file() or path.name in {"LOCK", "LOG", "next.segment", "ballast"}:
             continue
         name = str(path.relative_to(directory))
@@ -97,7 +97,9 @@ def damages(directory: Path, *, seed: int, each: int) -> Iterator[Damage]:
             yield from _of_segment(path, name, rng, each)
             kind = "segment"
         elif path.parent.name == "state":
-            kind = f"database {path.suffix or path.name.partition('-')[0]}"
+            kind = (
+                f"database {path.suffix or path.name.partition('-')[0]}{' (killed)' * bool(below)}"
+            )
         else:
             kind = path.name
         for _ in range(each if size else 0):

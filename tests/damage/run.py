@@ -104,14 +104,20 @@ def damaged(
 ) -> None:
     """Damage a real directory, RocksDB and all, in one place at a time, and start on it."""
     history = history or made()
-    whole, promised = directory / "whole", Promised()
-    live(Machine(whole), history, promised)
-    verdict = look(Machine(copy(whole, directory / "untouched")), history, promised)
-    matrix.note("no damage", "", verdict, may_refuse=False)
-    for damage in damages(whole, seed=seed, each=each):
-        with tempfile.TemporaryDirectory(dir=directory) as name:
-            target = copy(whole, Path(name) / "member")
-            damage.inflict(target)
-            verdict = look(Machine(target), history, promised)
-            matrix.note(damage.kind, f"{damage.file} {damage.how}", verdict)
-            told(damage.kind)
+    closed, killed, promised = directory / "closed", directory / "killed", Promised()
+    live(Machine(closed), history, promised, before_end=lambda: copy(closed, killed))
+    for whole in (closed, killed):
+        verdict = look(
+            Machine(copy(whole, directory / f"{whole.name} untouched")), history, promised
+        )
+        matrix.note("no damage", whole.name, verdict, may_refuse=False)
+    # Of a process that was killed the newest writes vouch for nothing: only its database, whose
+    # own log is not empty then, is damaged.
+    for whole, below in ((closed, ""), (killed, "state")):
+        for damage in damages(whole, seed=seed, each=each, below=below):
+            with tempfile.TemporaryDirectory(dir=directory) as name:
+                target = copy(whole, Path(name) / "member")
+                damage.inflict(target)
+                verdict = look(Machine(target), history, promised)
+                matrix.note(damage.kind, f"{damage.file} {damage.how}", verdict)
+                told(damage.kind)

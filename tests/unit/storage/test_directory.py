@@ -226,3 +226,20 @@ def test_an_identity_after_a_recovery_survives(tmp_path):
     with DataDirectory.open_existing(tmp_path) as directory:
         assert directory.identity == later
         assert directory.identity.served_id == 5
+
+
+def test_an_identity_that_was_changed_is_refused(tmp_path):
+    """Any bit of any value: ids, and what people read. Without a sum it is an earlier version's."""
+    whole = IDENTITY.encode()
+    for at in range(len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            try:
+                found = Identity.decode(bytes(data))
+            except ValueError:
+                continue
+            assert found == IDENTITY, (at, bit)
+    fields = json.loads(whole)
+    del fields["crc"]
+    assert Identity.decode(json.dumps(fields).encode()) == IDENTITY
