@@ -174,7 +174,7 @@ def test_what_a_form_adds_is_counted_before_a_write_is_begun(form):
     assert refused
 
 
-@pytest.mark.parametrize(("before", "after"), pairwise([*FORMS, AS_THEY_ARE]))
+@pytest.mark.parametrize(("before", "after"), list(pairwise([*FORMS, AS_THEY_ARE])))
 def test_another_form_waits_for_room_for_its_segment(logs, before, after):
     """Though the entry would fit behind what is there; nothing is changed until then."""
     store = logs.open(at_rest=before, keys=Keyring([KEY]))
