@@ -129,8 +129,8 @@ def test_a_new_replica_begins_with_the_archive(world: World, installation: Insta
 
 
 def test_a_directory_and_a_store_that_is_away(world: World, modern: Installation) -> None:
-    """A replica that needs the archive while it is away comes back by itself until it is there;
-    worker processes for dumps change nothing."""
+    """A replica that needs the archive while it is away comes back by itself until it is there, and
+    a purge by hand leaves what is not archived; worker processes for dumps change nothing."""
     place = world.directory / "archive"
     place.mkdir()
     source = world.server(modern, "source", server_id=1)
@@ -148,6 +148,14 @@ def test_a_directory_and_a_store_that_is_away(world: World, modern: Installation
         assert_same_binlog(place / "files" / name, source.binlog_path(name))
 
     place.rename(place.with_name("elsewhere"))
+    source.execute("FLUSH BINARY LOGS")
+    workload.small_transactions(source, 10)
+    cluster.wait_for_gtids(source.gtid_executed(), source)
+    newest = source.binlog_files()[-1]
+    done = node.command("binlog", "purge", "--to", newest)
+    assert done.returncode == 0, done.stderr
+    assert [row["name"] for row in node.get("/binlog/files")] == [names[-1], newest]
+
     replica = world.server(modern, "replica", server_id=2)
     replica.change_source(host="127.0.0.1", port=node.listen_port, **LOGIN)
     replica.start_replica()
