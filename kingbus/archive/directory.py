@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from kingbus.archive.errors import ConflictError, StoreError
+from kingbus.storage.files import LocalFileSystem
 
 _PARTIAL = ".partial"
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -116,7 +117,7 @@ class DirectoryUpload:
                 opened.truncate(self._at)
                 os.fsync(opened.fileno())
             self._name()
-            _sync(self._path.parent)
+            LocalFileSystem().sync_directory(self._path.parent)
         except FileExistsError:
             self._partial.unlink(missing_ok=True)
             raise ConflictError(f"{self._path} is there already") from None
@@ -135,14 +136,6 @@ class DirectoryUpload:
             self._partial.rename(self._path)
         else:
             self._partial.unlink()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _failed(path: Path, error: OSError) -> StoreError:

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, Protocol
 
 from kingbus.binlog.gtid import GtidSet
 from kingbus.errors import KingbusError
+from kingbus.storage.files import LocalFileSystem
 
 READ_BYTES: Final = 4 << 20
 """Asked for at once: what the admin API gives at most."""
@@ -198,7 +199,7 @@ class _Export:
             opened.flush()
             os.fsync(opened.fileno())
         self._partial.replace(self._final)
-        _sync(self._directory)
+        LocalFileSystem().sync_directory(self._directory)
 
     def _copy(self, opened: BinaryIO, at: int) -> None:
         while at < self._file.size:
@@ -224,11 +225,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -37,6 +37,7 @@ from kingbus.binlog.retention import (
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, Purge
 from kingbus.pb.record_pb2 import FileRow
+from kingbus.replication.proposing import Node
 from kingbus.replication.replica_needs import ReplicaNeeds, decode_needs, encode_needs
 
 _log = log.get_logger("purger")
@@ -57,33 +58,6 @@ ATTACHED_SECONDS: Final = 5.0
 
 class UnknownFileError(KingbusError):
     """The file to purge to is not held."""
-
-
-class Proposal(Protocol):
-    """An entry on its way into the log."""
-
-    async def applied(self) -> object: ...
-
-
-class Leadership(Protocol):
-    """Whether this node leads and has applied an entry of its own term."""
-
-    @property
-    def is_ready(self) -> bool: ...
-    @property
-    def term(self) -> int: ...
-    async def wait_ready(self) -> int: ...
-    async def wait_lost(self, term: int) -> None: ...
-
-
-class Node(Protocol):
-    """The Raft node."""
-
-    @property
-    def member_id(self) -> int: ...
-    @property
-    def leadership(self) -> Leadership: ...
-    async def propose(self, data: bytes) -> Proposal: ...
 
 
 class Relay(Protocol):

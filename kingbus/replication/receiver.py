@@ -48,6 +48,7 @@ from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
+from kingbus.replication.proposing import Node, Proposal
 from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
 from kingbus.replication.source_facts import (
     SourceBehindError,
@@ -102,41 +103,6 @@ class SessionOverError(KingbusError):
 
 class SourceCheckError(KingbusError):
     """A source cannot be pulled from, as found before anything was changed."""
-
-
-class Proposal(Protocol):
-    """An entry on its way into the log."""
-
-    @property
-    def index(self) -> int: ...
-
-    async def applied(self) -> object:
-        """Returns when it is applied here; raises when that cannot be known."""
-
-
-class Leadership(Protocol):
-    """Whether this node leads and has applied an entry of its own term."""
-
-    @property
-    def is_ready(self) -> bool: ...
-    @property
-    def term(self) -> int: ...
-    async def wait_ready(self) -> int: ...
-    async def wait_lost(self, term: int) -> None: ...
-
-
-class Node(Protocol):
-    """The Raft node."""
-
-    @property
-    def member_id(self) -> int: ...
-    @property
-    def leadership(self) -> Leadership: ...
-    async def propose(self, data: bytes) -> Proposal:
-        """Waits while too much is uncommitted; raises KingbusErrors."""
-        ...
-
-    async def read_index(self) -> int: ...
 
 
 class Relay(Protocol):
