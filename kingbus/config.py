@@ -39,8 +39,12 @@ SEGMENT_BYTES_DEFAULT = 256 << 20
 SEGMENT_BYTES_MIN = 1 << 20  # below, every entry would need a segment of its own
 SEGMENT_BYTES_MAX = 4 << 30  # offsets inside a segment are kept in 32 bits
 GIGABYTE = 1 << 30
+FILES_MIN_MAX = 1_000_000
+ZSTD_LEVEL_DEFAULT = 1  # the quickest; more saves little of binary logs
+ZSTD_LEVEL_MAX = 19  # above, zstd wants a hundred megabytes of memory
 WORKERS_MAX = 64  # each takes 50 MB; more than cores are of no use
 _SECRET_KEY = re.compile(r"pass|secret|token", re.IGNORECASE)
+_URL_WITH_PASSWORD = re.compile(r"://[^/]*@")
 _SHOWN_CHARACTERS_MAX = 200
 
 
@@ -71,6 +75,10 @@ def _duration(value: object) -> float:
     if seconds <= 0:
         raise ValueError("must be longer than nothing")
     return seconds
+
+
+def _optional_duration(value: object) -> float | None:
+    return None if value is None else _duration(value)
 
 
 def _address(value: object) -> Address:
@@ -240,6 +248,16 @@ class ServerSection(_Model):
     workers: Annotated[int, Field(strict=True, ge=0, le=WORKERS_MAX)] = 0
 
 
+class RetainSection(_Model):
+    """What is kept while the reserve has room; this node's counts while it leads."""
+
+    keep_for: Annotated[float | None, BeforeValidator(_optional_duration)] = Field(
+        default=None, alias="for"
+    )
+    files_min: Annotated[int, Field(strict=True, ge=1, le=FILES_MIN_MAX)] = 1
+    replicas_for: Duration = 86400.0
+
+
 class TlsSection(_Model):
     peer: Annotated[None, BeforeValidator(_not_available("TLS between members"))] = None
     admin: Annotated[None, BeforeValidator(_not_available("TLS on the admin API"))] = None
@@ -251,6 +269,63 @@ class AuthSection(_Model):
     token_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
     read_token_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
     insecure: bool = False
+
+
+class AtRestSection(_Model):
+    """In which form this node's own disk holds the log; others need not do the same."""
+
+    compress: Literal["none", "zstd"] = "none"
+    level: Annotated[int | None, Field(strict=True, ge=1, le=ZSTD_LEVEL_MAX)] = None
+    encrypt: Literal["none", "cluster-key"] = "none"
+
+    @property
+    def zstd_level(self) -> int:
+        """0: not compressed."""
+        return (self.level or ZSTD_LEVEL_DEFAULT) if self.compress == "zstd" else 0
+
+
+def _archive_target(value: object) -> str:
+    """A directory, or `s3://BUCKET/PREFIX`."""
+    text = _plain(value)
+    if not text.startswith("s3://"):
+        if "://" in text or not Path(text).is_absolute():
+            raise ValueError("must be an absolute path or s3://BUCKET/PREFIX")
+        return text
+    if not text.removeprefix("s3://").partition("/")[0]:
+        raise ValueError("names no bucket: write s3://BUCKET/PREFIX")
+    return text
+
+
+def _endpoint(value: object) -> str:
+    text = _plain(value)
+    if text and not re.fullmatch(r"https?://[^/@?#]+/?", text):
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+    return text.rstrip("/")
+
+
+class ArchiveSection(_Model):
+    """Where closed files are copied to, and read from when the disk holds them no longer."""
+
+    to: Annotated[str, BeforeValidator(_archive_target)]
+    endpoint: Annotated[str, BeforeValidator(_endpoint)] = ""
+    region: Text = "us-east-1"
+    access_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    secret_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
+    compression: Literal["none", "zstd"] = "none"
+    serve: bool = True
+
+    @property
+    def bucket(self) -> str:
+        """Of an S3-compatible store; empty for a directory."""
+        return self.to.removeprefix("s3://").partition("/")[0] if self.is_s3 else ""
+
+    @property
+    def prefix(self) -> str:
+        return self.to.removeprefix("s3://").partition("/")[2] if self.is_s3 else ""
+
+    @property
+    def is_s3(self) -> bool:
+        return self.to.startswith("s3://")
 
 
 class Config(_Model):
@@ -276,9 +351,12 @@ class Config(_Model):
     log_dir: Annotated[Path | None, BeforeValidator(_optional_path)] = None
     log_level: Annotated[str, BeforeValidator(_log_level)] = "info"
     cluster_key_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
-    retain: Annotated[None, BeforeValidator(_not_available("retention by age or number"))] = None
+    retain: RetainSection = RetainSection()
+    reserve_overflow: Literal["stop", "exceed"] = "stop"
+    at_rest: AtRestSection = AtRestSection()
     source: SourceSection | None = None
     server: ServerSection | None = None
+    archive: ArchiveSection | None = None
     tls: TlsSection = TlsSection()
     auth: AuthSection = AuthSection()
 
@@ -344,6 +422,7 @@ def _together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
             ),
         )
     yield from _cluster_together(config)
+    yield from _at_rest_together(config)
     if config.source is not None:
         yield from _source_together(config, config.source)
     if config.server is not None and config.server.addr is not None and not config.server.user:
@@ -353,6 +432,11 @@ def _together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
         )
     if config.server is not None and config.server.addr is None and config.server.user:
         yield ("server",), Problem(key="server.addr", message="is needed with server.user")
+    if config.archive is not None and config.archive.endpoint and not config.archive.is_s3:
+        yield (
+            ("archive",),
+            Problem(key="archive.endpoint", message="goes with s3://… in archive.to only"),
+        )
     if config.auth.read_token_file is not None and config.auth.token_file is None:
         yield (
             ("auth",),
@@ -378,6 +462,36 @@ def _cluster_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem
                 key="initial-cluster",
                 message=f"gives this node another URL than peer-url ({config.peer_url})",
                 got=", ".join(members[config.name]),
+            ),
+        )
+
+
+def _at_rest_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    if config.at_rest.level is not None and config.at_rest.compress == "none":
+        yield (
+            ("at-rest",),
+            Problem(key="at-rest.level", message="is for compress: zstd"),
+        )
+    if config.at_rest.encrypt == "none":
+        return
+    keys = ("at-rest", "cluster-key-file", "data-dir")
+    file = config.cluster_key_file
+    if file is None:
+        yield (
+            keys,
+            Problem(
+                key="at-rest.encrypt",
+                message="needs cluster-key-file: the key that the cluster makes for itself is kept "
+                "in data-dir, beside what it would seal",
+            ),
+        )
+    elif file.resolve().is_relative_to(config.data_dir.resolve()):
+        yield (
+            keys,
+            Problem(
+                key="cluster-key-file",
+                message="must not lie in data-dir, beside what at-rest.encrypt seals with it",
+                got=str(file),
             ),
         )
 
@@ -470,6 +584,8 @@ def _key(location: tuple[int | str, ...]) -> str:
 def _shown(key: str, value: object) -> object:
     """The value as a problem may show it: scalars only, and no secrets."""
     if _SECRET_KEY.search(key) or isinstance(value, (dict, list)) or value is None:
+        return None
+    if isinstance(value, str) and _URL_WITH_PASSWORD.search(value):
         return None
     if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS_MAX:
         return value[:_SHOWN_CHARACTERS_MAX] + "..."

@@ -24,6 +24,8 @@ class Credentials:
     server_password: Secret | None = None
     token: Secret | None = None
     read_token: Secret | None = None
+    archive_access_key: Secret | None = None
+    archive_secret_key: Secret | None = None
 
 
 def read_credentials(
@@ -45,6 +47,12 @@ def read_credentials(
         text = environment.get(variable)
         return Secret(text) if text is not None else None
 
+    def needed(key: str, path: Path | None, variable: str) -> Secret | None:
+        found = password(key, path, variable)
+        if not found and (found is not None or path is None):
+            problems.append(Problem(key=key, message=f"is needed with s3://… (or {variable})"))
+        return found
+
     def token(key: str, path: Path | None) -> Secret | None:
         found = of_file(key, path) if path is not None else None
         if found is not None and not found:
@@ -61,10 +69,21 @@ def read_credentials(
         if server_password is None and path is None:
             message = "is needed with server.addr (or KINGBUS_SERVER_PASSWORD)"
             problems.append(Problem(key=key, message=message))
+    access_key = secret_key = None
+    if config.archive is not None and config.archive.is_s3:
+        archive = config.archive
+        access_key = needed(
+            "archive.access-key-file", archive.access_key_file, "KINGBUS_ARCHIVE_ACCESS_KEY"
+        )
+        secret_key = needed(
+            "archive.secret-key-file", archive.secret_key_file, "KINGBUS_ARCHIVE_SECRET_KEY"
+        )
     credentials = Credentials(
         source_password=source_password,
         server_password=server_password,
         token=token("auth.token-file", config.auth.token_file),
         read_token=token("auth.read-token-file", config.auth.read_token_file),
+        archive_access_key=access_key,
+        archive_secret_key=secret_key,
     )
     return credentials, problems

@@ -74,11 +74,41 @@ RAFT_PROPOSALS_DROPPED = _counter(
 # storage: log segments and the database.
 STORAGE_BYTES = _gauge("kingbus_storage_bytes", "Bytes held by log segments.")
 STORAGE_RESERVE_BYTES = _gauge("kingbus_storage_reserve_bytes", "Configured reserve-data-size.")
+STORAGE_DISK_FULL = _gauge(
+    "kingbus_storage_disk_full", "1 while the disk has no room and this node takes nothing new."
+)
 STORAGE_FSYNC_SECONDS = Histogram(
     "kingbus_storage_fsync_seconds",
     "Time of one gathered write with its fdatasync.",
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
     registry=REGISTRY,
+)
+
+STORAGE_INDEX_BYTES = _gauge(
+    "kingbus_storage_index_bytes",
+    "What of the reserve is the index's: what it takes, or its share if that is more.",
+)
+
+# purger: what is kept, and for how long yet.
+BINLOG_FILES = _gauge("kingbus_binlog_files", "Binlog files held.")
+BINLOG_FIRST_FILE = _gauge(
+    "kingbus_binlog_first_file", "1, labelled with the oldest file held.", ("file",)
+)
+BINLOG_FIRST_INDEX = _gauge("kingbus_binlog_first_index", "Log index of the oldest file held.")
+BINLOG_OLDEST_FILE_AGE_SECONDS = _gauge(
+    "kingbus_binlog_oldest_file_age_seconds", "How long ago the oldest event held was written."
+)
+BINLOG_BYTES_UNTIL_PURGE = _gauge(
+    "kingbus_binlog_bytes_until_purge",
+    "What the log takes yet before the reserve makes the oldest file go.",
+)
+BINLOG_PURGES = _counter(
+    "kingbus_binlog_purges_total", "Purges proposed by this node.", ("reason",)
+)
+REPLICA_BYTES_UNTIL_CUT_OFF = _gauge(
+    "kingbus_replica_bytes_until_cut_off",
+    "What the log takes yet before the reserve makes the file go that a replica needs next.",
+    ("replica",),
 )
 
 # relay: what the applied log says.
@@ -108,6 +138,19 @@ PEER_CLOCK_DIFFERENCE_SECONDS = _gauge(
     "kingbus_peer_clock_difference_seconds", "A peer's wall clock minus this node's.", ("peer",)
 )
 PEER_CONNECTED = _gauge("kingbus_peer_connected", "1 while a peer is connected.", ("peer",))
+
+# archive: closed files in a store outside the cluster.
+ARCHIVE_FILES_BEHIND = _gauge(
+    "kingbus_archive_files_behind", "Closed files held and not archived yet."
+)
+ARCHIVE_LAST_SUCCESS = _gauge(
+    "kingbus_archive_last_success_timestamp_seconds", "When this node archived a file last."
+)
+ARCHIVE_ERRORS = _counter("kingbus_archive_errors_total", "Tries to use the archive that failed.")
+ARCHIVE_BYTES = _counter("kingbus_archive_bytes_total", "Bytes sent to the archive.")
+ARCHIVE_READ_BYTES = _counter(
+    "kingbus_archive_read_bytes_total", "Bytes of files read from the archive for dumps."
+)
 
 # admin: the HTTP API.
 ADMIN_REQUESTS = _counter(

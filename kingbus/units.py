@@ -1,6 +1,7 @@
-"""Durations and sizes as people write them in configuration files."""
+"""Durations, times and sizes as people write them in configuration files."""
 
 import re
+from datetime import UTC, datetime
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -46,3 +47,15 @@ def parse_size(text: str | float, *, bare_unit: int = 1) -> int:
     if str(text).strip().replace(".", "", 1).isdigit():
         return int(float(number) * bare_unit)
     return int(float(number) * 1024 ** _POWER[letter.upper()])
+
+
+def parse_time(text: str) -> float:
+    """Seconds since 1970 of `2026-11-21T16:00:00Z` or `2026-11-21 16:00:00`; without zone UTC.
+
+    Raises ValueError when the text is no such time.
+    """
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError("not a time; write it like 2026-11-21 16:00:00 (UTC)") from None
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[frozenset[str], bool], ...] = (
     ),
     (frozenset({"raft", "mysql", "binlog", "membership"}), False),
     (frozenset({"storage"}), False),
-    (frozenset({"transport", "node", "replication"}), True),
+    (frozenset({"transport", "node", "replication", "archive"}), True),
     (frozenset({"admin"}), False),
     (frozenset({"config", "credentials", "daemon", "joining", "cli", "__main__"}), True),
 )
@@ -46,6 +46,7 @@ IMPURE_MODULES = frozenset(
     }
 )
 SOLE_IMPORTERS = {
+    "boto3": "kingbus/archive/s3.py",
     "isal": "kingbus/crc.py",
     "rocksdict": "kingbus/storage/database.py",
     "pymysql": "kingbus/replication/source_connection.py",

@@ -26,6 +26,9 @@ from kingbus.log import get_logger
 _log = get_logger("admin")
 
 EVENTS_MAX = 10_000  # a few megabytes of reply; `from` goes on
+CONTENT_BYTES_MAX = 4 << 20  # in memory for each request; `from` goes on
+TOTAL_HEADER = "kingbus-file-bytes"
+CLOSED_HEADER = "kingbus-file-closed"
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": Failure, "description": "malformed"},
@@ -51,7 +54,14 @@ def create_app(operations: Operations, *, version: str, access: Access | None = 
     )
     _map_errors(app)
     _describe(app)
-    for routes in (_node_routes, _member_routes, _source_routes, _server_routes, _binlog_routes):
+    for routes in (
+        _node_routes,
+        _member_routes,
+        _source_routes,
+        _server_routes,
+        _binlog_routes,
+        _storage_routes,
+    ):
         app.include_router(routes(operations))
     return Guard(cast("App", app), access or Access())
 
@@ -154,7 +164,10 @@ _LagSeconds = Annotated[
 
 
 _Position = Annotated[int, Query(alias="from", ge=0, description="where an event begins")]
+_Index = Annotated[int, Query(ge=0, description="of the log")]
 _Limit = Annotated[int, Query(ge=1, le=EVENTS_MAX)]
+_Offset = Annotated[int, Query(alias="from", ge=0, description="the first byte wanted")]
+_ContentLimit = Annotated[int, Query(ge=1, le=CONTENT_BYTES_MAX)]
 
 
 def _node_routes(operations: Operations) -> APIRouter:
@@ -320,14 +333,97 @@ def _binlog_routes(operations: Operations) -> APIRouter:
     async def events(file: str, position: _Position = 4, limit: _Limit = 100) -> Response:
         return _success(await operations.events(file, position, limit))
 
+    @routes.get(
+        "/binlog/content",
+        summary="Bytes of a file of this node, as the source has them",
+        description="At most `limit` bytes from byte `from` on; fewer at the end of what is "
+        f"visible. `{TOTAL_HEADER}` tells how many there are, `{CLOSED_HEADER}` whether no more "
+        "will come.",
+        response_class=Response,
+        responses={
+            200: {"content": {"application/octet-stream": {}}},
+            400: _FAILURES[400],
+            404: _FAILURES[404],
+            503: _FAILURES[503],
+        },
+    )
+    async def content(
+        file: str, offset: _Offset = 0, limit: _ContentLimit = CONTENT_BYTES_MAX
+    ) -> Response:
+        chunk = await operations.content(file, offset, limit)
+        return Response(
+            chunk.data,
+            media_type="application/octet-stream",
+            headers={
+                TOTAL_HEADER: str(chunk.total),
+                CLOSED_HEADER: "true" if chunk.closed else "false",
+            },
+        )
+
+    @routes.get(
+        "/archive",
+        summary="The archive as this node knows it; null where none is configured",
+        response_model=Reply[schema.ArchiveData | None],
+    )
+    async def archive() -> Response:
+        return _success(operations.archive())
+
+    @routes.get(
+        "/archive/files",
+        summary="The files in the archive",
+        response_model=Reply[list[schema.ArchivedFileData]],
+    )
+    async def archived() -> Response:
+        return _success(operations.archived_files())
+
     @routes.post(
         "/binlog/purge",
-        summary="Purge files (not available yet: 409)",
+        summary="Purge files on all members",
+        description="Those before `to`, or last written before the time `before`; never the open "
+        "one, nor what an attached replica is reading. The reply lists the files left.",
         response_model=Reply[list[schema.FileData]],
         responses=_FAILURES,
     )
     async def purge(request: Request, body: schema.PurgeBinlogs) -> Response:
         return await _forward(operations, request, body)
+
+    return routes
+
+
+def _storage_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["storage"])
+    gone: dict[int | str, dict[str, Any]] = {
+        400: _FAILURES[400],
+        404: _FAILURES[404],
+        410: {"model": Failure, "description": "purged, or passed already"},
+    }
+
+    @routes.get(
+        "/storage/hash",
+        summary="A sum over entries of this node's log",
+        response_model=Reply[schema.HashData],
+        responses=gone,
+    )
+    async def entries_hash(from_index: _Index, through_index: _Index) -> Response:
+        return _success(await operations.storage.hash(from_index, through_index))
+
+    @routes.get(
+        "/storage/state",
+        summary="The hash of the relay state at an index",
+        response_model=Reply[schema.StateHashData],
+        responses=gone | {503: _FAILURES[503]},
+    )
+    async def state(index: _Index) -> Response:
+        return _success(await operations.storage.state(index))
+
+    @routes.post(
+        "/storage/entries",
+        summary="Entries of this node's log, to repair another",
+        response_model=Reply[list[schema.EntryData]],
+        responses=gone | {409: _FAILURES[409]},
+    )
+    async def entries(body: schema.ReadEntries) -> Response:
+        return _success(await operations.storage.entries(body.from_index, body.to_index + 1))
 
     return routes
 

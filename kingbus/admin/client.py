@@ -4,6 +4,7 @@ Synchronous: a command asks and prints. It must not know how the facts are shown
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 import httpx
@@ -62,14 +63,26 @@ class AdminClient:
 
         `seconds` is how long the reply is waited for.
         """
+        return self._data(self._request(method, path, body, seconds))
+
+    def fetch(self, path: str) -> tuple[bytes, Mapping[str, str]]:
+        """What a route answers that does not answer in JSON, with the reply's headers."""
+        reply = self._request("GET", path, None, REPLY_SECONDS_MAX)
+        if reply.status_code >= 400:
+            self._data(reply)
+        return reply.content, reply.headers
+
+    def _request(self, method: str, path: str, body: object, seconds: float) -> httpx.Response:
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS_MAX)
         try:
-            reply = self._client.request(method, path, json=body, timeout=timeout)
+            return self._client.request(method, path, json=body, timeout=timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise AdminApiError(
                 f"admin API {self.url}: {error or type(error).__name__}",
                 hint=self._hint,
             ) from error
+
+    def _data(self, reply: httpx.Response) -> Any:
         try:
             content = reply.json()
         except json.JSONDecodeError:

@@ -26,6 +26,9 @@ from kingbus.node.errors import (
     ProposalLostError,
     TransferError,
 )
+from kingbus.replication.file_content import PastEndError
+from kingbus.replication.purger import UnknownFileError
+from kingbus.replication.served_rows import InstallingError, PurgedWhileReadingError
 
 
 class AdminError(KingbusError):
@@ -50,6 +53,12 @@ class ConflictError(AdminError):
     """The present state does not allow it."""
 
     status = 409
+
+
+class GoneError(AdminError):
+    """What the request names was here once."""
+
+    status = 410
 
 
 class SourceRefusedError(AdminError):
@@ -98,8 +107,12 @@ _STATUS: tuple[tuple[type[KingbusError], int], ...] = (
     (JointConfigurationError, 409),
     (RemovedMemberError, 410),
     (UnknownMemberError, 404),
+    (UnknownFileError, 404),
     (MembershipError, 400),
     (ConfigError, 400),
+    (PastEndError, 400),
+    (PurgedWhileReadingError, 404),
+    (InstallingError, 503),
 )
 
 

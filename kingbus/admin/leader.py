@@ -22,9 +22,19 @@ from kingbus.admin.errors import (
     SourceRefusedError,
     UnavailableError,
 )
-from kingbus.admin.protocols import DialBack, Identity, Keys, Node, Receiver, Relay
+from kingbus.admin.protocols import (
+    Archive,
+    DialBack,
+    Identity,
+    Keys,
+    Node,
+    Purges,
+    Receiver,
+    Relay,
+)
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.retention import reserve_warning
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.errors import NotALearnerError
@@ -105,6 +115,8 @@ class LeaderOperations:
         receiver: Receiver,
         identity: Identity,
         keys: Keys,
+        purger: Purges,
+        archive: Archive | None = None,
         dial_back: DialBack = dial_back,
     ) -> None:
         self._node = node
@@ -112,6 +124,8 @@ class LeaderOperations:
         self._receiver = receiver
         self._identity = identity
         self._keys = keys
+        self._purger = purger
+        self._archive = archive
         self._dial_back = dial_back
         # Checks take seconds; two requests must not decide from the same state.
         self._source_lock = trio.Lock()
@@ -277,7 +291,13 @@ class LeaderOperations:
                 )
             config, password = self._wanted_source(wanted)
             await self._propose_source(config, password)
-        return ""
+        size = await self._receiver.ask_binlog_size(config, password)
+        return reserve_warning(self._smallest_reserve(), size) if size else ""
+
+    def _smallest_reserve(self) -> int:
+        members = self._relay.state.members.values()
+        present = [each for each in members if self._node.cluster.get(each.member_id) is not None]
+        return min((each.reserve_bytes for each in present if each.reserve_bytes), default=0)
 
     async def _stop_source(self, _body: object) -> str:
         async with self._source_lock:
@@ -390,8 +410,13 @@ class LeaderOperations:
 
     # --- the rest -------------------------------------------------------------------------------
 
-    async def _purge(self, _body: object) -> object:
-        raise ConflictError("purging is not available yet")
+    async def _purge(self, body: object) -> list[dict[str, Any]]:
+        wanted = validated(schema.PurgeBinlogs, body)
+        if wanted.to is not None:
+            await self._purger.purge_to(wanted.to)
+        else:
+            await self._purger.purge_before(wanted.before_seconds)
+        return [each.model_dump() for each in views.files(self._relay.state, self._archive)]
 
     async def _set_server(self, body: object) -> str:
         config = _unpack(body, ServerConfig())

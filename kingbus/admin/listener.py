@@ -17,7 +17,14 @@ from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.pb.command_pb2 import ServerConfig, User
-from kingbus.replication.users import ServerUser, has_password, new_user, stored_user
+from kingbus.replication.users import (
+    ADMIN,
+    REPLICATION,
+    ServerUser,
+    has_password,
+    new_user,
+    stored_user,
+)
 
 _log = get_logger("admin")
 
@@ -85,7 +92,7 @@ class ListenerControl:
         """What the log says of this node's listener."""
         return self._state().servers.get(self._member_id)
 
-    async def start(self, address: str, user: str, password: str) -> None:
+    async def start(self, address: str, user: str, password: str, *, admin: bool = False) -> None:
         """Bind, have it stored, serve. ConflictError when the address cannot be had; errors of
         `store`, after which the listener is as it was.
         """
@@ -94,7 +101,7 @@ class ListenerControl:
             before = self._server.address
             await self._bind(wanted)
             try:
-                config = await self._config(address, user, password)
+                config = await self._config(address, user, password, admin=admin)
                 if config != self.stored:
                     await self._store(config)
             except BaseException:
@@ -165,15 +172,20 @@ class ListenerControl:
         except KingbusError as error:
             _log.error("listener lost", address=str(before), reason=str(error))
 
-    async def _config(self, address: str, user: str, password: str) -> ServerConfig:
+    async def _config(
+        self, address: str, user: str, password: str, *, admin: bool = False
+    ) -> ServerConfig:
         """The stored form; the stored verifier is kept where user and password are the same."""
         stored = self.stored
         users: list[User] = []
         if stored is not None:
             users = [each for each in stored.users if each.name == user]
+        rights = (REPLICATION, ADMIN) if admin else (REPLICATION,)
+        if users and tuple(users[0].rights) != rights:
+            users = []
         if not users or not await self._runner(has_password, users[0], password):
             try:
-                users = [await self._runner(new_user, user, password)]
+                users = [await self._runner(new_user, user, password, rights)]
             except KingbusError as error:
                 raise BadRequestError(f"password: {error}") from error
         return ServerConfig(

@@ -17,6 +17,7 @@ import trio
 from kingbus.admin import schema, views
 from kingbus.admin.errors import (
     BadRequestError,
+    ConflictError,
     ForwardedError,
     NotFoundError,
     UnavailableError,
@@ -26,7 +27,11 @@ from kingbus.admin.errors import (
 )
 from kingbus.admin.leader import SET_ATTRIBUTES, SET_SERVER, LeaderOperations, packed
 from kingbus.admin.protocols import (
+    Archive,
+    AtRest,
     Events,
+    FileChunk,
+    FileContent,
     Identity,
     Listener,
     Node,
@@ -34,6 +39,7 @@ from kingbus.admin.protocols import (
     Relay,
     Transport,
 )
+from kingbus.admin.storage import StorageQuestions
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.member import normalize_url
@@ -61,7 +67,10 @@ class _OutcomeUnknownError(KingbusError):
 
 
 class Operations:
-    """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing."""
+    """See the module. Times in seconds; `warnings` gives what is not wrong but worth knowing,
+    `at_rest` in which form the log is stored. `disk_full` says why this node takes nothing new, if
+    the disk has no room.
+    """
 
     def __init__(
         self,
@@ -76,7 +85,12 @@ class Operations:
         identity: Identity,
         election_timeout: float,
         events: Events,
+        content: FileContent,
+        archive: Archive | None = None,
         warnings: Callable[[], Iterable[str]] = tuple,
+        at_rest: Callable[[], AtRest | None] = lambda: None,
+        disk_full: Callable[[], str] = str,
+        storage: StorageQuestions | None = None,
     ) -> None:
         self._name = name
         self._version = version
@@ -88,7 +102,12 @@ class Operations:
         self._identity = identity
         self._election_timeout = election_timeout
         self._events = events
+        self._content = content
+        self._archive = archive
         self._warnings = warnings
+        self._at_rest = at_rest
+        self._disk_full = disk_full
+        self._storage = storage
         self.node_ended = trio.Event()
 
     # --- local ----------------------------------------------------------------------------------
@@ -104,7 +123,15 @@ class Operations:
 
     def files(self) -> list[schema.FileData]:
         """The binlog files held."""
-        return views.files(self._relay.state)
+        return views.files(self._relay.state, self._archive)
+
+    def archive(self) -> schema.ArchiveData | None:
+        """The archive as this node knows it; None where none is configured."""
+        return views.archive_status(self._archive) if self._archive is not None else None
+
+    def archived_files(self) -> list[schema.ArchivedFileData]:
+        """What is in the archive."""
+        return views.archived_files(self._archive) if self._archive is not None else []
 
     def status(self) -> schema.NodeStatusData:
         """This node's own view."""
@@ -115,6 +142,7 @@ class Operations:
             cluster_id=self._node.cluster.cluster_id,
             version=self._version,
             warnings=self._warnings(),
+            at_rest=self._at_rest(),
         )
 
     def server_status(self) -> schema.ServerStatusData:
@@ -126,6 +154,13 @@ class Operations:
             self._listener.replicas(),
             running=self._listener.is_running,
         )
+
+    @property
+    def storage(self) -> StorageQuestions:
+        """What others ask of this node's log. ConflictError where there is none."""
+        if self._storage is None:
+            raise ConflictError("the log of this node is not open")
+        return self._storage
 
     async def events(self, file: str, position: int, limit: int) -> list[schema.EventData]:
         """Events of a file held here. NotFoundError; BadRequestError for a wrong position."""
@@ -147,6 +182,16 @@ class Operations:
             for event in found
         ]
 
+    async def content(self, file: str, offset: int, size_max: int) -> FileChunk:
+        """Bytes of a file held here, as the source has them. NotFoundError, and what reading says.
+
+        The offset counts what is held: in a file without gaps it is the position.
+        """
+        found = await self._content(file, offset, size_max)
+        if found is None:
+            raise NotFoundError(f"no such file: {file}")
+        return found
+
     async def health(self, *, lag_seconds: float | None = None) -> schema.HealthData:
         """Raises UnavailableError with the reason when this node does not do its work.
 
@@ -164,7 +209,8 @@ class Operations:
         """Whether `/ready` answers 200."""
         status = self._node.status()
         knows_cluster = self._node.cluster.get(status.member_id) is not None
-        return bool(status.leader_id) and knows_cluster and not _is_installing(status)
+        hears = bool(status.leader_id) and knows_cluster
+        return hears and not _is_installing(status) and not self._disk_full()
 
     async def _checked(
         self, lag_seconds_max: float | None, *, needs_leader: bool
@@ -176,6 +222,8 @@ class Operations:
             raise UnavailableError("this node does not know the cluster's members yet")
         if needs_leader and _is_installing(status):
             raise UnavailableError("this node is installing a snapshot")
+        if needs_leader and (reason := self._disk_full()):
+            raise UnavailableError(f"{reason}; what is here is served")
         lag = None
         if lag_seconds_max is not None:
             lag = await self._lag_seconds()
@@ -209,7 +257,7 @@ class Operations:
 
     async def start_server(self, body: schema.StartServer) -> str:
         """Bind here, then have the configuration replicated."""
-        await self._listener.start(body.addr, body.user, body.password)
+        await self._listener.start(body.addr, body.user, body.password, admin=body.admin)
         return ""
 
     async def stop_server(self) -> str:

@@ -6,10 +6,11 @@ Shapes only. `RelayState` and `Cluster` are values of the pure cores and used as
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
+from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member
-from kingbus.pb import command_pb2
+from kingbus.pb import command_pb2, record_pb2
 from kingbus.secrets import ClusterSecret
 
 
@@ -21,6 +22,27 @@ class Proposal(Protocol):
 
     async def applied(self) -> object:
         """Return when it is applied here; raises ProposalLostError when the outcome is unknown."""
+
+
+class AtRest(Protocol):
+    """How this node's disk holds the log; see `storage.at_rest.AtRestStatus`."""
+
+    @property
+    def level(self) -> int: ...
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def data_bytes(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def segments(self) -> int: ...
+    @property
+    def transformed_segments(self) -> int: ...
+    @property
+    def sealed_segments(self) -> int: ...
 
 
 class CatchUp(Protocol):
@@ -168,12 +190,96 @@ class Events(Protocol):
     ) -> Awaitable[Sequence[BinlogEvent] | None]: ...
 
 
+class FileChunk(Protocol):
+    """A run of a file's bytes; `total` is how many the file has, `closed` that it stays so."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+
+
+class FileContent(Protocol):
+    """Reads the bytes of a file held here; None for a file that is not. Raises KingbusErrors."""
+
+    def __call__(self, file: str, offset: int, size_max: int) -> Awaitable[FileChunk | None]: ...
+
+
+class ArchiveStatus(Protocol):
+    """What is told of an archive; the words of `GET /archive`."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def archiving(self) -> bool: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def files_behind(self) -> int: ...
+    @property
+    def files_missing(self) -> int: ...
+    @property
+    def oldest(self) -> str: ...
+    @property
+    def newest(self) -> str: ...
+    @property
+    def last_success(self) -> float | None: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def errors(self) -> int: ...
+    @property
+    def damaged(self) -> Sequence[str]: ...
+
+
+class ArchivedFile(Protocol):
+    """A file in the archive; `row` is as the relay state had it."""
+
+    @property
+    def row(self) -> record_pb2.FileRow: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def compression(self) -> str: ...
+    @property
+    def before(self) -> GtidSet: ...
+    @property
+    def after(self) -> GtidSet: ...
+
+
+class Archive(Protocol):
+    """Closed files in a store outside the cluster."""
+
+    def status(self) -> ArchiveStatus: ...
+    def files(self) -> Sequence[ArchivedFile]: ...
+    def has(self, row: record_pb2.FileRow) -> bool: ...
+
+
 class Receiver(Protocol):
     """Pulls from the source while this node leads."""
 
     def status(self) -> ReceiverStatus: ...
     def check_source(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[object]:
         """Connect, log in and check; raises a KingbusError with the source's own text."""
+        ...
+
+    def ask_binlog_size(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[int]:
+        """The source's max_binlog_size; 0 when it does not say so soon."""
+
+
+class Purges(Protocol):
+    """Purges binlog files by hand, on the leader; each returns when it is applied there."""
+
+    async def purge_to(self, name: str) -> None:
+        """UnknownFileError for a file that is not held."""
+
+    async def purge_before(self, seconds: float) -> None: ...
 
 
 class Replica(Protocol):
@@ -201,6 +307,8 @@ class Replica(Protocol):
     def lag_seconds(self) -> float | None: ...
     @property
     def heartbeat_period(self) -> float | None: ...
+    @property
+    def bytes_until_cut_off(self) -> int | None: ...
 
 
 class Listener(Protocol):
@@ -210,7 +318,7 @@ class Listener(Protocol):
     def is_running(self) -> bool: ...
 
     def replicas(self) -> Sequence[Replica]: ...
-    async def start(self, address: str, user: str, password: str) -> None:
+    async def start(self, address: str, user: str, password: str, *, admin: bool = False) -> None:
         """Bind, store and serve. ConflictError when the address is in use."""
 
     async def stop(self) -> None: ...

@@ -8,7 +8,7 @@ are never null, GTID sets are on one line, times are RFC 3339 in UTC.
 import ipaddress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from kingbus.addresses import Address, Url
+from kingbus.units import parse_time
 
 _UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 # As MySQL limits them; longer ones could never log in.
@@ -196,16 +197,40 @@ class StartSource(Body):
 
 
 class StartServer(Body):
-    """The replica-facing listener of the node asked."""
+    """The replica-facing listener of the node asked; `admin`: the user may also PURGE and KILL."""
 
     addr: HostPort
     user: Annotated[str, Field(min_length=1, max_length=USER_CHARACTERS_MAX)]
     password: Annotated[str, Field(max_length=PASSWORD_CHARACTERS_MAX)]
+    admin: StrictBool = False
+
+
+class ReadEntries(Body):
+    from_index: int = Field(ge=1)
+    to_index: int = Field(ge=1)
 
 
 class PurgeBinlogs(Body):
-    to: str | None = None
+    """The files before `to`, or those that were last written before the time `before`."""
+
+    to: Annotated[str | None, Field(min_length=1, max_length=512)] = None
     before: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.to is None) == (self.before is None):
+            raise ValueError("give either to or before")
+        if self.before is not None:
+            try:
+                parse_time(self.before)
+            except ValueError as error:
+                raise ValueError(f"before is {error}") from None
+        return self
+
+    @property
+    def before_seconds(self) -> float:
+        """`before` in seconds since 1970."""
+        return parse_time(self.before or "")
 
 
 # --- data of replies ----------------------------------------------------------------------------
@@ -268,6 +293,7 @@ class ReplicaData(Data):
     lag_transactions: int | None
     lag_seconds: float | None
     heartbeat_period: float | None
+    bytes_until_cut_off: int | None
 
 
 class ServerStatusData(Data):
@@ -291,6 +317,43 @@ class FileData(Data):
     previous_gtids: str
     first_time: str | None
     last_time: str | None
+    closed: bool
+    gaps: list[tuple[int, int]]
+    archived: bool | None
+
+
+class ArchivedFileData(Data):
+    """A file in the archive, held by the log too or not."""
+
+    name: str
+    size: int
+    epoch: int
+    complete: bool
+    first_index: int
+    previous_gtids: str
+    gtids: str
+    first_time: str | None
+    last_time: str | None
+    object: str
+    sha256: str
+    compression: str
+
+
+class ArchiveData(Data):
+    """This node's view of the archive; what was tried and failed is the leader's."""
+
+    target: str
+    serving: bool
+    archiving: bool
+    files: int
+    files_behind: int
+    files_missing: int
+    oldest: str | None
+    newest: str | None
+    last_success: str | None
+    error: str
+    errors: int
+    damaged: list[str]
 
 
 class EventData(Data):
@@ -311,6 +374,27 @@ class CatchUpData(Data):
     share: float
 
 
+class AtRestData(Data):
+    """How this node's disk holds the log.
+
+    `data_bytes`, `stored_bytes`, their `ratio` and the processor's `seconds` are of what was
+    written since the start; null where nothing is transformed. Of all `segments` held some may have
+    compressed or sealed entries, and some of those are sealed.
+    """
+
+    compress: str
+    level: int | None
+    encrypt: str
+    key_id: str | None
+    data_bytes: int | None
+    stored_bytes: int | None
+    ratio: float | None
+    seconds: float | None
+    segments: int
+    transformed_segments: int
+    sealed_segments: int
+
+
 class NodeStatusData(Data):
     name: str
     id: str
@@ -328,6 +412,31 @@ class NodeStatusData(Data):
     cluster_id: str
     warnings: list[str]
     catch_up: CatchUpData | None = None
+    at_rest: AtRestData | None = None
+
+
+class HashData(Data):
+    """`next_index` is behind the last entry that is in the sum."""
+
+    from_index: int
+    next_index: int
+    bytes: int
+    sha256: str
+    problem: str | None
+
+
+class StateHashData(Data):
+    index: int
+    state_hash: str
+
+
+class EntryData(Data):
+    """`data` is in base64."""
+
+    index: int
+    term: int
+    type: int
+    data: str
 
 
 class HealthData(Data):

@@ -7,7 +7,15 @@ Each function takes the applied state (and what other layers say of themselves) 
 from collections.abc import Iterable
 
 from kingbus.admin import schema
-from kingbus.admin.protocols import CatchUp, Identity, NodeStatus, ReceiverStatus, Replica
+from kingbus.admin.protocols import (
+    Archive,
+    AtRest,
+    CatchUp,
+    Identity,
+    NodeStatus,
+    ReceiverStatus,
+    Replica,
+)
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import FIRST_POSITION, RelayState
 from kingbus.membership.cluster import Cluster
@@ -114,25 +122,77 @@ def _replica(replica: Replica) -> schema.ReplicaData:
         lag_transactions=replica.lag_transactions,
         lag_seconds=replica.lag_seconds,
         heartbeat_period=replica.heartbeat_period,
+        bytes_until_cut_off=replica.bytes_until_cut_off,
     )
 
 
-def files(state: RelayState) -> list[schema.FileData]:
+def files(state: RelayState, archive: Archive | None) -> list[schema.FileData]:
     """The files held, oldest first."""
-    return [_file(row) for row in state.files]
+    return [
+        _file(row, archived=archive.has(row) if archive is not None else None)
+        for row in state.files
+    ]
 
 
-def _file(row: record_pb2.FileRow) -> schema.FileData:
+def archive_status(archive: Archive) -> schema.ArchiveData:
+    """The archive as this node knows it."""
+    status = archive.status()
+    return schema.ArchiveData(
+        target=status.target,
+        serving=status.serving,
+        archiving=status.archiving,
+        files=status.files,
+        files_behind=status.files_behind,
+        files_missing=status.files_missing,
+        oldest=status.oldest or None,
+        newest=status.newest or None,
+        last_success=schema.time_text(status.last_success),
+        error=status.error,
+        errors=status.errors,
+        damaged=list(status.damaged),
+    )
+
+
+def archived_files(archive: Archive) -> list[schema.ArchivedFileData]:
+    """What is in the archive, oldest first."""
+    return [
+        schema.ArchivedFileData(
+            name=file.row.served_name,
+            size=file.row.end_position,
+            epoch=file.row.epoch,
+            complete=is_complete(file.row),
+            first_index=file.row.first_index,
+            previous_gtids=str(file.before),
+            gtids=str(file.after.subtract(file.before)),
+            first_time=schema.time_text(file.row.first_time),
+            last_time=schema.time_text(file.row.last_time),
+            object=file.key,
+            sha256=file.sha256,
+            compression=file.compression,
+        )
+        for file in archive.files()
+    ]
+
+
+def is_complete(row: record_pb2.FileRow) -> bool:
+    """Whether a file is held as the source has it, without a gap."""
+    return not row.gaps and row.start_position <= FIRST_POSITION
+
+
+def _file(row: record_pb2.FileRow, *, archived: bool | None) -> schema.FileData:
     previous = GtidSet.decode(row.previous_gtids) if row.previous_gtids else GtidSet()
     return schema.FileData(
         name=row.served_name,
         size=row.end_position,
         epoch=row.epoch,
-        complete=not row.gaps and row.start_position <= FIRST_POSITION,
+        complete=is_complete(row),
         first_index=row.first_index,
         previous_gtids=str(previous),
         first_time=schema.time_text(row.first_time),
         last_time=schema.time_text(row.last_time),
+        closed=row.closed,
+        gaps=[(gap.start, gap.end) for gap in row.gaps],
+        archived=archived,
     )
 
 
@@ -144,6 +204,7 @@ def node_status(
     cluster_id: int,
     version: str,
     warnings: Iterable[str],
+    at_rest: AtRest | None = None,
 ) -> schema.NodeStatusData:
     """This node's own view."""
     return schema.NodeStatusData(
@@ -163,6 +224,24 @@ def node_status(
         cluster_id=schema.member_id_text(cluster_id),
         warnings=list(warnings),
         catch_up=_catch_up(status.catch_up),
+        at_rest=_at_rest(at_rest) if at_rest is not None else None,
+    )
+
+
+def _at_rest(status: AtRest) -> schema.AtRestData:
+    counts = bool(status.level or status.key_id)
+    return schema.AtRestData(
+        compress="zstd" if status.level else "none",
+        level=status.level or None,
+        encrypt="cluster-key" if status.key_id else "none",
+        key_id=status.key_id or None,
+        data_bytes=status.data_bytes if counts else None,
+        stored_bytes=status.stored_bytes if counts else None,
+        ratio=round(status.stored_bytes / status.data_bytes, 4) if status.data_bytes else None,
+        seconds=round(status.seconds, 3) if counts else None,
+        segments=status.segments,
+        transformed_segments=status.transformed_segments,
+        sealed_segments=status.sealed_segments,
     )
 
 

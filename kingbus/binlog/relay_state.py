@@ -370,19 +370,7 @@ class RelayState:
             self._start_file(changes, meta)
         elif meta.gap_before:
             self._note_gap(changes, meta)
-        packets = len(meta.packet_offsets) // 4
-        row = BatchRow(
-            file=self.files[-1].ordinal,
-            start_position=meta.start_position,
-            end_position=meta.end_position,
-            packets=packets,
-            gtids=_gtids_of(runs).encode(),
-            begins_in_transaction=meta.begins_in_transaction,
-            begins_in_event=meta.begins_in_event,
-            gap_before=meta.gap_before,
-            bytes=packet_bytes,
-            first_transaction=_first_transaction(meta, packets),
-        )
+        row = row_of(meta, self.files[-1].ordinal, packet_bytes)
         if packet_bytes >= UNREAD_BYTES_MIN and meta.HasField("first_sequence"):
             _describe_unread(row, meta)
         changes.batch_row = row
@@ -814,6 +802,24 @@ def _may_repeat(row: FileRow) -> bool:
         except MalformedGtidSetError:
             return True
     return not before.contains(GtidSet.decode(row.previous_gtids))
+
+
+def row_of(meta: EventBatch, file: int, packet_bytes: int) -> BatchRow:
+    """What the batch index says of a batch in the file of that ordinal."""
+    runs = [(run.uuid, run.tag, run.first, run.last) for run in meta.gtid_runs]
+    packets = len(meta.packet_offsets) // 4
+    return BatchRow(
+        file=file,
+        start_position=meta.start_position,
+        end_position=meta.end_position,
+        packets=packets,
+        gtids=_gtids_of(runs).encode(),
+        begins_in_transaction=meta.begins_in_transaction,
+        begins_in_event=meta.begins_in_event,
+        gap_before=meta.gap_before,
+        bytes=packet_bytes,
+        first_transaction=_first_transaction(meta, packets),
+    )
 
 
 def _gtids_of(runs: Iterable[_Run]) -> GtidSet:

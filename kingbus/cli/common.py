@@ -23,6 +23,13 @@ Admin = Annotated[
 TokenFile = Annotated[
     Path | None, typer.Option("--token-file", help="File with the admin API's bearer token.")
 ]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster-key-file",
+        help="The cluster key that opens a sealed log; else the directory's own.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the API's data as JSON.")]
 PasswordFile = Annotated[
     Path | None, typer.Option("--password-file", help="File whose first line is the password.")

@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from kingbus import __version__
-from kingbus.cli import members, run, server, source, status, storage
+from kingbus.cli import (
+    archive,
+    binlog_export,
+    cluster,
+    members,
+    run,
+    server,
+    source,
+    status,
+    storage,
+)
 from kingbus.cli.common import UsageError, complain
 from kingbus.errors import ConfigError, KingbusError
 
@@ -46,10 +56,13 @@ app.command()(run.join)
 app.command()(run.leave)
 app.command()(status.status)
 app.add_typer(run.config_app, name="config")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(members.app, name="member")
 app.add_typer(source.app, name="source")
 app.add_typer(server.app, name="server")
 app.add_typer(status.binlog, name="binlog")
+status.binlog.command()(binlog_export.export)
+app.add_typer(archive.app, name="archive")
 app.add_typer(storage.app, name="storage")
 
 

@@ -29,6 +29,7 @@ _REPLICA_COLUMNS = {
     "last_gtid": "LAST GTID",
     "lag_transactions": "BEHIND",
     "lag_seconds": "SECONDS",
+    "bytes_until_cut_off": "BYTES LEFT",
 }
 
 
@@ -37,6 +38,9 @@ def start(
     addr: Annotated[str, typer.Option("--addr", help="HOST:PORT to listen on.")],
     user: Annotated[str, typer.Option("--user", help="The user that replicas log in as.")],
     password_file: PasswordFile = None,
+    admin_user: Annotated[
+        bool, typer.Option("--admin-user", help="It may also PURGE BINARY LOGS and KILL.")
+    ] = False,
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
 ) -> None:
@@ -45,7 +49,9 @@ def start(
     if found is None:
         raise UsageError("a password is needed: --password-file or KINGBUS_SERVER_PASSWORD")
     with client(admin, token_file) as api:
-        body = {"addr": addr, "user": user, "password": found}
+        body: dict[str, Any] = {"addr": addr, "user": user, "password": found}
+        if admin_user:
+            body["admin"] = True
         api.ask("PUT", "/binlog/server/start", body)
 
 

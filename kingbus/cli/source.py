@@ -12,6 +12,7 @@ from kingbus.cli.common import (
     TokenFile,
     UsageError,
     client,
+    complain,
     password,
     show_facts,
     show_json,
@@ -53,7 +54,9 @@ def set_source(
     if found is not None:
         body["mysql_password"] = found
     with client(admin, token_file) as api:
-        api.ask("PUT", "/binlog/syncer/config", body)
+        warning = api.ask("PUT", "/binlog/syncer/config", body)
+    if warning:
+        complain(f"kingbus: warning: {warning}")
 
 
 @app.command()

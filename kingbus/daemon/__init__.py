@@ -10,8 +10,12 @@
     keeper      the task that takes the steps by which configured and stored come together,
     configured  of which these are those for source and listener,
     attributes  and for what the other members are told of this one
+    disk        what log and index take of the reserve
     newness     the proof that a new voter is new
     watched     the relay as the node's state machine, which tells when configuration changed
+    room        what a full disk makes the node wait for
+    recover     a stopped member becomes the only voter of a new cluster
+    repair      a stopped member's damaged files are put right with what a peer holds
     turns       how long one turn of the event loop takes
     worker      threads for calls that block
 

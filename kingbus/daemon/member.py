@@ -4,9 +4,12 @@
      |- node.run                        Raft; ends by itself when this member was removed
      |- transport.run, transport.serve  lanes to the peers, and what they dial
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
+     |- purger.run                   keeps the log within its reserve, everywhere while it leads
      |- dump_workers.run                processes that perform dumps, where some are wanted
+     |- archiver.run                    copies closed files while this node leads, if wanted
      |- binlog_server.run               a task for each replica; its errors end that replica only
      |- admin, metrics                  HTTP; a request's errors end that request only
+     |- room                            looks for room on a full disk, and hands leadership over
      |- keeper                          cluster key, seeding, attributes, listener as stored
      '- proof                           that a new voter is new, where no peer could tell
     signals                             beside it: SIGTERM and SIGINT begin the stop
@@ -29,6 +32,8 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,17 +41,22 @@ import trio
 from kingbus import __version__, log, metrics
 from kingbus.admin.cluster_key import CALL_METHOD as KEY_METHOD
 from kingbus.admin.cluster_key import ClusterKeyKeeper
+from kingbus.admin.errors import status_of
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.listener import ListenerControl
 from kingbus.admin.operations import CALL_METHOD as ADMIN_METHOD
 from kingbus.admin.operations import Operations
 from kingbus.admin.serving import start_listening
+from kingbus.admin.storage import StorageQuestions
 from kingbus.binlog.command import COMMAND_VERSION
+from kingbus.binlog.retention import Policy, reserve_warning
 from kingbus.daemon.attributes import OwnAttributes
 from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
+from kingbus.daemon.disk import NodeDisk
 from kingbus.daemon.endpoints import Endpoints
 from kingbus.daemon.keeper import keep
 from kingbus.daemon.newness import Newness
+from kingbus.daemon.room import Room
 from kingbus.daemon.signals import Stop
 from kingbus.daemon.sockets import Sockets
 from kingbus.daemon.start import Ground
@@ -54,25 +64,32 @@ from kingbus.daemon.watched import Feeding, Watched
 from kingbus.daemon.worker import Worker
 from kingbus.errors import KingbusError
 from kingbus.mysql import auth
+from kingbus.mysql.errors import internal_error, unknown_log_file
 from kingbus.node.calls import register_calls
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
-from kingbus.replication.receiver import Receiver
+from kingbus.replication.file_content import read_chunk
+from kingbus.replication.purger import CALL_METHOD as RETENTION_METHOD
+from kingbus.replication.purger import Purger
+from kingbus.replication.receiver import RESERVE_FULL, Receiver
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret
+from kingbus.storage.log_keys import KEY_FILE
 from kingbus.transport.transport import Transport
 
 if TYPE_CHECKING:
+    from kingbus.daemon.archiving import Archiving
     from kingbus.replication.worker_pool import DumpWorkers
 
 _log = log.get_logger("daemon")
 
+ARCHIVE = "archive"
+"""Its name among the replicas that a purge goes by."""
 STOP_SECONDS_MAX = 8.0  # of the 10 that are promised
 HANDOVER_SECONDS_MAX = 3.0
-KEY_FILE = "cluster.key"
 
 
 class Member:
@@ -88,7 +105,9 @@ class Member:
         self._sockets = sockets
         self._worker = worker
         self._build_node(ground)
+        self._archiving = self._make_archiving(ground)
         self._build_replication()
+        self._build_purger(ground)
         self._build_admin()
         self._build_keeping(ground)
 
@@ -96,6 +115,7 @@ class Member:
         config, prepared = self._config, ground.prepared
         member_id, generator = self._identity.member_id, random.SystemRandom()
         self._dump_workers: DumpWorkers | None = None
+        self._room = Room(store=ground.store, ballast=ground.ballast, runner=self._worker)
         if self._workers_wanted:
             self._watched: Watched = Feeding(self._relay, member_id, self._note_applied)
         else:
@@ -126,17 +146,20 @@ class Member:
                 runner=self._worker,
                 installed=self._watched.notify,
             ),
+            room=self._room,
         )
         self._transport.attach(self._node)
 
     def _build_replication(self) -> None:
         config = self._config
         self._facts = ServedFacts(
-            cluster_id=self._identity.cluster_id,
+            cluster_id=self._identity.served_id,
             relay=self._relay,
             receiver=self._receiver_status,
             listening=lambda: self._server.address,
             hostname=socket.gethostname(),
+            purge=self._purge,
+            until_purge=self._until_purged,
             version=config.server.version if config.server is not None else "",
         )
         self._receiver = Receiver(
@@ -144,15 +167,64 @@ class Member:
             relay=self._relay,
             identity=self._facts,
             secret=lambda: self._keys.secret,
-            is_full=lambda: self._store.is_full,
+            is_full=self._is_full,
             changed=lambda: self._watched.changed,
             random=random.SystemRandom(),
         )
         dumper: Dumper = self._dump
         if self._workers_wanted:
             dumper = self._dump_workers = self._make_dump_workers()
+        if self._archiving is not None:
+            dumper = self._archiving.served(dumper, self._facts)
         self._server = BinlogServer(
             facts=self._facts, dumper=dumper, rsa_key=auth.PrivateKey.generate()
+        )
+
+    def _build_purger(self, ground: Ground) -> None:
+        retain = self._config.retain
+        self._disk = NodeDisk(
+            store=self._store,
+            database=ground.database,
+            runner=self._worker,
+            exceeds=self._config.reserve_overflow == "exceed",
+        )
+        self._purger = Purger(
+            node=self._node,
+            relay=self._relay,
+            disk=self._disk,
+            calls=self._transport,
+            others=lambda: [
+                each.id for each in self._node.cluster if each.id != self._identity.member_id
+            ],
+            attached=self._attached,
+            end_overtaken=self._server.end_overtaken,
+            policy=Policy(
+                keep_seconds=retain.keep_for,
+                files_min=retain.files_min,
+                replica_seconds=retain.replicas_for,
+            ),
+        )
+        self._transport.register(RETENTION_METHOD, self._purger.handle_call)
+
+    def _attached(self) -> Iterator[tuple[str, str]]:
+        """Who reads which file here; the archive reads as a replica would, on the leader."""
+        for replica in self._server.replicas():
+            yield replica.uuid, replica.file
+        files = self._relay.state.files
+        if self._archiving is not None and files and self._node.leadership.is_ready:
+            behind = self._archiving.archiver.behind()
+            yield ARCHIVE, (behind or files[-1:])[0].served_name
+
+    def _make_archiving(self, ground: Ground) -> "Archiving | None":
+        if ground.archive is None or self._config.archive is None:
+            return None
+        from kingbus.daemon.archiving import Archiving
+
+        return Archiving(
+            ground.archive,
+            self._config.archive,
+            relay=self._relay,
+            leads=lambda: self._node.leadership.is_ready,
         )
 
     @property
@@ -192,12 +264,15 @@ class Member:
             announce=self._announce_key,
             runner=self._worker,
         )
+        archive = self._archiving.archiver if self._archiving is not None else None
         self._leader = LeaderOperations(
             node=node,
             relay=relay,
             receiver=self._receiver,
             identity=self._facts,
             keys=self._keys,
+            purger=self._purger,
+            archive=archive,
         )
         self._listener = ListenerControl(
             server=self._server,
@@ -217,13 +292,24 @@ class Member:
             identity=self._facts,
             election_timeout=config.election_timeout,
             events=self._facts.binlog_events,
+            content=partial(read_chunk, relay),
+            archive=archive,
             warnings=self._warnings,
+            at_rest=self._store.at_rest_status,
+            disk_full=lambda: self._room.reason,
+            storage=StorageQuestions(
+                log=self._store,
+                applied=lambda: relay.applied_index,
+                digest_at=relay.digest_at,
+                runner=self._worker,
+            ),
         )
         register_calls(
             self._transport,
             node,
             took_part=lambda each: each in relay.state.members,
             key_id=self._announced_key_id,
+            origin_id=self._identity.origin_id,
         )
         self._transport.register(ADMIN_METHOD, self._operations.handle_call)
         self._transport.register(KEY_METHOD, self._keys.handle_call)
@@ -274,6 +360,26 @@ class Member:
             catch_up_seconds_max=server.wait_for_catch_up if server is not None else 30.0,
         )
 
+    def _is_full(self) -> bool:
+        if self._room.reason:
+            return True  # no purge is due and no setting helps: the disk itself has no room
+        pending = self._node.uncommitted_bytes
+        return self._disk.is_full(pending, only_open_left=self._purger.has_purged_all)
+
+    def _until_purged(self, index: int) -> int:
+        return self._purger.until_purged(index)
+
+    async def _purge(self, *, to: str, before: float | None) -> None:
+        """PURGE BINARY LOGS, which the leader does."""
+        when = datetime.fromtimestamp(before, UTC).isoformat() if before is not None else ""
+        body = {"before": when} if when else {"to": to}
+        try:
+            await self._operations.forward("POST", "/binlog/purge", body)
+        except KingbusError as error:
+            raise (
+                unknown_log_file() if status_of(error) == 404 else internal_error(str(error))
+            ) from error
+
     def _receiver_status(self) -> ReceiverStatus:
         return self._receiver.status()
 
@@ -294,8 +400,15 @@ class Member:
     def _warnings(self) -> Iterator[str]:
         yield from self._config.warnings()
         yield from self._store.warnings
-        if self._store.is_full:
+        if self._room.reason:
+            yield self._room.reason
+        elif self._receiver.status().error == RESERVE_FULL:
             yield "reserve-data-size is used up: the receiver takes nothing more"
+        too_small = reserve_warning(
+            self._config.reserve_data_size, self._receiver.source_binlog_size
+        )
+        if too_small:
+            yield too_small
         difference = self._source.difference()
         if difference:
             yield difference
@@ -320,10 +433,14 @@ class Member:
                 await nursery.start(self._dump_workers.run)
             await nursery.start(self._server.run)
             nursery.start_soon(self._receiver.run)
+            nursery.start_soon(self._purger.run)
+            if self._archiving is not None:
+                nursery.start_soon(self._archiving.archiver.run)
             await self._listener.reconcile()
             await open_configured_listener(self._options, self._listener)
             await nursery.start(self._endpoints.run, self._operations, self._refresh_metrics)
             nursery.start_soon(self._keep)
+            nursery.start_soon(self._room.run, self._node, self._watched.notify)
             nursery.start_soon(self._newness.prove)
             nursery.start_soon(self._watch_leadership)
             # What is there now stays. To look at it again and again would stop the loop for 40 ms

@@ -10,10 +10,17 @@ _T = TypeVar("_T")
 
 
 class Worker:
-    """Runs blocking calls in threads of its own, at most `threads` at a time; others wait."""
+    """Runs blocking calls in threads of its own, at most `threads` at a time; others wait.
 
-    def __init__(self, threads: int) -> None:
+    Who is cancelled waits for the end of the call, unless calls are `abandoned`: those that may
+    hang for longer than a stop may take, and of which nothing depends on the end.
+    """
+
+    def __init__(self, threads: int, *, abandoned: bool = False) -> None:
         self._limiter = trio.CapacityLimiter(threads)
+        self._abandoned = abandoned
 
     async def __call__(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
-        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        return await trio.to_thread.run_sync(
+            function, *args, limiter=self._limiter, abandon_on_cancel=self._abandoned
+        )

@@ -201,6 +201,11 @@ def unknown_log_file() -> MySQLError:
     return MySQLError(1373, "HY000", "Target log not found in binlog index")
 
 
+def incorrect_datetime(value: str) -> MySQLError:
+    """1292: text that is no time."""
+    return MySQLError(1292, "22007", f"Incorrect datetime value: '{value[:64]}'")
+
+
 def show_binlog_events_failed(reason: str) -> MySQLError:
     """1220: SHOW BINLOG EVENTS of a file or position that is not there."""
     return MySQLError(1220, "HY000", f"Error when executing command SHOW BINLOG EVENTS: {reason}")
@@ -256,6 +261,20 @@ def replaced_by_same_replica(
         f"source; the first event '{first_file}' at {first_position}, the last event read from "
         f"'./{last_file}' at {last_position}, the last byte read from './{last_file}' at "
         f"{last_position}."
+    )
+
+
+NEXT_LOG_MISSING = "could not find next log"
+
+
+def next_log_not_found(
+    first_file: str, first_position: int, last_file: str, last_position: int
+) -> MySQLError:
+    """1236, the log was purged under the dump; names where it had got to."""
+    return fatal_dump_error(
+        f"{NEXT_LOG_MISSING}; the first event '{first_file}' at {first_position}, the last "
+        f"event read from './{last_file}' at {last_position}, the last byte read from "
+        f"'./{last_file}' at {last_position}."
     )
 
 

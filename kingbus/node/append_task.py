@@ -2,26 +2,31 @@
 
 What waits becomes one write; what depends on a write is handed on once it is durable, and not
 before. The same task cuts the log and installs snapshots (`log_start`), so that nothing is ever
-done to the log beside a write. What this module must not know: the core, and to whom the responses
+done to the log beside a write. On a full disk it waits with what it has, and so nobody is told that
+anything of it is durable. What this module must not know: the core, and to whom the responses
 go.
 """
 
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import trio
 
 from kingbus import metrics
 from kingbus.node.log_start import LogStart
-from kingbus.node.machine import Log, Runner
+from kingbus.node.machine import Log, Room, Runner
 from kingbus.node.writes import Gathered, gather
 from kingbus.raft.types import HardState, Message, Snapshot
+from kingbus.storage.errors import NoRoomError
 from kingbus.storage.log import LogWrite
 
 IDLE_SECONDS = 1.0
 """After this long without a write the log is told, so that it can mark its end as durable."""
 
+
+_T = TypeVar("_T")
 
 Install = Callable[[Snapshot, Callable[[], Awaitable[None]]], Awaitable[None]]
 """Has log, state and membership replaced by a snapshot's; the second is the step that replaces the
@@ -43,12 +48,14 @@ class AppendTask:
         recorded: HardState,
         install: Install,
         deliver: Callable[[Sequence[Message]], None],
+        room: Room | None = None,
     ) -> None:
         self._log = log
         self._log_start = log_start
         self._runner = runner
         self._install = install
         self._deliver = deliver
+        self._room = room
         self._saved = recorded
         self._latest = recorded
         self._queue: deque[Message] = deque()
@@ -57,6 +64,10 @@ class AppendTask:
     def put(self, message: Message) -> None:
         """Something to be written, behind all that was before."""
         self._queue.append(message)
+        self._work.set()
+
+    def look_again(self) -> None:
+        """There may be room on the disk: the log is to look for it when it is idle."""
         self._work.set()
 
     def cut(self) -> None:
@@ -76,7 +87,7 @@ class AppendTask:
             else:
                 self._work = trio.Event()
             if self._log_start.is_to_be_cut:
-                await self._log_start.cut()
+                await self._when_room(self._log_start.cut)
 
     async def _append(self) -> None:
         gathered = gather(self._queue, self._saved)
@@ -104,10 +115,21 @@ class AppendTask:
         )
 
     async def _write(self, write: LogWrite) -> None:
-        metrics.STORAGE_FSYNC_SECONDS.observe(await self._runner(self._timed_write, write))
+        metrics.STORAGE_FSYNC_SECONDS.observe(
+            await self._when_room(lambda: self._runner(self._timed_write, write))
+        )
         self._log.publish(write)
         if write.hard_state is not None:
             self._saved = write.hard_state
+
+    async def _when_room(self, action: Callable[[], Awaitable[_T]]) -> _T:
+        while True:
+            try:
+                return await action()
+            except NoRoomError as error:
+                if self._room is None:
+                    raise
+                await self._room.for_log(error)
 
     def _timed_write(self, write: LogWrite) -> float:
         began = time.perf_counter()

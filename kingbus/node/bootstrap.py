@@ -20,9 +20,15 @@ from kingbus.errors import KingbusError
 from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member, normalize_urls
 from kingbus.node.calls import ClusterAnswer, ask_cluster
-from kingbus.node.errors import BootstrapError, MemberRemovedError, RestartError
+from kingbus.node.errors import (
+    BootstrapError,
+    MemberRemovedError,
+    RestartError,
+    StaleDirectoryError,
+)
 from kingbus.node.machine import Runner
 from kingbus.pb import record_pb2
+from kingbus.raft.types import HardState
 from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.transport.errors import TransportError
 
@@ -103,7 +109,9 @@ def decide(
     check_owner(config.name, identity, is_removed=is_removed)
     if has_log:
         if identity is None:
-            raise RestartError("the data directory has a log but does not say whose it is")
+            raise RestartError(
+                "the data directory has a log but does not say whose it is: it lacks identity.json"
+            )
         return Restart(identity=identity)
     if not config.is_new:
         if not config.others:
@@ -168,15 +176,22 @@ async def prepare(
     """
     if (directory.path / FORGOT_FILE).exists():
         raise forgotten(config.name, "the log", took_part_again=True)
+    torn = directory.has_torn_log
     decision = decide(
         config,
         identity=directory.identity,
-        has_log=directory.has_log,
+        # Who joins goes on with what there is; who begins a cluster begins anew.
+        has_log=directory.has_log or (torn and not config.is_new),
         is_removed=is_marked_removed(directory),
     )
+    if members is not None and not isinstance(decision, Restart):
+        raise RestartError(
+            "the database in the data directory is that of a member, but its log is empty",
+            hint="Restore the log, or remove the member and add it anew with an empty directory.",
+        )
     match decision:
         case Start():
-            prepared = await _start(config, decision, ask)
+            prepared = await _start(config, decision, ask, torn=torn)
         case Join():
             prepared = await _join(config, decision, ask)
         case Restart():
@@ -185,16 +200,20 @@ async def prepare(
     return prepared
 
 
-def _identity(name: str, member: Member, cluster: Cluster) -> Identity:
+def _identity(name: str, member: Member, cluster: Cluster, *, origin_id: int = 0) -> Identity:
     return Identity(
         name=name,
         member_id=member.id,
         cluster_id=cluster.cluster_id,
+        origin_id=origin_id,
         created=datetime.now(tz=UTC).isoformat(timespec="seconds"),
     )
 
 
-async def _start(config: BootstrapConfig, decision: Start, ask: Ask) -> Prepared:
+async def _start(
+    config: BootstrapConfig, decision: Start, ask: Ask, *, torn: bool = False
+) -> Prepared:
+    """`torn`: the first write was never whole, so whatever peers heard was no promise."""
     cluster, member = decision.cluster, decision.member
     for url, answer in (await _ask_all(config.others, ask)).items():
         theirs = answer.cluster
@@ -207,7 +226,7 @@ async def _start(config: BootstrapConfig, decision: Start, ask: Ask) -> Prepared
             )
         if member.id in theirs.removed:
             raise MemberRemovedError(f"{url} says that {config.name} was removed from the cluster")
-        if member.id in answer.bootstrapped:
+        if member.id in answer.bootstrapped and not torn:
             raise forgotten(config.name, url)
     return Prepared(
         path="start",
@@ -244,7 +263,9 @@ async def _join(config: BootstrapConfig, decision: Join, ask: Ask) -> Prepared:
                     _check_memory(member, answers)
                     return Prepared(
                         path="join",
-                        identity=_identity(config.name, member, cluster),
+                        identity=_identity(
+                            config.name, member, cluster, origin_id=newest.origin_id
+                        ),
                         cluster=cluster.emptied(),
                         foreseen=cluster,
                     )
@@ -331,6 +352,11 @@ async def _restart(
     if members is not None:
         cluster = Cluster.from_record(members)
         if cluster.cluster_id != identity.cluster_id:
+            if cluster.cluster_id in identity.former_ids:
+                raise RestartError(
+                    "the recovery of this member as a cluster of its own was not finished",
+                    hint="Repeat it: kingbus storage recover --force-new-cluster",
+                )
             raise RestartError(
                 f"the database is of cluster {cluster.cluster_id:x}, the directory of"
                 f" {identity.cluster_id:x}"
@@ -374,6 +400,28 @@ async def _ask_all(urls: Sequence[str], ask: Ask) -> dict[str, ClusterAnswer]:
         for url in urls:
             nursery.start_soon(one, url)
     return answers
+
+
+async def check_not_stale(
+    prepared: Prepared, hard_state: HardState, last_index: int, *, ask: Ask = ask_cluster
+) -> None:
+    """StaleDirectoryError when a peer that led has seen more of this log than there is.
+
+    Who led and still runs remembers what was acknowledged to it; where nobody does, nothing is
+    found. Nobody has to answer.
+    """
+    own = prepared.identity.member_id
+    urls = [url for m in prepared.cluster if m.id != own for url in m.peer_urls]
+    for url, answer in (await _ask_all(urls, ask)).items():
+        if answer.cluster.cluster_id != prepared.identity.cluster_id:
+            continue
+        known = answer.acknowledged.get(own, (0, 0))
+        if (hard_state.term, last_index) < known:
+            term, index = known
+            raise StaleDirectoryError(
+                f"the log here ends in term {hard_state.term} at index {last_index}, but {url} was"
+                f" told by this member, in term {term}, that it had index {index}"
+            )
 
 
 def _list(cluster: Cluster) -> str:

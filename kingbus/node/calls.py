@@ -6,8 +6,8 @@ JSON, ids in hexadecimal. What this module must not know: sockets; `call_url` ha
 
 import json
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kingbus.membership.cluster import Cluster
@@ -28,6 +28,8 @@ class ClusterAnswer:
     """What a member knows: the membership, who leads, and which members have ever taken part.
 
     `key_id` names the announced cluster key, which tells nothing about it; empty: not known.
+    `origin_id` is the cluster that replicas and source know this one as, where it is another.
+    `acknowledged` gives, for a member, the newest term and index that it told this one as leader.
     """
 
     cluster: Cluster
@@ -35,6 +37,8 @@ class ClusterAnswer:
     leader_id: int
     bootstrapped: frozenset[int]
     key_id: str = ""
+    origin_id: int = 0
+    acknowledged: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """JSON."""
@@ -59,6 +63,8 @@ class ClusterAnswer:
                 "leader_id": f"{self.leader_id:x}",
                 "bootstrapped": [f"{each:x}" for each in sorted(self.bootstrapped)],
                 "key_id": self.key_id,
+                "origin_id": f"{self.origin_id:x}",
+                "acknowledged": {f"{each:x}": at for each, at in self.acknowledged.items()},
             }
         ).encode()
 
@@ -90,6 +96,11 @@ class ClusterAnswer:
                 leader_id=int(found["leader_id"], 16),
                 bootstrapped=frozenset(int(each, 16) for each in found["bootstrapped"]),
                 key_id=str(found.get("key_id", "")),
+                origin_id=int(found.get("origin_id", "0"), 16),
+                acknowledged={
+                    int(each, 16): (int(term), int(index))
+                    for each, (term, index) in found.get("acknowledged", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not an answer about a cluster: {error!r}") from None
@@ -101,11 +112,12 @@ def register_calls(
     *,
     took_part: Callable[[int], bool] = lambda _: False,
     key_id: Callable[[], str] = lambda: "",
+    origin_id: int = 0,
 ) -> None:
     """Answer both calls from this node.
 
     The rest adds what the applied log knows: whether a member has ever announced itself, and which
-    cluster key was announced.
+    cluster key was announced; and `origin_id`, see ClusterAnswer.
     """
 
     async def cluster(_caller: int, _body: bytes) -> bytes:
@@ -124,6 +136,12 @@ def register_calls(
             leader_id=status.leader_id,
             bootstrapped=frozenset(seen),
             key_id=key_id(),
+            origin_id=origin_id,
+            acknowledged={
+                member.id: at
+                for member in known
+                if (at := node.peers.acknowledgement(member.id)) != (0, 0)
+            },
         ).encode()
 
     async def health(_caller: int, _body: bytes) -> bytes:

@@ -80,6 +80,15 @@ class RestartError(NodeError):
     """What is on disk cannot be started from, or not with this configuration."""
 
 
+class StaleDirectoryError(NodeError):
+    """This member's log ends before what it acknowledged: an older copy of it was put back."""
+
+    hint = (
+        "Bring the newest directory back, or remove this member and add it anew with an empty one;"
+        " with the older one it lost what it promised."
+    )
+
+
 class BootstrapError(NodeError):
     """A new member cannot start or join as configured."""
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 from kingbus.pb import record_pb2
 from kingbus.raft.storage import Storage
 from kingbus.raft.types import ConfState, Entry, Snapshot
+from kingbus.storage.errors import NoRoomError
 from kingbus.storage.log import LogWrite
 
 _Ts = TypeVarTuple("_Ts")
@@ -45,11 +46,26 @@ class StateMachine(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Whether the disk has room; a node without one ends when it has not."""
+
+    async def for_log(self, error: NoRoomError) -> None:
+        """A write of the log found no room and changed nothing; return to try it again."""
+        ...
+
+    async def for_state(self) -> None:
+        """Return when what was applied can be written."""
+        ...
+
+
 class Log(Storage, Protocol):
     """The stable log: the reads of raft.Storage and two steps to write."""
 
     def write(self, write: LogWrite) -> None:
-        """Make it durable; blocking, in a worker thread, one at a time."""
+        """Make it durable; blocking, in a worker thread, one at a time.
+
+        NoRoomError on a full disk: nothing was changed.
+        """
         ...
 
     def publish(self, write: LogWrite) -> None:

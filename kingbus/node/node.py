@@ -38,13 +38,14 @@ from kingbus.node.errors import (
     MembershipBusyError,
     NotLeaderError,
     ProposalLostError,
+    StaleDirectoryError,
 )
 from kingbus.node.fates import SnapshotFates
 from kingbus.node.handover import Handover
 from kingbus.node.inbox import Inbox
 from kingbus.node.leadership import Leadership
 from kingbus.node.log_start import LogStart
-from kingbus.node.machine import AppliedBatch, Log, Runner, Snapshots, StateMachine
+from kingbus.node.machine import AppliedBatch, Log, Room, Runner, Snapshots, StateMachine
 from kingbus.node.membership import Membership
 from kingbus.node.peers import Peers
 from kingbus.node.proposals import Proposal, Proposals
@@ -104,7 +105,8 @@ class Node:
     members of a new cluster, and only on an empty log; `foreseen` is the membership that a joining
     node was told of, by which it answers the others until it has applied as much. `runner` runs
     a blocking call in a worker thread. Without `snapshots` the log must keep its beginning: none is
-    sent and none is taken. RestartError when log and machine do not fit together.
+    sent and none is taken. Without `room` a full disk ends it. RestartError when log and machine
+    do not fit together.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Node:
         bootstrap: Sequence[Member] = (),
         foreseen: Cluster | None = None,
         snapshots: Snapshots | None = None,
+        room: Room | None = None,
     ) -> None:
         self.member_id = member_id
         self.settings = settings or NodeSettings()
@@ -162,7 +165,9 @@ class Node:
             recorded=recorded,
             install=self._install,
             deliver=self._deliver,
+            room=room,
         )
+        self._room = room
         self._apply_queue: deque[Message] = deque()
         self._apply_work = trio.Event()
 
@@ -265,11 +270,19 @@ class Node:
         now = trio.current_time()
         for message in self._inbox.take():
             self.peers.heard(message.from_, now)
+            if message.type is MessageType.HEARTBEAT and message.commit > raw.last_index:
+                # A leader's heartbeat commits at most what it knows to be durable here.
+                raise StaleDirectoryError(
+                    f"the log here ends at index {raw.last_index}, but the leader knows that this"
+                    f" member had everything up to {message.commit}"
+                )
             self._step(message)
             if message.type is MessageType.APP:
                 self._log_start.heard_commit(message.commit)
             elif message.type is MessageType.APP_RESP and not message.reject:
                 self._fates.acknowledged(message.from_, message.index)
+                if raw.role is Role.LEADER and message.term == raw.term:
+                    self.peers.acknowledged(message.from_, message.term, message.index)
         if self._unreachable:
             for member_id in sorted(self._unreachable):
                 raw.report_unreachable(member_id)
@@ -384,6 +397,8 @@ class Node:
         while True:
             await self._apply_work.wait()
             while self._apply_queue:
+                if self._room is not None:
+                    await self._room.for_state()
                 await self._log_start.wait_installed()
                 message = self._apply_queue.popleft()
                 if message.entries[-1].index > self._applied:
@@ -537,6 +552,10 @@ class Node:
         """Until role, term, leader or what is applied have changed."""
         await self._progressed.wait()
 
+    def look_for_room(self) -> None:
+        """Have the log look whether the disk has room again, once it is idle."""
+        self._append.look_again()
+
     async def turned(self) -> None:
         """Until the loop has gone round once more."""
         await self._turned.wait()
@@ -552,6 +571,11 @@ class Node:
     def applied(self) -> int:
         """The last index applied here."""
         return self._applied
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        """What was proposed here and is not committed yet."""
+        return self._raw.uncommitted_size
 
     async def wait_applied(self, index: int) -> None:
         """Until that index is applied here."""

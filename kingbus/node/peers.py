@@ -21,6 +21,7 @@ class Peers:
         self._settings = settings
         self._ever_heard: set[int] = set()
         self._heard: dict[int, float] = {}
+        self._acknowledged: dict[int, tuple[int, int]] = {}
         self._commits: deque[int] = deque(maxlen=settings.election_ticks + 1)
 
     # What the driver tells
@@ -32,6 +33,11 @@ class Peers:
     def heard(self, member_id: int, now: float) -> None:
         """The loop has come to a message of this member."""
         self._heard[member_id] = now
+
+    def acknowledged(self, member_id: int, term: int, index: int) -> None:
+        """While this node led in `term` that member had its log durable up to `index`."""
+        known = self._acknowledged.get(member_id, (0, 0))
+        self._acknowledged[member_id] = max(known, (term, index))
 
     def tick(self) -> None:
         """The core has made a tick."""
@@ -46,6 +52,10 @@ class Peers:
     def took_part(self, member_id: int) -> bool:
         """Whether this member took part in Raft since this node runs."""
         return member_id in self._ever_heard
+
+    def acknowledgement(self, member_id: int) -> tuple[int, int]:
+        """The newest term and index, in this order, that it acknowledged to this node as leader."""
+        return self._acknowledged.get(member_id, (0, 0))
 
     def silent_seconds(self, member_id: int) -> float | None:
         """How long ago this member was heard from; None: not since this node runs."""

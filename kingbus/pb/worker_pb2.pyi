@@ -109,6 +109,7 @@ class State(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
     ROWS_AFTER_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """nothing of before counts any more"""
     first_file: _builtins.int
@@ -136,6 +137,10 @@ class State(_message.Message):
     def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
         """of these rows"""
 
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]:
+        """with `whole`: what opens the sealed segments"""
+
     def __init__(
         self,
         *,
@@ -151,10 +156,11 @@ class State(_message.Message):
         rows: _abc.Iterable[Global___Row] | None = ...,
         places: _abc.Iterable[Global___Place] | None = ...,
         rows_after: _builtins.int = ...,
+        keys: _abc.Iterable[Global___Key] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "first_file", b"first_file", "name_epochs", b"name_epochs", "names", b"names", "places", b"places", "rows", b"rows", "rows_after", b"rows_after", "visible_file", b"visible_file", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "first_file", b"first_file", "keys", b"keys", "name_epochs", b"name_epochs", "names", b"names", "places", b"places", "rows", b"rows", "rows_after", b"rows_after", "visible_file", b"visible_file", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,6 +390,30 @@ class Row(_message.Message):
 Global___Row: _TypeAlias = Row  # noqa: Y015
 
 @_typing.final
+class Key(_message.Message):
+    """Derived from a cluster key, whose id it has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    key: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Key: _TypeAlias = Key  # noqa: Y015
+
+@_typing.final
 class Place(_message.Message):
     """A run of entries of one segment: from `first`, which lies at `offset`, up to `stop`."""
 
@@ -394,12 +424,15 @@ class Place(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     LARGE_FIELD_NUMBER: _builtins.int
+    TRANSFORMED_FIELD_NUMBER: _builtins.int
     segment: _builtins.str
     """name of the file"""
     first: _builtins.int
     offset: _builtins.int
     stop: _builtins.int
     large: _builtins.bool
+    transformed: _builtins.bool
+    """perhaps not stored as they are: to be read, not sent from there"""
     def __init__(
         self,
         *,
@@ -408,10 +441,11 @@ class Place(_message.Message):
         offset: _builtins.int = ...,
         stop: _builtins.int = ...,
         large: _builtins.bool = ...,
+        transformed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "large", b"large", "offset", b"offset", "segment", b"segment", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "large", b"large", "offset", b"offset", "segment", b"segment", "stop", b"stop", "transformed", b"transformed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

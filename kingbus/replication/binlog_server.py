@@ -50,6 +50,7 @@ from kingbus.mysql.errors import (
     gtid_mode_not_on,
     internal_error,
     malformed_gtid_encoding,
+    next_log_not_found,
     replaced_by_same_replica,
     server_shutdown,
     too_many_connections,
@@ -235,6 +236,10 @@ class BinlogServer:
     def set_users(self, users: Collection[ServerUser]) -> None:
         """The users from now on; connections that are logged in stay."""
         self.users.replace(users)
+
+    def end_overtaken(self, is_held: Callable[[str], bool]) -> None:
+        """End dumps that are stuck in files that are not held; see `ConnectionRegistry`."""
+        self.connections.end_overtaken(is_held)
 
     def replicas(self) -> Collection[ReplicaFacts]:
         """Everybody that is being dumped to."""
@@ -572,6 +577,8 @@ class _Client:
             failure = replaced_by_same_replica(
                 dump.request.file_name, 4, position.file, position.position
             )
+        elif dump.overtaken:
+            failure = self._overtaken(dump)
         self._protocol.continue_at(dump.progress.next_sequence)
         if sink.is_broken:
             return  # the stream stops inside a packet: nothing may follow
@@ -580,6 +587,14 @@ class _Client:
             await self._farewell(failure)
         elif finished:
             await self._send(self._protocol.end_dump())
+
+    def _overtaken(self, dump: RunningDump) -> MySQLError:
+        """A replica stops for good at error 1236; what is served elsewhere it may ask for again."""
+        at = dump.progress
+        if any(name == at.file for name, _ in self._server.facts.binlog_files()):
+            return internal_error("the log was purged under the dump; try again later")
+        request = dump.request
+        return next_log_not_found(request.file_name, request.position, at.file, at.position)
 
     async def _drain(self, sink: SendingSink, gone: trio.CancelScope) -> None:
         """Read and drop what the client says during a dump, until it closes or the dump ends."""

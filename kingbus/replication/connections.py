@@ -30,6 +30,8 @@ class RunningDump:
     progress: DumpProgress
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     replaced: bool = False
+    overtaken: bool = False
+    stuck_at: tuple[str, int] | None = None  # file and bytes sent when it was found behind the log
 
     @property
     def key(self) -> tuple[str, object] | None:
@@ -54,6 +56,7 @@ class ReplicaFacts:
     lag_transactions: int | None
     lag_seconds: float | None
     heartbeat_period: float | None
+    bytes_until_cut_off: int | None
     file: str
     position: int
     thread_id: int
@@ -146,6 +149,24 @@ class ConnectionRegistry:
         kind = "Binlog Dump GTID" if dump.request.kind == "gtid" else "Binlog Dump"
         connection.doing(kind, now=self._clock())
 
+    def end_overtaken(self, is_held: Callable[[str], bool]) -> None:
+        """End the dumps that are stuck in a file which is no longer held.
+
+        To be called now and then. A dump that goes on finds out by itself, so only those are ended
+        that have sent nothing since they were last looked at: they keep the file's room taken.
+        """
+        for connection in self:
+            dump = connection.dump
+            if dump is None or dump.progress.is_outside_log:
+                continue
+            if not dump.progress.file or is_held(dump.progress.file):
+                continue
+            at = dump.progress.file, dump.progress.bytes_sent
+            if dump.stuck_at == at:
+                dump.overtaken = True
+                dump.scope.cancel()
+            dump.stuck_at = at
+
     # What SQL and status pages see ---------------------------------------------------------------
 
     def uptime_seconds(self) -> int:
@@ -225,6 +246,7 @@ class ConnectionRegistry:
             lag_transactions=0 if lag_bytes == 0 else None,
             lag_seconds=lag_seconds,
             heartbeat_period=dump.request.heartbeat_period_s,
+            bytes_until_cut_off=self._facts.bytes_until_purge(progress.file),
             file=progress.file,
             position=progress.position,
             thread_id=connection.thread_id,

@@ -291,7 +291,7 @@ class _Dump:
         self._progress.file, self._progress.position = file.served_name, begin.position
 
     async def _find(self, begin: Begin) -> None:
-        row = await self._relay.find_row(begin.file, begin.position)
+        row = await self._row_at(begin)
         if row is None:
             raise self.session.purged()
         self._index, self._packet = row.index, row.row.packets
@@ -302,6 +302,37 @@ class _Dump:
             self._packet = packet
         elif begin.position < row.row.end_position:
             raise self.session.inside_event()
+
+    async def _row_at(self, begin: Begin) -> Row | None:
+        """Where to begin in a file. It may take long to find, so heartbeats are kept up."""
+        found: Row | None = None
+        failure: Exception | None = None
+        ended = trio.Event()
+
+        async def find() -> None:
+            nonlocal found, failure
+            try:
+                found = await self._relay.find_row(begin.file, begin.position)
+            except KingbusError as error:
+                failure = error
+            ended.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(find)
+            while not ended.is_set():
+                with trio.move_on_at(self._heartbeat_at):
+                    await ended.wait()
+                if ended.is_set():
+                    break
+                try:
+                    await self._out.send([self.session.heartbeat()])
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    failure = error
+                    nursery.cancel_scope.cancel()
+                    break
+        if failure is not None:
+            raise failure
+        return found
 
     # -- the stream -------------------------------------------------------------------------
 

@@ -32,13 +32,13 @@ from kingbus.binlog.event_types import EventType
 from kingbus.binlog.events import Rotate
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
 from kingbus.binlog.header import FIRST_POSITION, BytesLike, EventHeader
-from kingbus.binlog.relay_state import RelayState, VisibleEnd
+from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.mysql import errors
 from kingbus.mysql.errors import MySQLError
 from kingbus.pb.command_pb2 import FileStart
 from kingbus.pb.record_pb2 import BatchRow, FileRow
 from kingbus.replication.served_batch import ServedBatch
-from kingbus.replication.served_rows import Row, gtids_of
+from kingbus.replication.served_rows import Row, ServedState, gtids_of
 
 HEARTBEAT_V2_TYPES: Final = 41
 """A FORMAT_DESCRIPTION that lists fewer event types does not know type 41, and neither does a
@@ -92,7 +92,8 @@ class DumpProgress:
 
     `file_bytes_sent` counts those of `bytes_sent` that this process never had in memory.
     `next_sequence` is the sequence number of the next packet, so that whoever ends the stream can
-    go on with it. `last_send_time` is on trio's clock.
+    go on with it. `last_send_time` is on trio's clock. While it `is_outside_log` it keeps no file
+    of the log's room taken.
     """
 
     state: str = STARTING
@@ -104,6 +105,7 @@ class DumpProgress:
     last_event_time: int = 0
     next_sequence: int = 1
     last_transaction: tuple[bytes, str, int] | None = None
+    is_outside_log: bool = False
 
     @property
     def last_gtid(self) -> str:
@@ -192,7 +194,7 @@ class DumpSession:
 
     # -- where to start ---------------------------------------------------------------------
 
-    def start(self, state: RelayState, *, caught_up: bool = False) -> Begin | Behind | Hold:
+    def start(self, state: ServedState, *, caught_up: bool = False) -> Begin | Behind | Hold:
         """Where to begin; `caught_up` says that this node has what the cluster has.
 
         Raises DumpRefusedError.
@@ -206,7 +208,7 @@ class DumpSession:
                 raise behind.refusal from None
             return Behind(refusal=behind.refusal)
 
-    def _start(self, state: RelayState) -> Begin:
+    def _start(self, state: ServedState) -> Begin:
         request = self._request
         file: FileRow | None = state.files[0]
         if request.file_name:
@@ -226,7 +228,7 @@ class DumpSession:
                 raise refused(position_in_gap(file, request.position, gap.start, gap.end))
         return Begin(file=file, position=request.position)
 
-    def _check_set(self, state: RelayState, gtids: GtidSet) -> None:
+    def _check_set(self, state: ServedState, gtids: GtidSet) -> None:
         """Whether the replica is ahead of, or too far behind, what is held.
 
         It sends all uuids that it knows, its own included; only those that were a source of this
@@ -294,12 +296,9 @@ class DumpSession:
 
     def purged(self) -> DumpRefusedError:
         """The file that is being sent was purged under the dump."""
-        name, position = self.file_name, self.position
         return refused(
-            errors.fatal_dump_error(
-                f"could not find next log; the first event '{self._first_file}' at "
-                f"{self._first_position}, the last event read from './{name}' at {position}, the "
-                f"last byte read from './{name}' at {position}."
+            errors.next_log_not_found(
+                self._first_file, self._first_position, self.file_name, self.position
             )
         )
 
@@ -337,7 +336,7 @@ class DumpSession:
         return True
 
     def pieces(
-        self, row: Row, batch: ServedBatch, first: int, file: FileRow, state: RelayState
+        self, row: Row, batch: ServedBatch, first: int, file: FileRow, state: ServedState
     ) -> list[Piece]:
         """What of the row, from packet `first` on, is sent, in order."""
         last = row.row.packets
@@ -429,7 +428,7 @@ class DumpSession:
         batch: ServedBatch,
         packet: int,
         file: FileRow,
-        state: RelayState,
+        state: ServedState,
     ) -> None:
         """A ROTATE is sent even behind what is skipped, and with the name that clients see."""
         event = batch.event(packet)
@@ -512,7 +511,7 @@ class _PerhapsBehindError(Exception):
         self.refusal = refused(error)
 
 
-def source_uuids(state: RelayState) -> set[bytes]:
+def source_uuids(state: ServedState) -> set[bytes]:
     """The server uuids of all that are or were a source of this log."""
     found: set[bytes] = set()
     for text in state.source_uuids:

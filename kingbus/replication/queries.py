@@ -17,6 +17,7 @@ from kingbus.mysql.constants import ColumnType
 from kingbus.mysql.errors import (
     MySQLError,
     access_denied_to_database,
+    incorrect_datetime,
     malformed_gtid_set,
     not_supported,
     privilege_required,
@@ -37,6 +38,7 @@ from kingbus.replication.statements import (
     Literal,
     Nothing,
     Operation,
+    PurgeLogs,
     Select,
     Set,
     Show,
@@ -49,6 +51,7 @@ from kingbus.replication.statements import (
 from kingbus.replication.system_variables import SystemVariables, VariableFacts
 from kingbus.replication.user_variables import TooManyVariablesError, UserVariables
 from kingbus.replication.users import ADMIN, REPLICATION
+from kingbus.units import parse_time
 
 DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
 """Names that a client may connect to or USE; only the first is listed, and none holds a table."""
@@ -116,7 +119,8 @@ class RegisteredReplica:
 
 
 class ServerFacts(VariableFacts, Protocol):
-    """What this source knows. Everything is of this node, and answers at once.
+    """What this source knows. Everything is of this node, and answers at once, but for
+    a purge, which is the cluster's.
 
     `version` is the version string of the greeting, `gtid_mode` and `binlog_checksum` are MySQL's
     words (ON, OFF; CRC32, NONE), `hostname` and `port` are where replicas reach this node. GTID
@@ -132,8 +136,19 @@ class ServerFacts(VariableFacts, Protocol):
         """File and position of the visible end; None before the first file."""
         ...
 
+    def bytes_until_purge(self, file: str) -> int | None:
+        """What the log takes yet before the reserve makes this file go; None: nobody knows."""
+        ...
+
     def receiver(self) -> ReceiverFacts | None:
         """The receiver; None where no source was ever set."""
+        ...
+
+    async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:
+        """Purge the files before this one, or those last written before a time in seconds.
+
+        On all nodes. Raises error 1373 for a file that is not held, and others.
+        """
         ...
 
     async def binlog_events(
@@ -216,9 +231,26 @@ async def answer(sql: str, *, session: Session, connections: Connections) -> Res
             return None
         case Nothing():
             return None
+        case PurgeLogs() as purge:
+            session.require(ADMIN, privilege="SUPER or BINLOG_ADMIN")
+            await _purge(purge, session)
+            return None
         case Administer(name=name, privilege=privilege):
             session.require(ADMIN, privilege=privilege)
             raise not_supported(name)
+
+
+async def _purge(purge: PurgeLogs, session: Session) -> None:
+    if purge.before is None:
+        # MySQL takes the name with the directory that it has in its index, too.
+        await session.facts.purge_binlogs(to=purge.to.rpartition("/")[2])
+        return
+    value = _evaluate(purge.before, session)
+    try:
+        before = parse_time(str(value))
+    except ValueError:
+        raise incorrect_datetime("NULL" if value is None else str(value)) from None
+    await session.facts.purge_binlogs(before=max(0.0, before - purge.seconds))
 
 
 # SELECT and SET --------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ What happens after a session ended:
   may have gone away at the source; what only a session can find out (`fatal` errors of the stream)
   with twice that each time, up to 10 min, because each try leaves an entry in the log. A start by
   the operator tries at once;
-* the reserve is full: state `error`, looked at every second.
+* the reserve is full: a purge makes room within moments, so for some seconds it only stops reading;
+  then state `error`, looked at every second.
 """
 
 import contextlib
@@ -47,6 +48,7 @@ from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
+from kingbus.replication.proposing import Node, Proposal
 from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
 from kingbus.replication.source_facts import (
     SourceBehindError,
@@ -69,6 +71,8 @@ from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret, SecretError
 _log = log.get_logger("receiver")
 
 CHECK_SECONDS_MAX: Final = 10.0
+SIZE_SECONDS_MAX: Final = 3.0
+"""Somebody waits, and would only be warned."""
 TURN_FAILURES_MAX: Final = 3
 """Failures in a row before the next candidate address has its turn."""
 
@@ -81,6 +85,9 @@ MISFIT_PAUSE_SECONDS: Final = 0.3
 
 READ_BYTES: Final = 512 << 10
 """Read in one go before other tasks have their turn: a millisecond or two."""
+
+ROOM_SECONDS: Final = 0.02
+"""Between two looks for room: a purge takes a little longer, the source's patience is a minute."""
 
 POLL_SECONDS: Final = 0.5  # for changes that nobody announced
 RESERVE_FULL: Final = "reserve full"
@@ -96,41 +103,6 @@ class SessionOverError(KingbusError):
 
 class SourceCheckError(KingbusError):
     """A source cannot be pulled from, as found before anything was changed."""
-
-
-class Proposal(Protocol):
-    """An entry on its way into the log."""
-
-    @property
-    def index(self) -> int: ...
-
-    async def applied(self) -> object:
-        """Returns when it is applied here; raises when that cannot be known."""
-
-
-class Leadership(Protocol):
-    """Whether this node leads and has applied an entry of its own term."""
-
-    @property
-    def is_ready(self) -> bool: ...
-    @property
-    def term(self) -> int: ...
-    async def wait_ready(self) -> int: ...
-    async def wait_lost(self, term: int) -> None: ...
-
-
-class Node(Protocol):
-    """The Raft node."""
-
-    @property
-    def member_id(self) -> int: ...
-    @property
-    def leadership(self) -> Leadership: ...
-    async def propose(self, data: bytes) -> Proposal:
-        """Waits while too much is uncommitted; raises KingbusErrors."""
-        ...
-
-    async def read_index(self) -> int: ...
 
 
 class Relay(Protocol):
@@ -176,6 +148,8 @@ class Timings:
     operator_retry: float = 30.0
     fatal_retry_max: float = 600.0
     full_retry: float = 1.0
+    full_patience: float = 5.0
+    """So long a session waits for room."""
     stable: float = 10.0
     """A session that lasted this long, or stored something, makes the next delay short again."""
 
@@ -244,6 +218,7 @@ class Receiver:
         self._is_behind = False
         self._clock_difference = 0.0
         self._proposed = 0
+        self._binlog_size = 0
         self._new_epoch = False
         self._ask_by_gtid = False
         self._show("stopped")
@@ -258,6 +233,11 @@ class Receiver:
             address=self._address,
             seconds_behind_source=self._seconds_behind(),
         )
+
+    @property
+    def source_binlog_size(self) -> int:
+        """The source's max_binlog_size as last heard, in bytes; 0: not known."""
+        return self._binlog_size
 
     def _seconds_behind(self) -> int | None:
         if self._status != "running" or self._stream is None:
@@ -413,6 +393,7 @@ class Receiver:
             if reason:
                 raise SourceUnfitError(f"{address}: {reason}")
             await connection.register(server_id=own_id, port=0)
+            self._binlog_size = facts.max_binlog_size
         except BaseException:
             connection.close()
             raise
@@ -544,8 +525,7 @@ class Receiver:
             moved = pipeline.moved
             flush = is_idle and (count == 0 or pipeline.under_way < UNDER_WAY_MAX)
             for batch in stream.take(idle=flush):
-                if self._is_full():
-                    raise ReserveFullError(RESERVE_FULL)
+                await self._wait_for_room()
                 await pipeline.propose(batch)
                 self._count(batch)
             if stream.has_failed:
@@ -563,6 +543,14 @@ class Receiver:
                 await connection.wait_readable()
             else:
                 await _first_of(connection.wait_readable, moved.wait)
+
+    async def _wait_for_room(self) -> None:
+        """While the reserve is full; raises ReserveFullError when it stays so."""
+        patience = trio.current_time() + self._timings.full_patience
+        while self._is_full():
+            if trio.current_time() >= patience:
+                raise ReserveFullError(RESERVE_FULL)
+            await trio.sleep(ROOM_SECONDS)
 
     def _count(self, batch: IngestedBatch) -> None:
         self._proposed += 1
@@ -599,6 +587,12 @@ class Receiver:
                 f"{config.addresses[0]}: no answer within {CHECK_SECONDS_MAX:.0f} s"
             )
         raise SourceCheckError(str(first), hint=first.hint) from first
+
+    async def ask_binlog_size(self, config: SourceConfig, password: str) -> int:
+        """The source's max_binlog_size; 0 when it does not say it within 3 s."""
+        with trio.move_on_after(SIZE_SECONDS_MAX), contextlib.suppress(KingbusError):
+            return (await self.check_source(config, password)).max_binlog_size
+        return 0
 
 
 class _Pipeline:

@@ -53,6 +53,9 @@ CHECKPOINT_ENTRIES: Final = 8192
 REPLAY_BYTES: Final = 4 << 20
 """Read at once when starting."""
 
+DIGESTS_MAX: Final = 64
+"""Hashes that somebody asked for and perhaps never fetched."""
+
 _Ts = TypeVarTuple("_Ts")
 _T = TypeVar("_T")
 
@@ -133,6 +136,8 @@ class Relay:
         self._waiting = trio.lowlevel.ParkingLot()
         self._bytes_since_checkpoint = 0
         self._entries_since_checkpoint = 0
+        self._digests: dict[int, str] = {}  # at indexes that were asked for; empty: not yet there
+        self._digest_made = trio.Event()
         self._is_installing = False
         self._readers: set[trio.CancelScope] = set()
 
@@ -208,6 +213,8 @@ class Relay:
                 run = _Run()
             next_run = _Run()
             self._apply_decoded(next_run, entry, decoded)
+            if self._digests and entry.index in self._digests:
+                self._make_digest(entry.index)
             assert run.takes(next_run)
             run.take(next_run)
             self._bytes_since_checkpoint += len(entry.data)
@@ -215,6 +222,24 @@ class Relay:
         self._finish(run, batch.members)
         if self.state.visible != before:
             self._waiting.unpark_all()
+
+    def _make_digest(self, index: int) -> None:
+        self._digests[index] = self.state.digest()
+        self._digest_made.set()
+        self._digest_made = trio.Event()
+
+    async def digest_at(self, index: int) -> str | None:
+        """The state's hash as of exactly that index, once it is applied; None: it was before."""
+        await trio.lowlevel.checkpoint()
+        if self.state.index == index:
+            return self.state.digest()
+        if self.state.index < index and index not in self._digests:
+            if len(self._digests) >= DIGESTS_MAX:
+                del self._digests[next(iter(self._digests))]
+            self._digests[index] = ""
+        while self.state.index < index:
+            await self._digest_made.wait()
+        return self._digests.get(index) or None
 
     def _finish(self, run: "_Run", members: Mapping[int, Members]) -> None:
         """Writes a run, which ends where the state is, with checkpoint and membership as due."""

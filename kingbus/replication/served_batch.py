@@ -79,6 +79,11 @@ class ServedBatch:
         continues[1:] = lengths[:-1] == PACKET_PAYLOAD_MAX
         return continues
 
+    @property
+    def begins_event(self) -> npt.NDArray[np.bool_]:
+        """Which packets begin an event; such a packet has a zero byte before it."""
+        return ~self._continues
+
     @cached_property
     def _positions(self) -> Numbers:
         """Where in the file the event of each packet begins; meaningless for continuations.
@@ -111,6 +116,15 @@ class ServedBatch:
         """The position of the event that begins with this packet."""
         assert not self._continues[packet]
         return int(self._positions[packet])
+
+    @property
+    def first_byte(self) -> int:
+        """Where in the file its first byte lies, in the middle of an event or not.
+
+        Some event begins in it: one that lies wholly inside an event cannot tell.
+        """
+        assert not self._continues.all()
+        return int(self._positions[0])
 
     def packet_at(self, position: int) -> int | None:
         """The packet with which the event at this position begins, if one does."""
@@ -179,6 +193,18 @@ class ServedBatch:
                     put(bounds[at], bounds[at + 1], send=not known)
             begun = end
         return spans
+
+
+def event_bytes(batch: ServedBatch, packets: int) -> bytes:
+    """The first packets without what the protocol puts around events: a piece of their file."""
+    offsets = batch.offsets[:packets]
+    end = int(batch.offsets[packets])
+    raw = np.frombuffer(batch.packets[:end], np.uint8)
+    keep = np.ones(end, dtype=np.bool_)
+    for at in range(PACKET_HEADER):
+        keep[offsets + at] = False
+    keep[offsets[batch.begins_event[:packets]] + PACKET_HEADER] = False
+    return raw[keep].tobytes()
 
 
 def renumbered(batch: ServedBatch, first: int, last: int, sequence: int) -> npt.NDArray[np.uint8]:

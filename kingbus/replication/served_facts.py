@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kingbus.addresses import Address
+from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.pb.command_pb2 import SourceConfig
+from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.binlog_events import read_binlog_events
 from kingbus.replication.queries import BinlogEventRow, ReceiverFacts
 from kingbus.replication.relay import Relay
@@ -74,10 +76,29 @@ class ReceiverStatus(Protocol):
     def seconds_behind_source(self) -> int | None: ...
 
 
+class Purge(Protocol):
+    """Has the cluster purge files; raises MySQLError."""
+
+    async def __call__(self, *, to: str, before: float | None) -> None: ...
+
+
+class ServedBefore(Protocol):
+    """What is served though the log holds it no longer."""
+
+    def files(self) -> Sequence[FileRow]:
+        """Oldest first, up to the oldest that the log holds."""
+        ...
+
+    def purged(self) -> GtidSet:
+        """What is in none of them."""
+        ...
+
+
 class ServedFacts(ClusterIdentity):
     """The facts of `queries.ServerFacts`, from the applied state.
 
-    `version` overrides the source's; `listening` says where replicas connect.
+    `version` overrides the source's; `listening` says where replicas connect; `purge` carries a
+    purge to who does it; `until_purge` gives the bytes before the file of a first index goes.
     """
 
     gtid_mode = "ON"  # sources without GTIDs are refused
@@ -90,6 +111,8 @@ class ServedFacts(ClusterIdentity):
         receiver: Callable[[], ReceiverStatus],
         listening: Callable[[], Address | None],
         hostname: str,
+        purge: Purge,
+        until_purge: Callable[[int], int],
         version: str = "",
     ) -> None:
         super().__init__(cluster_id, lambda: relay.state)
@@ -97,6 +120,10 @@ class ServedFacts(ClusterIdentity):
         self._receiver = receiver
         self._listening = listening
         self._version = version
+        self._purge = purge
+        self._until_purge = until_purge
+        self.before: ServedBefore | None = None
+        """Set where there is an archive."""
         self.hostname = hostname
 
     @property
@@ -124,19 +151,25 @@ class ServedFacts(ClusterIdentity):
 
     def gtid_purged(self) -> str:
         """What can no longer be served, on one line."""
-        return str(self._state().purged)
+        return str(self.before.purged() if self.before is not None else self._state().purged)
 
     def variable(self, name: str) -> None:
         """The source's own value of a variable; none is kept yet."""
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and visible sizes, oldest first."""
-        return [(row.served_name, row.end_position) for row in self._state().files]
+        before = self.before.files() if self.before is not None else ()
+        return [(row.served_name, row.end_position) for row in (*before, *self._state().files)]
 
     def visible_position(self) -> tuple[str, int] | None:
         """File and position of the visible end."""
         visible = self._state().visible
         return (visible.served_name, visible.position) if visible.served_name else None
+
+    def bytes_until_purge(self, file: str) -> int | None:
+        """How far a file of this name is from being purged; None for one that is not held."""
+        row = self._state().file_named(file)
+        return None if row is None else self._until_purge(row.first_index)
 
     def receiver(self) -> ReceiverFacts | None:
         """The receiver, as SHOW REPLICA STATUS tells it."""
@@ -160,6 +193,10 @@ class ServedFacts(ClusterIdentity):
             error=status.error,
             error_code=1 if status.error else 0,
         )
+
+    async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:
+        """PURGE BINARY LOGS."""
+        await self._purge(to=to, before=before)
 
     async def binlog_events(
         self, file: str, position: int, offset: int, limit: int

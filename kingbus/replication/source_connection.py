@@ -157,6 +157,7 @@ class SourceConnection:
         server_uuid = self._value("SELECT @@GLOBAL.SERVER_UUID", unknown="")
         self._query(f"SET @slave_uuid = '{replica_uuid}', @replica_uuid = '{replica_uuid}'")
         has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
+        binlog_size = self._value("SELECT @@GLOBAL.MAX_BINLOG_SIZE", unknown="0")
         executed, purged = GtidSet(), GtidSet()
         if gtid_mode.upper() == "ON":
             executed, purged = self._gtid_sets()
@@ -171,6 +172,7 @@ class SourceConnection:
             gtid_purged=purged,
             checksum=checksum.upper(),
             clock=clock,
+            max_binlog_size=int(binlog_size) if binlog_size.isdigit() else 0,
         )
 
     def _gtid_sets(self) -> tuple[GtidSet, GtidSet]:

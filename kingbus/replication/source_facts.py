@@ -69,6 +69,8 @@ class SourceFacts:
     """What was announced: CRC32 or NONE."""
     clock: int
     """Seconds since 1970 by the source's clock."""
+    max_binlog_size: int = 0
+    """Bytes; 0: the source did not say."""
 
 
 def unfit_config(config: SourceConfig) -> str:

@@ -140,6 +140,15 @@ class Nothing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeLogs:
+    """PURGE BINARY LOGS TO 'file', or BEFORE a time, which lies `seconds` before `before`."""
+
+    to: str = ""
+    before: Expression | None = None
+    seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Administer:
     """A statement for administrators, by its first words only."""
 
@@ -147,7 +156,7 @@ class Administer:
     privilege: str
 
 
-Statement = Select | Set | Show | Kill | Use | Nothing | Administer
+Statement = Select | Set | Show | Kill | Use | Nothing | PurgeLogs | Administer
 
 
 # Tokens ----------------------------------------------------------------------------------------
@@ -286,6 +295,9 @@ _NO_ARGUMENT_WORDS = frozenset(
     }
 )
 """Functions that may stand without parentheses."""
+
+_INTERVAL_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400, "WEEK": 604800}
+"""Units of an INTERVAL, of those that are of one length."""
 
 _KNOWN_ELSEWHERE = frozenset(
     [
@@ -437,7 +449,7 @@ class _Parser:
             case "RESET" | "FLUSH":
                 return self._administer(first, "RELOAD")
             case "PURGE":
-                return self._administer(first, "BINLOG_ADMIN")
+                return self._purge()
             case _ if first in _KNOWN_ELSEWHERE:
                 raise not_supported(first)
             case _:
@@ -581,6 +593,35 @@ class _Parser:
             if self._next.kind in {_Kind.WORD, _Kind.QUOTED}:
                 self._take()
         return Nothing()
+
+    def _purge(self) -> PurgeLogs:
+        if not (self._word("BINARY", "MASTER") and self._word("LOGS")):
+            raise self._error()
+        if self._word("TO"):
+            if self._next.kind is not _Kind.STRING:
+                raise self._error()
+            return PurgeLogs(to=self._text())
+        if not self._word("BEFORE"):
+            raise self._error()
+        if self._word("DATE_SUB", "SUBDATE"):
+            self._expect_operator("(")
+            before = self._expression()
+            self._expect_operator(",")
+            seconds = self._interval()
+            self._expect_operator(")")
+            return PurgeLogs(before=before, seconds=seconds)
+        before = self._expression()
+        return PurgeLogs(before=before, seconds=self._interval() if self._operator("-") else 0)
+
+    def _interval(self) -> int:
+        """INTERVAL n unit, in seconds."""
+        if not self._word("INTERVAL"):
+            raise self._error()
+        number = self._integer()
+        unit = self._word(*_INTERVAL_SECONDS)
+        if not unit:
+            raise self._error()
+        return number * _INTERVAL_SECONDS[unit]
 
     def _administer(self, first: str, privilege: str) -> Administer:
         """The first words name the statement; the rest, passwords and all, is not looked at."""

@@ -1,7 +1,8 @@
 """What node and worker process say to each other, as values of either side and as messages.
 
 Pure conversions, and `News`: what a worker has not been told yet of the state. Owns what a worker
-gets to know; that has no verifier, no password and no key in it.
+gets to know; that has no verifier and no password in it, nor the cluster key, but what is derived
+from it to open sealed segments, which a worker reads itself.
 """
 
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ from kingbus.pb.command_pb2 import FileStart
 from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.dump_session import DumpProgress, DumpRequest
 from kingbus.replication.served_rows import Row
+from kingbus.storage.at_rest import Keyring
 from kingbus.storage.log import Place
 
-VERSION: Final = 1
+VERSION: Final = 2
 NEWS_ROWS_MAX: Final = 256
 """Rows told unasked: more are seconds of full load, and whoever lags so far asks."""
 
@@ -30,8 +32,10 @@ class RecentRelay(Protocol):
 
 
 class Locator(Protocol):
-    """The part of the log store that is used; see `storage.log.LogStore.locate`."""
+    """The part of the log store that is used; see `storage.log.LogStore`."""
 
+    @property
+    def keys(self) -> Keyring: ...
     def locate(self, indexes: Sequence[int], *, may_read: bool = False) -> list[Place] | None: ...
 
 
@@ -64,6 +68,7 @@ class News:
         if whole:
             news.names.extend(state.names_given)
             news.name_epochs.extend(state.names_given.values())
+            news.keys.extend(pb.Key(id=key.key_id, key=key.key) for key in self._log.keys)
         # The file that was the last one may have grown, or been closed; those before never change.
         known = 0 if whole else max(0, self._visible.file - first)
         news.files.extend(_told(row) for row in state.files[known:])
@@ -118,6 +123,7 @@ def places_out(places: Sequence[Place]) -> list[pb.Place]:
             offset=place.offset,
             stop=place.stop,
             large=place.large,
+            transformed=place.transformed,
         )
         for place in places
     ]

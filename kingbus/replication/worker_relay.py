@@ -35,6 +35,7 @@ from kingbus.replication.served_rows import (
 )
 from kingbus.replication.stored_packets import StoredPackets
 from kingbus.replication.streams import PacketFile
+from kingbus.storage.at_rest import Keyring, RestKey
 from kingbus.storage.checked import CheckedEntries
 from kingbus.storage.errors import CorruptRecordError, StorageError
 from kingbus.storage.files import DescriptorPool, LocalFileSystem
@@ -67,6 +68,7 @@ class WorkerRelay:
         self._shared = SharedBatches(SHARED_BYTES)
         self._reading: dict[int, trio.Event] = {}
         self._places: OrderedDict[int, Place] = OrderedDict()
+        self._keys = Keyring()
         self._checked = CheckedEntries()  # by this process; the node's word is not taken for it
         self._waiting = trio.lowlevel.ParkingLot()
         self._readers: set[trio.CancelScope] = set()
@@ -85,6 +87,7 @@ class WorkerRelay:
             self._shared = SharedBatches(SHARED_BYTES)
             self._places.clear()
             self._checked.clear()
+            self._keys = Keyring(RestKey(key_id=key.id, key=key.key) for key in news.keys)
             self._recent = RecentRows(news.visible_index + 1)
         first = self.state.files[0].ordinal if self.state.files else 0
         rows = {row.ordinal: row for row in (*self.state.files, *news.files)}
@@ -256,7 +259,7 @@ class WorkerRelay:
 
     def _read_places(self, places: list[tuple[Place, int, int]]) -> list[Entry]:
         """In a thread."""
-        reader = EntryReader(self._files, READ_BYTES)
+        reader = EntryReader(self._files, READ_BYTES, keys=self._keys)
         for place, lo, hi in places:
             if reader.full:
                 break
@@ -285,7 +288,7 @@ class WorkerRelay:
     def stored(self, row: Row) -> PacketFile | None:
         """All packets of a row, to be sent from the log's file; None where they have to be read."""
         place = self._places.get(row.index)
-        if place is None or row.index not in self._checked:
+        if place is None or place.transformed or row.index not in self._checked:
             return None
         path = self._directory / place.segment
         self._opened.add(path)

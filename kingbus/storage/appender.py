@@ -9,10 +9,12 @@ it returns as a `Change`. The order of the lines is the argument for safety:
 * a file leaves the directory only when a durable newer segment goes on without it.
 
 Any error of the operating system in here leaves the disk in a state that nobody knows, so it ends
-the process; the callers turn it into FatalStorageError.
+the process; the callers turn it into FatalStorageError. One is foreseen: no room. It is looked for
+before anything is begun that could not be taken back, and where a write within the segment fails,
+the writer goes back to where it was: what reached the file lies behind the end and was promised to
+nobody. A sync that fails for want of room is fatal like any other.
 """
 
-import errno
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -20,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kingbus.crc import crc32
-from kingbus.raft.types import Entry, HardState
-from kingbus.storage.errors import StorageError
-from kingbus.storage.files import Buffer, FileSystem, write_all
+from kingbus.raft.types import Entry, EntryType, HardState
+from kingbus.storage.at_rest import FORM_BYTES_MAX, AtRest, Keyring, Packed, Packer
+from kingbus.storage.errors import NoRoomError, StorageError
+from kingbus.storage.files import Buffer, FileSystem, is_no_room, write_all
 from kingbus.storage.record import (
     BODY_BYTES_MAX,
     HARD_STATE_BYTES,
@@ -50,6 +53,9 @@ __all__ = ["Appender", "Change"]
 COPY_BYTES_MAX = 4096
 """Smaller bodies are copied behind their headers: one buffer for many records is less work for
 the kernel than two for each."""
+FOOTER_ROOM_PART = 128
+"""A segment's size divided by this must be free before it is closed: its index, 16 bytes for every
+128 entries or more, is written behind its records."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,7 +81,9 @@ class Appender:
     """Writes records behind the last one of the active segment.
 
     `load_index` gives the index of a closed segment, reading it where needed; `may_preallocate`
-    says whether one more segment may be reserved beside that many bytes of closed ones.
+    says whether one more segment may be reserved beside that many bytes of closed ones. `at_rest`
+    is the form in which entries are written, `keys` have what seals them; a segment that was begun
+    for another form is not written to any more.
     """
 
     def __init__(
@@ -88,6 +96,8 @@ class Appender:
         member_id: int,
         may_preallocate: Callable[[int], bool],
         load_index: Callable[[Segment], SegmentIndex],
+        at_rest: AtRest,
+        keys: Keyring,
     ) -> None:
         self._files = files
         self._directory = directory
@@ -96,6 +106,8 @@ class Appender:
         self._member_id = member_id
         self._may_preallocate = may_preallocate
         self._load_index = load_index
+        self._at_rest = at_rest
+        self.packer = Packer(at_rest, keys, files.random_bytes) if at_rest.transforms else None
 
         self.segments: list[Segment] = []
         self.hard_state = HardState()
@@ -110,6 +122,7 @@ class Appender:
         self._synced = 0  # durable up to here
         self._told = 0  # the newest mark, or the head, ends here
         self._fresh_end = 0  # a record that does not fit behind this one begins a new segment
+        self._is_of_form = True  # the active segment may hold what is written from now on
         self._next_ready = False
         self._mark_fd = -1
         self._index = SegmentIndex(1)  # of the active segment, or its tail; see `_indexed_whole`
@@ -118,6 +131,7 @@ class Appender:
         self._small = bytearray()
         self._start = 0  # offset of the first buffer
         self._change: Change | None = None
+        self._rolled = False  # a new segment was begun in this write, or nearly so
 
     # Beginning
 
@@ -144,6 +158,11 @@ class Appender:
         self._previous = previous
         self.last_index = last_index
         self._fresh_end = head_end + SYNCED_BYTES
+        header = self.active.header
+        self._is_of_form = (header.transforms, header.key_id) == (
+            self._at_rest.transforms,
+            self._at_rest.key_id,
+        )
         self._preallocate_next()
 
     @property
@@ -179,6 +198,31 @@ class Appender:
         when several appends were gathered into one sequence. With `restart` every entry is
         forgotten first, and the log begins again behind `log_start`.
         """
+        self._make_room(entries, log_start, restart=restart)
+        mark = self._mark()
+        self._rolled = False
+        try:
+            change = self._write(entries, hard_state, log_start, restart=restart)
+        except OSError as error:
+            if not is_no_room(error) or self._rolled:
+                raise
+            self._go_back(mark)
+            self.space_exhausted = True
+            raise self._no_room(str(error)) from error
+        if sync:
+            self._sync()
+        if self._next_ready:
+            self.space_exhausted = False
+        return self._finish_change(change)
+
+    def _write(
+        self,
+        entries: Sequence[Entry],
+        hard_state: HardState | None,
+        log_start: LogStart | None,
+        *,
+        restart: bool,
+    ) -> Change:
         change = self._begin_change()
         if restart:
             assert log_start is not None
@@ -197,9 +241,65 @@ class Appender:
                 # Last, so that its commit index never stands without the entries that it counts.
                 self._put_record(RecordKind.HARD_STATE, pack_hard_state(hard_state))
             self._flush()
-        if sync:
-            self._sync()
-        return self._finish_change(change)
+        return change
+
+    # No room
+
+    def _make_room(
+        self, entries: Sequence[Entry], log_start: LogStart | None, *, restart: bool
+    ) -> None:
+        """NoRoomError, with nothing changed, when segments will be needed that cannot be had."""
+        # What compression saves is not known yet; what a form adds is.
+        around = HEADER_BYTES + (FORM_BYTES_MAX if self.packer is not None else 0)
+        needed = SYNCED_BYTES + HARD_STATE_BYTES
+        needed += sum(around + len(entry.data) for entry in entries)
+        needed += HEADER_BYTES + len(log_start.pack()) if log_start is not None else 0
+        below = any(entry.index < self.active.first_index for entry in entries)
+        rolls = restart or below or not self._is_of_form
+        rest = 0 if rolls else max(0, self._segment_bytes - self._offset)
+        if needed <= rest:
+            return
+        free = self._files.free_bytes(self._directory)
+        if not self._next_ready:
+            if not self._reserve_next():
+                raise self._no_room("no room for another segment")
+            free = self._files.free_bytes(self._directory)
+        # What the rest of this segment and the next one do not take needs others, which are made
+        # on the way; segments that are left with a little room each are not foreseen.
+        more = max(0, needed - rest - self._segment_bytes)
+        segments = -(-more // self._segment_bytes)
+        if free < self._segment_bytes // FOOTER_ROOM_PART + segments * self._segment_bytes:
+            self.space_exhausted = True
+            raise self._no_room(f"{free} bytes are free")
+
+    def _no_room(self, reason: str) -> NoRoomError:
+        return NoRoomError(f"the disk of {self._directory} is full: {reason}")
+
+    def _mark(self) -> "_Mark":
+        assert not self._small, "flush first"
+        assert not self._buffers
+        return _Mark(
+            offset=self._offset,
+            start=self._start,
+            previous=self._previous,
+            last_index=self.last_index,
+            hard_state=self.hard_state,
+            log_start=self.log_start,
+            packed=(self.packer.data_bytes, self.packer.stored_bytes) if self.packer else (0, 0),
+        )
+
+    def _go_back(self, mark: "_Mark") -> None:
+        self._offset = mark.offset
+        self._start = mark.start
+        self._previous = mark.previous
+        self.last_index = mark.last_index
+        self.hard_state = mark.hard_state
+        self.log_start = mark.log_start
+        if self.packer is not None:
+            self.packer.data_bytes, self.packer.stored_bytes = mark.packed
+        self._small = bytearray()
+        self._buffers = []
+        self._change = None
 
     def _restart(self, change: Change, log_start: LogStart, hard_state: HardState) -> None:
         """Begin again with an empty log, in one step: the new segment's name.
@@ -228,11 +328,20 @@ class Appender:
         newest records is known for what it is even if it reaches over the mark behind them.
         """
         self._preallocate_next()  # there may be room again
+        if self._next_ready:
+            self.space_exhausted = False
         if self._told == self._offset:
             return False
         self._sync()
-        self._put_mark()
-        self._flush()
+        before = self._mark()
+        try:
+            self._put_mark()
+            self._flush()
+        except OSError as error:
+            if not is_no_room(error):
+                raise
+            self._go_back(before)
+            return False
         self._sync()
         header = self.active.header
         mark = SyncedMark(
@@ -299,7 +408,8 @@ class Appender:
     def _begin_piece(self) -> None:
         """What is written to one segment at a time begins with a mark."""
         room = SYNCED_BYTES + HARD_STATE_BYTES
-        if self._offset + room > self._segment_bytes and self._offset > self._fresh_end:
+        is_full = self._offset + room > self._segment_bytes and self._offset > self._fresh_end
+        if is_full or not self._is_of_form:
             self._roll(self.last_index + 1)
         self._put_mark()
 
@@ -315,14 +425,18 @@ class Appender:
         self._offset += len(record)
 
     def _put_entries(self, entries: Sequence[Entry]) -> None:
+        packer = self.packer
+        packed: Packed | None = None
+        flags = 0
         for entry in entries:
             data = entry.data
             length = len(data)
             index, term = entry.index, entry.term
+            if packer is not None:
+                packed = self._packed(packer, entry)
+                flags, length = (packed.flags, packed.size) if packed else (0, length)
             if length > BODY_BYTES_MAX:
-                raise StorageError(
-                    f"entry {index} has {length} bytes; a record holds at most {BODY_BYTES_MAX}"
-                )
+                raise _too_large(index, length)
             assert self.log_start.index < index <= self.last_index + 1, (index, self.last_index)
             size = HEADER_BYTES + length
             if index < self.active.first_index or (
@@ -332,7 +446,13 @@ class Appender:
                 self._roll(index)
                 self._put_mark()
             checksum = entry.checksum
-            if checksum is None:
+            if packed is not None:
+                assert packer is not None
+                segment_id = self.active.header.segment_id
+                data, checksum = packer.finish(
+                    packed, segment_id, index=index, term=term, entry_type=entry.type
+                )
+            elif checksum is None:
                 checksum = crc32(data)
             self._index.add(index, term, self._offset)
             header, self._previous = pack_header(
@@ -343,6 +463,7 @@ class Appender:
                 entry_type=entry.type,
                 index=index,
                 term=term,
+                flags=flags,
             )
             self._small += header
             if length <= COPY_BYTES_MAX:
@@ -352,6 +473,15 @@ class Appender:
                 self._small = bytearray()
             self._offset += size
             self.last_index = index
+
+    @staticmethod
+    def _packed(packer: Packer, entry: Entry) -> Packed | None:
+        """What becomes of commands, batches among them; configurations stay as they are."""
+        if entry.type is not EntryType.NORMAL or not entry.data:
+            return None
+        if len(entry.data) > BODY_BYTES_MAX:
+            raise _too_large(entry.index, len(entry.data))
+        return packer.pack(entry.data, entry.checksum)
 
     def _flush(self) -> None:
         """Hand everything gathered to the operating system."""
@@ -379,6 +509,7 @@ class Appender:
         before it that begins at or behind the new one's first index, has nothing left to say.
         """
         assert not self._small and not self._buffers, "flush first"
+        self._rolled = True
         old_fd, change = self._fd, self._change
         assert change is not None
         sequence = self.active.sequence + 1
@@ -448,7 +579,10 @@ class Appender:
             segment_id=self._files.random_bytes(16),
             cluster_id=self._cluster_id,
             member_id=self._member_id,
+            transforms=self._at_rest.transforms,
+            key_id=self._at_rest.key_id,
         )
+        self._rolled = True
         files, waiting = self._files, self._directory / NEXT_NAME
         if self._next_ready:
             fd = files.open(waiting, write=True)
@@ -473,6 +607,7 @@ class Appender:
         self._fresh_end = end + SYNCED_BYTES
         self._index = SegmentIndex(first_index)
         self._indexed_whole = True
+        self._is_of_form = True
         self._preallocate_next()
 
     def _preallocate_next(self) -> None:
@@ -481,19 +616,51 @@ class Appender:
             return
         closing = {segment: size for segment, _, _, size in self._closing()}
         closed = sum(closing.get(segment, segment.file_bytes) for segment in self.segments[:-1])
-        if not self._may_preallocate(closed):
-            return
+        if self._may_preallocate(closed):
+            self._reserve_next()
+        elif self.space_exhausted:
+            # The reserve has none to be held, but the disk may have room again.
+            free = self._files.free_bytes(self._directory)
+            self.space_exhausted = free < self._segment_bytes
+
+    def _reserve_next(self) -> bool:
+        """Allocate the file of the next segment; False when the file system is full."""
         path = self._directory / NEXT_NAME
-        fd = self._files.open(path, create=True)
         try:
-            self._files.allocate(fd, self._segment_bytes)
+            fd = self._files.open(path, create=True)
+            try:
+                self._files.allocate(fd, self._segment_bytes)
+            finally:
+                self._files.close(fd)
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if not is_no_room(error):
                 raise
-            self._files.unlink(path)
+            if NEXT_NAME in self._files.names(self._directory):
+                self._files.unlink(path)
             self.space_exhausted = True
-        else:
-            self._next_ready = True
-            self.space_exhausted = False
-        finally:
-            self._files.close(fd)
+            return False
+        self._next_ready = True
+        self.space_exhausted = False
+        return True
+
+
+def _too_large(index: int, length: int) -> StorageError:
+    return StorageError(
+        f"entry {index} has {length} bytes; a record holds at most {BODY_BYTES_MAX}"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mark:
+    """Where the writer stood before a write that may have to be taken back.
+
+    `packed` are the bytes that the packer has counted, before and behind it.
+    """
+
+    offset: int
+    start: int
+    previous: int
+    last_index: int
+    hard_state: HardState
+    log_start: LogStart
+    packed: tuple[int, int]

@@ -2,7 +2,8 @@
 
     FORMAT          version of the layout, one number in text
     LOCK            held while a process uses the directory; tells its process id
-    identity.json   name, member id, cluster id, when made; written once, durable
+    identity.json   name, member id, cluster id, when made; durable, and written again only when
+                    the member is made the only voter of a new cluster
     log/            segments
     state/          database
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from kingbus.crc import crc32
 from kingbus.storage.errors import (
     CorruptRecordError,
     NewerFormatError,
@@ -23,7 +25,7 @@ from kingbus.storage.errors import (
     WrongIdentityError,
 )
 from kingbus.storage.files import LocalFileSystem
-from kingbus.storage.recovery import log_holds_anything
+from kingbus.storage.recovery import log_holds_anything, log_is_torn
 
 __all__ = ["FORMAT_VERSION", "DataDirectory", "Identity"]
 
@@ -32,21 +34,38 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Whose directory it is. `created` is a time in text (RFC 3339), for people only."""
+    """Whose directory it is. `created` is a time in text (RFC 3339), for people only.
+
+    After a recovery from a lost majority the cluster is another one, and its log goes on:
+    `former_ids` are the clusters that earlier segments name, and `origin_id` is the one by which
+    replicas and source know it (0: there was no other).
+    """
 
     name: str
     member_id: int
     cluster_id: int
     created: str = ""
+    origin_id: int = 0
+    former_ids: tuple[int, ...] = ()
+
+    @property
+    def served_id(self) -> int:
+        """The cluster id that the server id and the server uuid are derived from."""
+        return self.origin_id or self.cluster_id
 
     def encode(self) -> bytes:
-        """JSON; the ids in hexadecimal, as they are shown everywhere."""
-        fields = {
+        """JSON with a sum of itself; the ids in hexadecimal, as they are shown everywhere."""
+        fields: dict[str, object] = {
             "name": self.name,
             "member_id": f"{self.member_id:016x}",
             "cluster_id": f"{self.cluster_id:016x}",
             "created": self.created,
         }
+        if self.origin_id:
+            fields["origin_id"] = f"{self.origin_id:016x}"
+        if self.former_ids:
+            fields["former_ids"] = [f"{each:016x}" for each in self.former_ids]
+        fields["crc"] = _sum(fields)
         return (json.dumps(fields, indent=2) + "\n").encode()
 
     @classmethod
@@ -54,14 +73,23 @@ class Identity:
         """The reverse; ValueError when it is not one."""
         try:
             fields = json.loads(data)
+            # Files of earlier versions have no sum.
+            if "crc" in fields and fields.pop("crc") != _sum(fields):
+                raise ValueError("it does not verify")
             return cls(
                 name=str(fields["name"]),
                 member_id=int(fields["member_id"], 16),
                 cluster_id=int(fields["cluster_id"], 16),
                 created=str(fields.get("created", "")),
+                origin_id=int(fields.get("origin_id", "0"), 16),
+                former_ids=tuple(int(each, 16) for each in fields.get("former_ids", ())),
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not an identity: {error!r}") from None
+
+
+def _sum(fields: dict[str, object]) -> str:
+    return f"{crc32(json.dumps(fields, sort_keys=True).encode()):08x}"
 
 
 class DataDirectory:
@@ -130,8 +158,13 @@ class DataDirectory:
 
     @property
     def has_log(self) -> bool:
-        """Whether a member ever wrote here: an entry, a vote or a snapshot. Reads little."""
+        """Whether a member ever wrote here: a term, a vote or a snapshot. Reads little."""
         return log_holds_anything(self.log_path)
+
+    @property
+    def has_torn_log(self) -> bool:
+        """Whether there are entries of a very first write that was never whole."""
+        return log_is_torn(self.log_path)
 
     @property
     def identity(self) -> Identity | None:
@@ -149,6 +182,11 @@ class DataDirectory:
                 name=identity.name, member_id=identity.member_id, cluster_id=identity.cluster_id
             )
             return
+        self.write_file("identity.json", identity.encode())
+        self._identity = identity
+
+    def replace_identity(self, identity: Identity) -> None:
+        """Make it another cluster's, durably, whatever it was. Blocks."""
         self.write_file("identity.json", identity.encode())
         self._identity = identity
 

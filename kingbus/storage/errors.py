@@ -9,7 +9,9 @@ __all__ = [
     "DirectoryInUseError",
     "FatalStorageError",
     "NewerFormatError",
+    "NoRoomError",
     "NotEnoughSpaceError",
+    "SealedLogError",
     "StorageError",
     "WrongIdentityError",
 ]
@@ -52,10 +54,25 @@ class NotEnoughSpaceError(StorageError):
     hint = "free some space, use another data-dir, or make segment-size smaller"
 
 
+class NoRoomError(StorageError):
+    """The file system is full; nothing was changed, and the same may be tried again later."""
+
+    hint = "free some space: this member goes on by itself then"
+
+
 class DirectoryInUseError(StorageError):
     """Another process has the directory open."""
 
     hint = "stop that process first, or use another data-dir"
+
+
+class SealedLogError(StorageError):
+    """A part of the log is sealed with a key that is not here: it cannot be read."""
+
+    hint = (
+        "name the file with that key in cluster-key-file; if no such file is left, remove this "
+        "member and add it again with an empty data directory"
+    )
 
 
 class NewerFormatError(StorageError):

@@ -16,12 +16,17 @@ from typing import Protocol
 
 from kingbus.storage.errors import DirectoryInUseError
 
-__all__ = ["DescriptorPool", "FileSystem", "LocalFileSystem", "write_all"]
+__all__ = ["DescriptorPool", "FileSystem", "LocalFileSystem", "is_no_room", "write_all"]
 
 Buffer = bytes | bytearray | memoryview
 
 WRITE_BYTES_MAX = 1 << 30
 """Bytes of one system call: Linux itself stops a little below 2 GiB."""
+
+
+def is_no_room(error: OSError) -> bool:
+    """Whether the operating system has no room for it, on the disk or within a quota."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 class FileSystem(Protocol):
@@ -211,8 +216,13 @@ class LocalFileSystem:
             raise DirectoryInUseError(
                 f"data directory {path.parent} is in use by process {holder or '(unknown)'}"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        except OSError as error:
+            if not is_no_room(error):  # the number only helps people
+                os.close(fd)
+                raise
         return fd
 
     def unlock(self, lock: int) -> None:

@@ -35,15 +35,17 @@ from kingbus.raft.storage import (
 )
 from kingbus.raft.types import ConfState, Entry, HardState, Snapshot
 from kingbus.storage.appender import Appender, Change
+from kingbus.storage.at_rest import AS_THEY_ARE, AtRest, AtRestStatus, Keyring
 from kingbus.storage.cache import EntryCache
 from kingbus.storage.checked import CheckedEntries
 from kingbus.storage.errors import (
     CorruptRecordError,
     FatalStorageError,
+    NoRoomError,
     NotEnoughSpaceError,
     StorageError,
 )
-from kingbus.storage.files import DescriptorPool, FileSystem, LocalFileSystem
+from kingbus.storage.files import DescriptorPool, FileSystem, LocalFileSystem, is_no_room
 from kingbus.storage.record import LogStart
 from kingbus.storage.recovery import FoundLog, Recovery, check_ids, check_tail, find_log
 from kingbus.storage.replay import EntryReader, Replay
@@ -64,8 +66,8 @@ less a leader under load reads from its disk what it has yet to send and to appl
 INDEXES_MAX = 64
 """Indexes of closed segments kept in memory: about 64 KiB each for segments of 256 MiB."""
 MARGIN_BYTES_MAX = 64 << 20
-"""Kept free for what is under way (48 MiB uncommitted) and for the core's own small entries when
-the log is full."""
+"""Kept free for the core's own small entries when the log is full, and for what the end of a
+segment leaves unused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +88,17 @@ class LogWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A run of entries in one segment: `first` lies at `offset`, read on until `stop`."""
+    """A run of entries in one segment: `first` lies at `offset`, read on until `stop`.
+
+    With `transformed` they may be compressed or sealed, so they have to be read.
+    """
 
     segment: str
     first: int
     offset: int
     stop: int
     large: bool
+    transformed: bool = False
 
 
 class LogStore:
@@ -105,14 +111,23 @@ class LogStore:
         files: FileSystem,
         segment_bytes: int,
         reserve_bytes: int,
+        index_bytes: int,
         cache_bytes: int,
+        at_rest: AtRest = AS_THEY_ARE,
+        keys: Keyring | None = None,
     ) -> None:
         self._directory = directory
         self._files = files
         self._segment_bytes = segment_bytes
         self.reserve_bytes = reserve_bytes
+        self.index_bytes = index_bytes
+        """Of the reserve, what is not the log's; the owner of the index says how much."""
+        self._at_rest = at_rest
+        self.keys = keys if keys is not None else Keyring()
         self.warnings: list[str] = []
         self.recovery: Recovery | None = None
+        self.active_bytes_allocated = 0
+        """Size of the last segment's file, where the log was opened for reading."""
 
         self._lock = Lock()
         self._file_lock: int | None = None
@@ -145,17 +160,26 @@ class LogStore:
         *,
         segment_bytes: int,
         reserve_bytes: int,
+        index_bytes: int = 0,
         cache_bytes: int = CACHE_BYTES,
         cluster_id: int = 0,
         member_id: int = 0,
+        former_ids: Sequence[int] = (),
         files: FileSystem | None = None,
+        at_rest: AtRest = AS_THEY_ARE,
+        keys: Keyring | None = None,
     ) -> Self:
         """Open the log of a directory, or begin one where there is none.
 
         Blocks. The ids are written into new segments and compared with the old ones where both are
-        known (not 0). `warnings` and `recovery` tell what is worth a line in the log. Raises
-        DirectoryInUseError, NotEnoughSpaceError, CorruptRecordError, NewerFormatError,
-        WrongIdentityError, and StorageError when the directory cannot be used at all.
+        known (not 0); `former_ids` are clusters whose log this one goes on with. `index_bytes` of
+        the reserve are not for the log. `warnings` and `recovery` tell what is worth a line in the
+        log. `at_rest` is the form in which entries are written; what is there stays as it is.
+        `keys` open what was sealed before, the key of `at_rest` does so in any case; `keys` of the
+        store are those of them that are used. Raises DirectoryInUseError, NotEnoughSpaceError,
+        CorruptRecordError, NewerFormatError, WrongIdentityError, SealedLogError when a segment is
+        sealed with another key, and
+        StorageError when the directory cannot be used at all.
         """
         if reserve_bytes < 2 * segment_bytes:
             raise StorageError(
@@ -163,18 +187,22 @@ class LogStore:
                 hint="make reserve-data-size larger or segment-size smaller",
             )
         files = files or LocalFileSystem()
+        held = list(keys or ()) + ([at_rest.key] if at_rest.key is not None else [])
         store = cls(
             directory,
             files=files,
             segment_bytes=segment_bytes,
             reserve_bytes=reserve_bytes,
+            index_bytes=index_bytes,
             cache_bytes=cache_bytes,
+            at_rest=at_rest,
+            keys=Keyring(held),
         )
         try:
             files.make_directory(directory)
             store._file_lock = files.lock(directory / "LOCK")
             try:
-                store._load(cluster_id, member_id)
+                store._load(cluster_id, member_id, former_ids)
             except BaseException:
                 store.abandon()
                 raise
@@ -182,7 +210,57 @@ class LogStore:
             raise StorageError(f"cannot open the log in {directory}: {error}") from error
         return store
 
-    def _load(self, cluster_id: int, member_id: int) -> None:
+    @classmethod
+    def open_for_reading(
+        cls, directory: Path, *, files: FileSystem | None = None, keys: Keyring | None = None
+    ) -> Self:
+        """Open the log of a stopped node for a tool: nothing on the disk changes. Blocks.
+
+        An unsynced tail is passed over, as `open` would cut it. Errors as `open`, SealedLogError
+        among them for a segment that none of `keys` opens, and StorageError when there is no log.
+        """
+        files = files or LocalFileSystem()
+        store = cls(
+            directory,
+            files=files,
+            segment_bytes=1,
+            reserve_bytes=1,
+            index_bytes=0,
+            cache_bytes=0,
+            keys=keys,
+        )
+        try:
+            store._file_lock = files.lock(directory / "LOCK")
+            try:
+                store._look()
+            except BaseException:
+                store.abandon()
+                raise
+        except OSError as error:
+            raise StorageError(f"cannot read the log in {directory}: {error}") from error
+        return store
+
+    def _look(self) -> None:
+        files, directory = self._files, self._directory
+        found = find_log(files, directory)
+        if found is None:
+            raise StorageError(f"{directory} holds no log")
+        replay, last = found.replay, found.segments[-1]
+        fd = files.open(last.path)
+        try:
+            self.recovery = check_tail(files, fd, last, replay)
+            self.active_bytes_allocated = files.size(fd)
+        finally:
+            files.close(fd)
+        last.index, last.end = replay.index, replay.end
+        self._log_start = replay.log_start
+        self._conf = (replay.log_start.conf_index, replay.log_start.conf_state)
+        self._hard_state = replay.hard_state
+        self._last_index = replay.index.last_index
+        self._set_segments(tuple(found.segments))
+        self._require_keys(found.segments)
+
+    def _load(self, cluster_id: int, member_id: int, former_ids: Sequence[int]) -> None:
         files, directory = self._files, self._directory
         if NEXT_NAME in files.names(directory):
             # Perhaps with the head of a segment that never got its name.
@@ -190,7 +268,8 @@ class LogStore:
         self._check_space()
         found = find_log(files, directory)
         for segment in found.segments if found else ():
-            check_ids(segment, cluster_id=cluster_id, member_id=member_id)
+            check_ids(segment, cluster_id=cluster_id, member_id=member_id, former_ids=former_ids)
+        self._require_keys(found.segments if found else ())
         newest = found.segments[-1].header if found else None
         self._appender = appender = Appender(
             files,
@@ -200,6 +279,8 @@ class LogStore:
             member_id=member_id or (newest.member_id if newest else 0),
             may_preallocate=self._may_preallocate,
             load_index=self._index_of,
+            at_rest=self._at_rest,
+            keys=self.keys,
         )
         if found is None:
             appender.create()
@@ -216,6 +297,16 @@ class LogStore:
         self._last_index = appender.last_index
         self._set_segments(tuple(appender.segments))
 
+    def _require_keys(self, segments: Sequence[Segment]) -> None:
+        """Refuse at the start what could not be read later; keep the keys that are needed."""
+        needed = {self._at_rest.key_id: self._directory}
+        for segment in segments:
+            needed.setdefault(segment.header.key_id, segment.path)
+        needed.pop("", None)
+        for key_id, path in needed.items():
+            self.keys.require(key_id, path)
+        self.keys = self.keys.only(needed)
+
     def _resume(self, appender: Appender, found: FoundLog) -> None:
         files, replay = self._files, found.replay
         appender.segments = found.segments
@@ -229,7 +320,12 @@ class LogStore:
             # Nothing of an earlier life may stay behind the end. The sync also makes durable what
             # was read: after a crash of the process alone it may never have reached the disk.
             files.truncate(fd, replay.end)
-            files.allocate(fd, max(self._segment_bytes, replay.end))
+            try:
+                files.allocate(fd, max(self._segment_bytes, replay.end))
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                appender.space_exhausted = True
             files.fsync(fd)
         except BaseException:
             files.close(fd)
@@ -251,11 +347,15 @@ class LogStore:
         )
         free = files.free_bytes(directory)
         if held + free < 2 * self._segment_bytes:
-            raise NotEnoughSpaceError(
+            problem = (
                 f"{directory} has {free} bytes free; two segments of {self._segment_bytes} bytes "
                 "are needed"
             )
-        if held + free < self.reserve_bytes:
+            if not held:
+                raise NotEnoughSpaceError(problem)
+            # What is there can be served, and the rest can wait.
+            self.warnings.append(problem)
+        elif held + free < self.reserve_bytes:
             self.warnings.append(
                 f"{directory} holds {held} bytes and the file system has {free} bytes free: less "
                 f"than the reserve of {self.reserve_bytes}"
@@ -284,8 +384,8 @@ class LogStore:
     def write(self, write: LogWrite) -> None:
         """Make it durable: one gathered write, one sync. Blocks.
 
-        FatalStorageError when the disk refuses: the process must end. Nothing is visible before
-        `publish`.
+        FatalStorageError when the disk refuses: the process must end. NoRoomError when it is full:
+        nothing was changed, and it may be tried again. Nothing is visible before `publish`.
         """
         assert self._unpublished is None, "publish the write before"
         appender = self._usable()
@@ -303,6 +403,8 @@ class LogStore:
                 restart=write.snapshot is not None,
                 sync=write.must_sync or write.snapshot is not None,
             )
+        except NoRoomError:
+            raise
         except OSError as error:
             raise self._fail("writing the log", error) from error
         except (StorageError, AssertionError):
@@ -328,7 +430,7 @@ class LogStore:
         """Blocks. Give up every entry below `index`; whole segments leave the disk.
 
         The caller has made durable, in the database, all that followed from those entries. Readers
-        see the new start at once.
+        see the new start at once. NoRoomError as `write`.
         """
         assert self._unpublished is None, "publish the write before"
         assert index <= self._last_index + 1, (index, self._last_index)
@@ -383,7 +485,7 @@ class LogStore:
             self._files.sync_directory(self._directory)
 
     def _may_preallocate(self, closed_bytes: int) -> bool:
-        return closed_bytes + 2 * self._segment_bytes <= self.reserve_bytes
+        return closed_bytes + 2 * self._segment_bytes <= self.reserve_bytes - self.index_bytes
 
     # On the loop
 
@@ -456,10 +558,60 @@ class LogStore:
 
     @property
     def is_full(self) -> bool:
-        """True when the reserve has no room but for what is under way; see MARGIN_BYTES_MAX."""
-        margin = min(MARGIN_BYTES_MAX, self._segment_bytes // 2)
-        exhausted = self._appender is not None and self._appender.space_exhausted
-        return exhausted or self.bytes_used + margin > self.reserve_bytes
+        """True when the reserve has no room but a margin; see `has_room`."""
+        return not self.has_room(0)
+
+    def has_room(self, pending_bytes: int) -> bool:
+        """Whether more may come beside what is under way and not written yet.
+
+        What counts is what the disk has to give: a segment takes all of its room from its beginning
+        on. MARGIN_BYTES_MAX, or half a segment, stays free.
+        """
+        if self.is_out_of_room:
+            return False
+        segment = self._segment_bytes
+        free = self.reserve_bytes - self.index_bytes - self._closed_bytes
+        free -= max(segment, self._active_bytes)
+        # Room that the written segment has already is taken from nobody.
+        room = max(0, segment - self._active_bytes) + max(0, free // segment) * segment
+        return room >= min(MARGIN_BYTES_MAX, segment // 2) + pending_bytes
+
+    def segment_sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First index and bytes of each segment, oldest first, of the last how much is filled."""
+        with self._lock:
+            sizes = [segment.file_bytes for segment in self._segments[:-1]]
+            return tuple(self._starts), (*sizes, self._active_bytes)
+
+    @property
+    def segment_bytes(self) -> int:
+        """How large a segment becomes."""
+        return self._segment_bytes
+
+    def form(self) -> AtRest:
+        """A form in which something can be written behind what is there, in the same segment."""
+        header = self._segments[-1].header
+        key = next((key for key in self.keys if key.key_id == header.key_id), None)
+        return AtRest(level=int(header.transforms and key is None), key=key)
+
+    def at_rest_status(self) -> AtRestStatus:
+        """How entries are stored here; never blocks."""
+        packer = self._appender.packer if self._appender is not None else None
+        headers = [segment.header for segment in self._segments]
+        return AtRestStatus(
+            level=self._at_rest.level,
+            key_id=self._at_rest.key_id,
+            data_bytes=packer.data_bytes if packer is not None else 0,
+            stored_bytes=packer.stored_bytes if packer is not None else 0,
+            seconds=packer.seconds if packer is not None else 0.0,
+            segments=len(headers),
+            transformed_segments=sum(header.transforms for header in headers),
+            sealed_segments=sum(bool(header.key_id) for header in headers),
+        )
+
+    @property
+    def is_out_of_room(self) -> bool:
+        """True when the file system had no room for the next segment."""
+        return self._appender is not None and self._appender.space_exhausted
 
     @property
     def last_sync_seconds(self) -> float:
@@ -533,10 +685,10 @@ class LogStore:
 
         Always from the files, so it blocks. CompactedError, UnavailableError as in `entries`;
         CorruptRecordError when what is there is not what was written, StorageError when the
-        operating system cannot read it.
+        operating system cannot read it. What is compressed or sealed is opened here.
         """
         self._check_range(lo, hi)
-        reader = EntryReader(self._files, max_bytes)
+        reader = EntryReader(self._files, max_bytes, keys=self.keys)
         at = lo
         while at < hi and not reader.full:
             segment, stop = self._segment_at(at)
@@ -565,8 +717,8 @@ class LogStore:
     def stored(self, index: int) -> StoredEntry | None:
         """Where an entry lies whose bytes need not be looked at again.
 
-        Never blocks. None: `read` it, because it is unchecked, or gone, or the segment's index is
-        not in memory.
+        Never blocks. None: `read` it, because it is unchecked, or gone, or perhaps not stored as it
+        is, or the segment's index is not in memory.
         """
         with self._lock:
             if index not in self._checked:
@@ -576,7 +728,7 @@ class LogStore:
         except (CompactedError, UnavailableError):
             return None
         places = segment.index
-        if places is None:
+        if places is None or segment.header.transforms:
             return None
         with self._lock:
             if segment.sequence in self._loaded:
@@ -622,6 +774,7 @@ class LogStore:
                     offset=place.offset,
                     stop=min(stop, place.stop, indexes[-1] + 1),
                     large=place.large,
+                    transformed=segment.header.transforms,
                 )
             )
         return places

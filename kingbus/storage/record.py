@@ -2,11 +2,11 @@
 
     crc       u32  CRC32 of the 32 bytes that follow it
     previous  u32  crc of the record before it in this file (of the segment's header for the first)
-    body_crc  u32  CRC32 of the body; for an entry the one that the entry carries already
+    body_crc  u32  CRC32 of the body; for an entry without flags the one that it carries already
     length    u32  of the body
     kind      u8   RecordKind
     entry     u8   the entry's type
-    (zero)    u16
+    flags     u16  of an entry: the form in which its data are stored, see `at_rest`; 0: as they are
     index     u64  of an entry; 0 otherwise
     term      u64  of an entry; 0 otherwise
 
@@ -68,10 +68,18 @@ class RecordKind(IntEnum):
 
 
 def pack_header(
-    *, previous: int, body_crc: int, length: int, kind: int, entry_type: int, index: int, term: int
+    *,
+    previous: int,
+    body_crc: int,
+    length: int,
+    kind: int,
+    entry_type: int,
+    index: int,
+    term: int,
+    flags: int = 0,
 ) -> tuple[bytes, int]:
     """The header's bytes, and its crc, which the next record names."""
-    checked = _CHECKED.pack(previous, body_crc, length, kind, entry_type, 0, index, term)
+    checked = _CHECKED.pack(previous, body_crc, length, kind, entry_type, flags, index, term)
     crc = crc32(checked)
     return _CRC.pack(crc) + checked, crc
 

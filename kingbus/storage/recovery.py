@@ -5,6 +5,7 @@ is not on it was replaced by a truncation, a purge or a snapshot and only waits 
 the newest segment every record is read, of the others the header.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from kingbus.storage.files import FileSystem, LocalFileSystem
 from kingbus.storage.replay import Replay, examine_tail, read_idle_mark
 from kingbus.storage.segment import SYNCED_NAME, Segment, read_header, sequence_of
 
-__all__ = ["FoundLog", "Recovery", "check_ids", "check_tail", "find_log", "log_holds_anything"]
+__all__ = [
+    "FoundLog",
+    "Recovery",
+    "check_ids",
+    "check_tail",
+    "discard_torn",
+    "find_log",
+    "log_holds_anything",
+    "log_is_torn",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,29 +123,77 @@ def check_tail(files: FileSystem, fd: int, segment: Segment, replay: Replay) -> 
     return Recovery(path=segment.path, offset=replay.end, cut_bytes=tail.bytes, reason=reason)
 
 
-def check_ids(segment: Segment, *, cluster_id: int, member_id: int) -> None:
-    """WrongIdentityError when a segment is of another cluster or member; 0 is unknown."""
+def check_ids(
+    segment: Segment, *, cluster_id: int, member_id: int, former_ids: Collection[int] = ()
+) -> None:
+    """WrongIdentityError when a segment is of another cluster or member; 0 is unknown.
+
+    `former_ids` are clusters whose log this one goes on with.
+    """
     for what, mine, found in (
         ("cluster", cluster_id, segment.header.cluster_id),
         ("member", member_id, segment.header.member_id),
     ):
+        if what == "cluster" and found in former_ids:
+            continue
         if mine and found and mine != found:
             raise WrongIdentityError(f"{segment.path} belongs to {what} {found:x}, not {mine:x}")
 
 
 def log_holds_anything(directory: Path, files: FileSystem | None = None) -> bool:
-    """Whether a log directory holds an entry, a hard state or a snapshot: whether a member ever
-    lived here. Where the log is long this reads no file.
+    """Whether a log directory holds a hard state or a snapshot: whether a member ever lived here.
+
+    The hard state is the last record of a member's first write. Entries without one are the rest
+    of a write that a crash has torn, of which nobody was told. Where the log is long this reads no
+    file. CorruptRecordError when what would tell is damaged.
     """
+    found = _found_short(directory, files or LocalFileSystem())
+    if found is None or isinstance(found, bool):
+        return bool(found)
+    return bool(found.log_start.index or not found.hard_state.is_empty)
+
+
+def log_is_torn(directory: Path, files: FileSystem | None = None) -> bool:
+    """Whether it holds entries, and nothing that says that they were ever whole."""
+    found = _found_short(directory, files or LocalFileSystem())
+    if found is None or isinstance(found, bool):
+        return False
+    return bool(found.entries and not found.log_start.index and found.hard_state.is_empty)
+
+
+def discard_torn(directory: Path, files: FileSystem | None = None) -> bool:
+    """Blocks. Remove such entries, so that the member begins anew; whether there were any."""
     files = files or LocalFileSystem()
+    if not log_is_torn(directory, files):
+        return False
+    for name in files.names(directory):
+        if sequence_of(name) is not None:
+            files.unlink(directory / name)
+    files.sync_directory(directory)
+    return True
+
+
+def _found_short(directory: Path, files: FileSystem) -> Replay | bool | None:
+    """The scan of the only segment; True when there are more, None when there is none."""
     try:
         names = files.names(directory)
     except FileNotFoundError:
-        return False
+        return None
     if sum(sequence_of(name) is not None for name in names) > 1:
         return True
     found = find_log(files, directory)
     if found is None:
-        return False
-    replay = found.replay
-    return bool(replay.entries or replay.log_start.index or not replay.hard_state.is_empty)
+        idle = read_idle_mark(files, directory / SYNCED_NAME)
+        if idle is not None:
+            gone = f"it names segment number {idle.position}, which is gone"
+            raise CorruptRecordError(directory / SYNCED_NAME, 0, gone)
+        return None
+    if found.replay.hard_state.is_empty:
+        # Is it that it was never written, or that it was damaged?
+        segment = found.segments[-1]
+        fd = files.open(segment.path)
+        try:
+            check_tail(files, fd, segment, found.replay)
+        finally:
+            files.close(fd)
+    return found.replay

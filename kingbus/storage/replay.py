@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from kingbus.crc import crc32
 from kingbus.raft.types import Entry, HardState, varint_size
+from kingbus.storage.at_rest import FORMS, LENGTH_BYTES, SEALED, Keyring, data_length, open_body
 from kingbus.storage.errors import CorruptRecordError
 from kingbus.storage.files import FileSystem
 from kingbus.storage.record import (
@@ -29,7 +30,7 @@ from kingbus.storage.record import (
     SyncedMark,
     unpack_hard_state,
 )
-from kingbus.storage.segment import SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex
+from kingbus.storage.segment import SegmentHeader, SegmentIndex, read_header
 
 __all__ = [
     "EntryReader",
@@ -53,9 +54,20 @@ class Replay:
     block. Then: `index`, `hard_state`, `log_start` are the fold of the records; `end` is the
     offset behind the last good record and `previous` its crc; `fault` says why the next is not
     good ("" when there are zeros, or the file ends); `closed` that the segment's index was there.
+
+    Records are judged by the sums of what is stored. With `keys` what is compressed or sealed is
+    opened besides; `unopened` counts those entries whose key is not among them.
     """
 
-    def __init__(self, files: FileSystem, fd: int, path: Path, header: SegmentHeader) -> None:
+    def __init__(
+        self,
+        files: FileSystem,
+        fd: int,
+        path: Path,
+        header: SegmentHeader,
+        *,
+        keys: Keyring | None = None,
+    ) -> None:
         self._files = files
         self._fd = fd
         self._path = path
@@ -65,12 +77,14 @@ class Replay:
         self.hard_state = HardState()
         self.log_start = LogStart()
         self.head_end = 0  # behind the first hard state, which closes the head
-        self.end = SEGMENT_HEADER_BYTES
+        self.end = header.size
         self.previous = header.crc
         self.fault = ""
         self.closed = False
         self.stored_index: SegmentIndex | None = None
         self.entries = 0
+        self.unopened = 0
+        self._keys = keys
         self._last_term = header.previous_term
         self._need = 0
         self._stopped = False
@@ -107,9 +121,17 @@ class Replay:
                 if start + limit >= self._size:
                     self._stop("" if not any(view[at:]) else "the file ends inside a record")
                 break
-            crc, previous, body_crc, length, kind, entry_type, _, index, term = HEADER.unpack_from(
-                view, at
-            )
+            (
+                crc,
+                previous,
+                body_crc,
+                length,
+                kind,
+                entry_type,
+                flags,
+                index,
+                term,
+            ) = HEADER.unpack_from(view, at)
             header = view[at + CRC_BYTES : at + HEADER_BYTES]
             if crc32(header) != crc:
                 zeros = not crc and not any(header)
@@ -130,6 +152,8 @@ class Replay:
                 self._stop("the record's body does not verify")
                 break
             if kind == RecordKind.ENTRY:
+                if flags and not self._opens(body, flags, index, term, entry_type):
+                    break
                 if not self._entry(index, term, entry_type, start + at):
                     break
             elif not self._other(kind, bytes(body), start + at):
@@ -137,6 +161,26 @@ class Replay:
             self.previous = crc
             at = stop
             self.end = start + at
+
+    def _opens(self, body: memoryview, flags: int, index: int, term: int, entry_type: int) -> bool:
+        """Whether an entry in a form of this disk is one, as far as that can be told."""
+        key_id, cipher = self._header.key_id, None
+        if flags & ~FORMS or (flags & SEALED and not key_id):
+            self._stop(f"an entry in the unknown form {flags:#x}")
+            return False
+        if self._keys is None:
+            return True
+        if flags & SEALED:
+            if key_id not in self._keys:
+                self.unopened += 1
+                return True
+            cipher = self._keys.cipher(key_id, self._header.segment_id)
+        try:
+            open_body(body, flags, cipher, index=index, term=term, entry_type=entry_type)
+        except ValueError as error:
+            self._stop(f"entry {index}: {error}")
+            return False
+        return True
 
     def _entry(self, index: int, term: int, entry_type: int, offset: int) -> bool:
         last = self.index.last_index
@@ -273,12 +317,14 @@ class EntryReader:
     """Gathers entries from several runs until a size limit is reached.
 
     The limit counts `entry_size`; the first entry always passes. Every header and every body that
-    is handed out is verified: CorruptRecordError, never a wrong byte.
+    is handed out is verified: CorruptRecordError, never a wrong byte. What is compressed or sealed
+    comes out as it was given; SealedLogError where `keys` do not open it.
     """
 
-    def __init__(self, files: FileSystem, max_size: int) -> None:
+    def __init__(self, files: FileSystem, max_size: int, *, keys: Keyring | None = None) -> None:
         self._files = files
         self._left = max_size
+        self._keys = keys if keys is not None else Keyring()
         self.entries: list[Entry] = []
         self.full = False
 
@@ -295,7 +341,7 @@ class EntryReader:
                 block = self._files.pread(fd, READ_BYTES, offset)
                 if len(block) < HEADER_BYTES:
                     raise CorruptRecordError(path, offset, f"it ends before entry {expected}")
-            crc, _, body_crc, length, kind, entry_type, _, index, term = HEADER.unpack_from(
+            crc, _, body_crc, length, kind, entry_type, flags, index, term = HEADER.unpack_from(
                 block, at
             )
             if crc32(block[at + CRC_BYTES : at + HEADER_BYTES]) != crc:
@@ -312,7 +358,8 @@ class EntryReader:
             if index < lo:
                 at = start + length
                 continue
-            self._left -= stored_entry_size(index, term, entry_type, length)
+            size = length if not flags else self._data_length(fd, block, start, offset)
+            self._left -= stored_entry_size(index, term, entry_type, size)
             if self._left < 0 and self.entries:
                 self.full = True
                 return
@@ -324,5 +371,38 @@ class EntryReader:
                 raise CorruptRecordError(
                     path, offset + at, f"the body of entry {index} does not verify"
                 )
+            if flags:
+                place = (fd, path, offset + at)
+                data, body_crc = self._opened(place, data, flags, index, term, entry_type)
             self.entries.append(Entry(term, index, ENTRY_TYPES[entry_type], data, body_crc))
             at = start + length
+
+    def _data_length(self, fd: int, block: bytes, start: int, offset: int) -> int:
+        """How long the data of a stored body are: the limit counts them, whatever is stored."""
+        told = block[start : start + LENGTH_BYTES]
+        if len(told) < LENGTH_BYTES:
+            told = self._files.pread(fd, LENGTH_BYTES, offset + start)
+        return data_length(told.ljust(LENGTH_BYTES, b"\0"))
+
+    def _opened(
+        self,
+        place: tuple[int, Path, int],
+        stored: bytes,
+        flags: int,
+        index: int,
+        term: int,
+        entry_type: int,
+    ) -> tuple[bytes, int]:
+        """The data of an entry that is not stored as it is, and their checksum."""
+        fd, path, offset = place
+        cipher = None
+        if flags & SEALED:
+            header = read_header(self._files, fd, path)
+            if not header.key_id:
+                raise CorruptRecordError(path, offset, "a sealed entry in a segment without a key")
+            self._keys.require(header.key_id, path)
+            cipher = self._keys.cipher(header.key_id, header.segment_id)
+        try:
+            return open_body(stored, flags, cipher, index=index, term=term, entry_type=entry_type)
+        except ValueError as error:
+            raise CorruptRecordError(path, offset, f"entry {index}: {error}") from None

@@ -31,6 +31,7 @@ __all__ = [
     "NEXT_NAME",
     "SEGMENT_HEADER_BYTES",
     "SYNCED_NAME",
+    "TRANSFORMED_VERSION",
     "Location",
     "Segment",
     "SegmentHeader",
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+TRANSFORMED_VERSION = 2
+"""Of segments that may hold entries in another form than they are: a program that does not know of
+it must not take what is stored for the entries' data."""
 NEXT_NAME = "next.segment"
 """The preallocated file that the next segment will be made of."""
 SYNCED_NAME = "synced"
@@ -55,6 +59,9 @@ _MAGIC = b"KINGBSEG"
 _HEADER = struct.Struct("<8sIIQQQQQQQ16s")
 _CRC = struct.Struct("<I")
 SEGMENT_HEADER_BYTES = _HEADER.size + _CRC.size
+"""Of version 1."""
+_KEY_ID = struct.Struct("<8s")
+_HEADER_BYTES_MAX = SEGMENT_HEADER_BYTES + _KEY_ID.size
 
 
 def segment_name(sequence: int, first_index: int) -> str:
@@ -77,6 +84,8 @@ class SegmentHeader:
 
     `previous_sequence` is the segment that holds the entry before `first_index` (0: the log starts
     here), `previous_term` that entry's term, and `previous_end` where that file's records end.
+    With `transforms` entries in it may be compressed or sealed; `key_id`, in hexadecimal, names the
+    cluster key that they are sealed with, and is empty where none is.
     """
 
     sequence: int
@@ -87,13 +96,20 @@ class SegmentHeader:
     segment_id: bytes
     cluster_id: int = 0
     member_id: int = 0
+    transforms: bool = False
+    key_id: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the header, behind which the first record lies."""
+        return _HEADER_BYTES_MAX if self.transforms else SEGMENT_HEADER_BYTES
 
     def pack(self) -> tuple[bytes, int]:
         """The bytes, and their CRC32, from which the chain of records starts."""
         fixed = _HEADER.pack(
             _MAGIC,
-            FORMAT_VERSION,
-            SEGMENT_HEADER_BYTES,
+            TRANSFORMED_VERSION if self.transforms else FORMAT_VERSION,
+            self.size,
             self.cluster_id,
             self.member_id,
             self.sequence,
@@ -103,6 +119,8 @@ class SegmentHeader:
             self.previous_end,
             self.segment_id,
         )
+        if self.transforms:
+            fixed += _KEY_ID.pack(bytes.fromhex(self.key_id))
         crc = crc32(fixed)
         return fixed + _CRC.pack(crc), crc
 
@@ -118,7 +136,7 @@ def read_header(files: FileSystem, fd: int, path: Path) -> SegmentHeader:
     It is durable before the file gets its name, so damage is CorruptRecordError, never a torn
     write. NewerFormatError for a later version.
     """
-    data = files.pread(fd, SEGMENT_HEADER_BYTES, 0)
+    data = files.pread(fd, _HEADER_BYTES_MAX, 0)
     if len(data) < SEGMENT_HEADER_BYTES or data[:8] != _MAGIC:
         raise CorruptRecordError(path, 0, "this is not a segment of a kingbus log")
     (
@@ -134,12 +152,15 @@ def read_header(files: FileSystem, fd: int, path: Path) -> SegmentHeader:
         previous_end,
         segment_id,
     ) = _HEADER.unpack_from(data)
-    if version > FORMAT_VERSION:
+    if version > TRANSFORMED_VERSION:
         raise NewerFormatError(
-            f"{path} has format {version}; this version knows up to {FORMAT_VERSION}"
+            f"{path} has format {version}; this version knows up to {TRANSFORMED_VERSION}"
         )
-    if crc32(data[: _HEADER.size]) != _CRC.unpack_from(data, _HEADER.size)[0]:
+    transforms = version == TRANSFORMED_VERSION
+    summed = _HEADER.size + (_KEY_ID.size if transforms else 0)
+    if len(data) < summed + _CRC.size or crc32(data[:summed]) != _CRC.unpack_from(data, summed)[0]:
         raise CorruptRecordError(path, 0, "the segment's header does not verify")
+    key_id: bytes = _KEY_ID.unpack_from(data, _HEADER.size)[0] if transforms else b""
     header = SegmentHeader(
         sequence=sequence,
         first_index=first_index,
@@ -149,6 +170,8 @@ def read_header(files: FileSystem, fd: int, path: Path) -> SegmentHeader:
         segment_id=segment_id,
         cluster_id=cluster_id,
         member_id=member_id,
+        transforms=transforms,
+        key_id=key_id.hex() if any(key_id) else "",
     )
     if path.name != segment_name(sequence, first_index):
         raise CorruptRecordError(

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from kingbus.pb import raft_pb2
 from kingbus.pb.record_pb2 import BatchRow, FileRow, Members, RelayState
 from kingbus.raft.types import ConfState, Snapshot
+from kingbus.storage.ballast import Ballast
 from kingbus.storage.database import Database
 from kingbus.storage.errors import CorruptRecordError, NewerFormatError
 from kingbus.storage.keys import (
@@ -85,12 +86,15 @@ class StateStore:
         self._database = database
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(
+        cls, directory: Path, *, disk_bytes: int | None = None, ballast: Ballast | None = None
+    ) -> Self:
         """Open the database in a directory, or begin one. Blocks.
 
-        DirectoryInUseError, NewerFormatError, StorageError.
+        `disk_bytes` is what it should do with; `ballast` is given up for it on a full disk.
+        DirectoryInUseError, NewerFormatError, NotEnoughSpaceError, StorageError.
         """
-        database = Database(directory)
+        database = Database(directory, disk_bytes=disk_bytes, ballast=ballast)
         try:
             version = database.get(FORMAT)
             if version is None:
@@ -106,9 +110,32 @@ class StateStore:
             raise
         return cls(database)
 
+    @classmethod
+    def open_for_reading(cls, directory: Path) -> Self:
+        """Open the database of a stopped node for a tool: nothing on the disk changes. Blocks.
+
+        Errors as `open`.
+        """
+        database = Database(directory, read_only=True)
+        try:
+            version = database.get(FORMAT)
+            if version is not None and _FORMAT.unpack(version)[0] > FORMAT_VERSION:
+                raise NewerFormatError(
+                    f"{directory} has format {_FORMAT.unpack(version)[0]}; this version knows up"
+                    f" to {FORMAT_VERSION}"
+                )
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
     def close(self) -> None:
         """Let go of it; may be called twice."""
         self._database.close()
+
+    def disk_bytes(self) -> int:
+        """What it takes of the disk. Blocks."""
+        return self._database.disk_bytes()
 
     def write(self, changes: StateWrite, *, sync: bool = False) -> None:
         """One atomic batch. Unsynced it is quick enough for the event loop; with `sync` it blocks.
@@ -144,6 +171,12 @@ class StateStore:
             batch.put(CONF_STATE, _INDEX.pack(index) + encoded)
         batch.put(APPLIED, _APPLIED.pack(changes.applied, changes.term))
         self._database.write(batch, sync=sync)
+
+    def replace_members(self, members: Members) -> None:
+        """Blocks. Make this the membership, durably; only for a stopped node."""
+        batch = self._database.new_batch()
+        batch.put(MEMBERS, members.SerializeToString())
+        self._database.write(batch, sync=True)
 
     def sync(self) -> None:
         """Make durable all that was written before. Blocks; may run beside `write`."""

@@ -3,7 +3,7 @@
 Owns the way to its record, from the place where a run of entries begins, by the headers alone;
 each of them is verified, so that a wrong place is noticed before anything of it is used. That the
 body is what was written is known elsewhere: see `checked`. It must not know what the data is, nor
-where it goes.
+where it goes. Data that are compressed or sealed have to be read: of those nobody makes one.
 """
 
 from collections.abc import Iterator
@@ -49,13 +49,17 @@ class StoredEntry:
     def _find(self, fd: int, *, may_block: bool) -> tuple[int, int]:
         offset, expected = self.offset, self.first
         for _ in range(RECORDS_MAX):
-            kind, index, length = self._header(fd, offset, may_block=may_block)
+            kind, flags, index, length = self._header(fd, offset, may_block=may_block)
             if kind == RecordKind.ENTRY:
                 if index != expected:
                     raise CorruptRecordError(
                         self.path, offset, f"entry {index} where entry {expected} should be"
                     )
                 if index == self.index:
+                    if flags:
+                        raise CorruptRecordError(
+                            self.path, offset, f"entry {index} is not stored as it is"
+                        )
                     return offset + HEADER_BYTES, length
                 expected += 1
             offset += HEADER_BYTES + length
@@ -63,7 +67,7 @@ class StoredEntry:
             self.path, self.offset, f"entry {self.index} is not near entry {self.first}"
         )
 
-    def _header(self, fd: int, offset: int, *, may_block: bool) -> tuple[int, int, int]:
+    def _header(self, fd: int, offset: int, *, may_block: bool) -> tuple[int, int, int, int]:
         read = self.files.pread if may_block else self.files.pread_now
         header = read(fd, HEADER_BYTES, offset)
         if header is None:
@@ -72,7 +76,7 @@ class StoredEntry:
             raise CorruptRecordError(
                 self.path, offset, f"it ends where entry {self.index} should be"
             )
-        crc, _, _, length, kind, _, _, index, _ = HEADER.unpack(header)
+        crc, _, _, length, kind, _, flags, index, _ = HEADER.unpack(header)
         if crc32(header[CRC_BYTES:]) != crc or length > BODY_BYTES_MAX:
             raise CorruptRecordError(self.path, offset, "the record's header does not verify")
-        return int(kind), int(index), int(length)
+        return int(kind), int(flags), int(index), int(length)

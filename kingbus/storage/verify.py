@@ -1,13 +1,15 @@
 """Reading a log from its first byte to its last, to see whether all of it is what was written.
 
 For a stopped node: nothing is changed. The sums of records, their chain, the order of indexes and
-terms, the index of each closed segment, and that every segment is there.
+terms, the index of each closed segment, and that every segment is there. What is compressed is
+opened, and what is sealed where the key is given; of the rest the sums are all that is looked at.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kingbus.storage.at_rest import Keyring
 from kingbus.storage.errors import CorruptRecordError, StorageError
 from kingbus.storage.files import FileSystem, LocalFileSystem
 from kingbus.storage.recovery import check_tail, find_log
@@ -23,6 +25,7 @@ class VerifyProgress:
 
     `problem` is the first bad place, and then this is the last report. `tail_bytes` (in the last
     report) is what a crash left behind the log's end and opening will cut off: not a problem.
+    `unopened` entries are sealed with a key that was not given.
     """
 
     path: Path
@@ -31,10 +34,13 @@ class VerifyProgress:
     entries: int
     last_index: int
     tail_bytes: int = 0
+    unopened: int = 0
     problem: StorageError | None = None
 
 
-def verify_log(directory: Path, *, files: FileSystem | None = None) -> Iterator[VerifyProgress]:
+def verify_log(
+    directory: Path, *, files: FileSystem | None = None, keys: Keyring | None = None
+) -> Iterator[VerifyProgress]:
     """Check every record of a log directory, reporting after every MiB. Blocks.
 
     Ends after the first problem, which is in the last report; DirectoryInUseError is raised when
@@ -49,13 +55,13 @@ def verify_log(directory: Path, *, files: FileSystem | None = None) -> Iterator[
         raise StorageError(f"{directory} holds no log")
     lock = files.lock(directory / "LOCK")
     try:
-        yield from _verify(files, directory)
+        yield from _verify(files, directory, keys if keys is not None else Keyring())
     finally:
         files.unlock(lock)
 
 
-def _verify(files: FileSystem, directory: Path) -> Iterator[VerifyProgress]:
-    done = entries = last_index = 0
+def _verify(files: FileSystem, directory: Path, keys: Keyring) -> Iterator[VerifyProgress]:
+    done = entries = last_index = unopened = 0
     path, total, tail_bytes = directory, 0, 0
     try:
         found = find_log(files, directory)
@@ -66,7 +72,7 @@ def _verify(files: FileSystem, directory: Path) -> Iterator[VerifyProgress]:
             after = found.segments[position + 1 :]
             fd = files.open(path)
             try:
-                replay = Replay(files, fd, path, segment.header)
+                replay = Replay(files, fd, path, segment.header, keys=keys)
                 for reached in replay.steps():
                     yield VerifyProgress(
                         path=path,
@@ -80,6 +86,7 @@ def _verify(files: FileSystem, directory: Path) -> Iterator[VerifyProgress]:
                 files.close(fd)
             done += segment.file_bytes
             entries += replay.entries
+            unopened += replay.unopened
             last_index = replay.index.last_index
     except StorageError as problem:
         yield VerifyProgress(
@@ -98,6 +105,7 @@ def _verify(files: FileSystem, directory: Path) -> Iterator[VerifyProgress]:
         entries=entries,
         last_index=last_index,
         tail_bytes=tail_bytes,
+        unopened=unopened,
     )
 
 

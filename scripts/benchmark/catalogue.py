@@ -161,6 +161,27 @@ REPLICAS = (
     Row(name=REPLICAS_P99, unit="ms"),
 )
 
+FORMS_AT_REST = {
+    "as it is": {},
+    "zstd": {"compress": "zstd"},
+    "zstd level 3": {"compress": "zstd", "level": 3},
+    "sealed": {"encrypt": "cluster-key"},
+    "zstd, sealed": {"compress": "zstd", "encrypt": "cluster-key"},
+}
+"""How a node's disk may hold the log, and the section `at-rest` that has it so."""
+
+
+def at_rest_name(what: str, form: str) -> str:
+    """The row of `ingest`, `dump` or `on disk` with a form."""
+    return f"{what}, {form}"
+
+
+AT_REST = tuple(
+    Row(name=at_rest_name(what, form), unit=unit)
+    for what, unit in (("ingest", "s"), ("dump", "s"), ("on disk", "%"))
+    for form in FORMS_AT_REST
+)
+
 MEMORY = (
     Row(
         name="anonymous memory of a node",
@@ -181,6 +202,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "startup": STARTUP,
     "catch-up": CATCHING_UP,
     "replicas": REPLICAS,
+    "at-rest": AT_REST,
 }
 WHOLE_RUN = "memory"
 """The part that is not run: what the others saw is summed up in it."""

@@ -14,7 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import catchup, failover, idle, latency, replicas, startup, throughput
+from scripts.benchmark import (
+    at_rest,
+    catchup,
+    failover,
+    idle,
+    latency,
+    replicas,
+    startup,
+    throughput,
+)
 from scripts.benchmark.catalogue import PARTS, REPLICAS_ATTACHED, WHOLE_RUN
 from scripts.benchmark.comparison import compare
 from scripts.benchmark.figures import Load, peaks, summarize
@@ -54,6 +63,9 @@ def measure(
     if part == "replicas":
         count = max(20, round(REPLICAS_ATTACHED * scale))
         return replicas.measure(products, turns, directory, count=count)
+    if part == "at-rest":
+        count = max(100, round(at_rest.TRANSACTIONS * scale))
+        return at_rest.measure(products, turns, directory, transactions=count)
     return startup.measure(loads["mixed"], products, turns, directory)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scripts.benchmark import catalogue
-from scripts.benchmark.figures import Series
+from scripts.benchmark.figures import Series, Usage
 from scripts.benchmark.revisions import Product
 from scripts.benchmark.runs import Measured, in_turn, say
 from scripts.benchmark.watching import Watch, drop_from_cache
@@ -78,6 +78,15 @@ def _pull(cluster: KingbusCluster, source: MySQLServer) -> None:
 
 
 def _start(cluster: KingbusCluster, name: str, series: Series) -> None:
+    seconds, usage = start_cold(cluster)
+    series.add(name, seconds, usage)
+
+
+def start_cold(cluster: KingbusCluster) -> tuple[float, Usage]:
+    """Seconds from the start of its only node, nothing of it in the page cache, to `ready`.
+
+    The node is killed again.
+    """
     (node,) = cluster.nodes
     drop_from_cache(node.data_dir)
     began = time.perf_counter()
@@ -92,4 +101,4 @@ def _start(cluster: KingbusCluster, name: str, series: Series) -> None:
         )
         seconds = time.perf_counter() - began
     node.kill9()
-    series.add(name, seconds, watch.usage)
+    return seconds, watch.usage

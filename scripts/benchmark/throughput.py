@@ -61,12 +61,12 @@ def _references(source: MySQLServer, directory: Path, measured: Measured) -> int
     return drained.bytes
 
 
-def _ingest(source: MySQLServer, cluster: KingbusCluster, name: str, series: Series) -> KingbusNode:
+def ingest(source: MySQLServer, cluster: KingbusCluster, name: str, series: Series) -> KingbusNode:
     """How long a fresh cluster takes until its leader shows every transaction of the source."""
     wanted = source.gtid_executed()
     leader = cluster.leader()
     settle()
-    with _watched(cluster) as watch:
+    with watched(cluster) as watch:
         began = time.perf_counter()
         cluster.start_receiver(source, tls={"mode": "disabled"})
         wait_for(
@@ -80,7 +80,7 @@ def _ingest(source: MySQLServer, cluster: KingbusCluster, name: str, series: Ser
     return leader
 
 
-def _watched(cluster: KingbusCluster) -> Watch:
+def watched(cluster: KingbusCluster) -> Watch:
     running = cluster.running
     return Watch([node.pid for node in running], [node.data_dir for node in running])
 
@@ -89,7 +89,7 @@ def _three_nodes(source: MySQLServer, directory: Path, product: Product, series:
     with KingbusCluster(
         directory, count=3, settings=product.configured(SETTINGS), program=product.program
     ) as cluster:
-        _ingest(source, cluster, catalogue.INGEST_THREE, series)
+        ingest(source, cluster, catalogue.INGEST_THREE, series)
     shutil.rmtree(directory)
 
 
@@ -101,23 +101,23 @@ def _one_node(
     with KingbusCluster(
         directory, count=1, settings=product.configured(SETTINGS), program=product.program
     ) as cluster:
-        node = _ingest(source, cluster, catalogue.INGEST_ONE, series)
+        node = ingest(source, cluster, catalogue.INGEST_ONE, series)
         node.start_listener()
-        with _watched(cluster) as watch:
-            drained = _drain(node)
+        with watched(cluster) as watch:
+            drained = drain_node(node)
         series.add(catalogue.DUMP, drained.seconds, watch.usage)
         _require_equal(drained.bytes, carried, slack)
-        with _watched(cluster) as watch:
-            endless = _drain(node, at_least=drained.bytes - slack)
+        with watched(cluster) as watch:
+            endless = drain_node(node, at_least=drained.bytes - slack)
         series.add(catalogue.DUMP_AS_REPLICA, endless.seconds, watch.usage)
         _require_equal(endless.bytes, carried, slack + _HEARTBEAT_BYTES)
-        with _watched(cluster) as watch:
+        with watched(cluster) as watch:
             seconds = _drain_by_many(node, carried, slack)
         series.add(catalogue.DUMP_TO_MANY, seconds, watch.usage)
     shutil.rmtree(directory)
 
 
-def _drain(node: KingbusNode, *, at_least: int | None = None) -> Drained:
+def drain_node(node: KingbusNode, *, at_least: int | None = None) -> Drained:
     return drain(
         port=node.listen_port, user=LISTENER_USER, password=LISTENER_PASSWORD, at_least=at_least
     )

@@ -87,6 +87,44 @@ def make_tables(source: MySQLServer) -> None:
     )
 
 
+_WORDS = {
+    "city": ("Berlin", "Hamburg", "Bremen", "Leipzig", "Dresden", "Cologne", "Munich", "Stuttgart"),
+    "state": ("ordered", "paid", "packed", "sent", "delivered", "returned", "refunded"),
+    "note": ("", "", "leave it with the neighbour", "ring twice, please", "call before delivery"),
+}
+EVENTS_OF_ORDER = SMALL.events
+
+
+def fill_with_orders(source: MySQLServer, transactions: int) -> Load:
+    """Rows of about 230 bytes such as a shop has: a document of words, numbers and a random token
+    of 16 bytes in hexadecimal. How far they shrink is what real rows do, about; repeated letters
+    would vanish.
+    """
+    words = "".join(
+        f', \',"{name}":"\', ELT(1 + FLOOR(RAND() * {len(given)}), '
+        + ", ".join(f"'{word}'" for word in given)
+        + "), '\"'"
+        for name, given in _WORDS.items()
+    )
+    source.execute(
+        "CREATE PROCEDURE bench.orders(IN wanted INT) BEGIN"
+        " DECLARE done INT DEFAULT 0; WHILE done < wanted DO"
+        " INSERT INTO bench.rows_of_it (v) VALUES (CONCAT("
+        "'{\"order\":', done, ',\"customer\":', FLOOR(RAND() * 1000000),"
+        " ',\"token\":\"', LEFT(SHA2(RAND(), 256), 32), '\"',"
+        " ',\"amount\":', FLOOR(RAND() * 100000) / 100,"
+        " ',\"ordered_at\":\"', FROM_UNIXTIME(1700000000 + done * 7), '\"'"
+        f"{words}, ',\"items\":[', FLOOR(RAND() * 90000), ',', FLOOR(RAND() * 90000), ']}}'));"
+        " SET done = done + 1; END WHILE; END"
+    )
+    source.execute("CALL bench.orders(%s)", transactions)
+    return Load(
+        transactions=transactions,
+        events=transactions * EVENTS_OF_ORDER,
+        binlog_bytes=binlog_bytes(source),
+    )
+
+
 def fill(source: MySQLServer, workload: Workload) -> Load:
     """Write the workload from inside the server; what all its binary logs hold now."""
     rounds = 1 if len(workload.pattern) == 1 else 100

@@ -16,8 +16,14 @@ from tests.support.installations import REPOSITORY
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
-_PORTS = (10_000, 32_000)
+_PORTS = range(10_000, 32_000)
 _given_ports: set[int] = set()
+
+
+def _own_ports() -> range:
+    """A part of them for each process that runs tests beside others."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return _PORTS[int(worker) :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
 
 
 def free_port() -> int:
@@ -26,8 +32,9 @@ def free_port() -> int:
     It lies below the range that outgoing connections take theirs from: otherwise one of those
     could take the port of a server while that is being restarted.
     """
+    ports = _own_ports()
     for _ in range(200):
-        port = _PORTS[0] + secrets.randbelow(_PORTS[1] - _PORTS[0])
+        port = secrets.choice(ports)
         if port in _given_ports:
             continue
         with socket.socket() as probe, contextlib.suppress(OSError):

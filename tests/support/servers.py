@@ -313,6 +313,10 @@ class MySQLServer:
             every=0.2,
             explain=lambda: (self.gtid_executed(), self.replica_errors()),
         )
+        if self.installation.version < (5, 7):
+            # It counts a transaction before others see its rows; the lock waits for its commit.
+            self.execute("FLUSH TABLES WITH READ LOCK")
+            self.execute("UNLOCK TABLES")
 
     # Below: how it is run.
 

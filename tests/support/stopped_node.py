@@ -1,4 +1,4 @@
-"""A door for tests only: a command into the log of a cluster that has no API for it yet.
+"""A door for tests only: a command into the log, past all that the API would ask before.
 
 The command is appended to the log of a stopped leader, as if the leader had written it there and
 crashed before it told anybody. Started again it has the longest log, so it is elected by any

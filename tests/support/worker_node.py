@@ -18,6 +18,7 @@ from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.relay import Relay
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.worker_pool import DumpWorkers
+from kingbus.storage.at_rest import AS_THEY_ARE, AtRest
 from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.state_store import StateStore
 from tests.support.relay_logs import Cutter
@@ -43,10 +44,9 @@ class _Entries:
 class WorkerNode(RelayNode):
     """`RelayNode` over stores on disk. `applied` is called after each run."""
 
-    def __init__(self, directory: Path) -> None:
-        self.store = LogStore.open(
-            directory / "log", segment_bytes=SEGMENT_BYTES, reserve_bytes=1 << 30, cache_bytes=1
-        )
+    def __init__(self, directory: Path, *, at_rest: AtRest = AS_THEY_ARE) -> None:
+        self.at_rest = at_rest
+        self.store = self._open_log(directory / "log")
         self.rows = StateStore.open(directory / "state")
         self.directory = directory / "log"
         self.log = self
@@ -57,6 +57,15 @@ class WorkerNode(RelayNode):
         self.server_id = RELAY_ID
         self.cutter: Cutter | None = None
         self.applied: Callable[[], None] = lambda: None
+
+    def _open_log(self, directory: Path) -> LogStore:
+        return LogStore.open(
+            directory,
+            segment_bytes=SEGMENT_BYTES,
+            reserve_bytes=1 << 30,
+            cache_bytes=1,
+            at_rest=self.at_rest,
+        )
 
     @property
     def database(self):
@@ -105,9 +114,7 @@ class WorkerNode(RelayNode):
     def reopen(self) -> None:
         """The process ends, and another begins: whatever lies on the disk is unchecked."""
         self.close()
-        self.store = LogStore.open(
-            self.directory, segment_bytes=SEGMENT_BYTES, reserve_bytes=1 << 30, cache_bytes=1
-        )
+        self.store = self._open_log(self.directory)
         self.rows = StateStore.open(self.directory.parent / "state")
         self.entries = _Entries(self.store)
         self.relay = Relay.load(
@@ -168,10 +175,10 @@ class Attached(Replica):
 
 @asynccontextmanager
 async def working(
-    directory: Path, *, count: int = 1
+    directory: Path, *, count: int = 1, at_rest: AtRest = AS_THEY_ARE
 ) -> AsyncIterator[tuple[WorkerNode, DumpWorkers]]:
     """A node with worker processes; what is done with them has 30 s."""
-    node = WorkerNode(directory)
+    node = WorkerNode(directory, at_rest=at_rest)
 
     async def local(request: DumpRequest, *, sink: SendingSink, progress: DumpProgress) -> None:
         raise AssertionError("a worker performs it")

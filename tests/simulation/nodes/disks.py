@@ -18,17 +18,21 @@ from typing import Any
 import trio
 
 from kingbus.raft.types import Entry, HardState
+from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import AS_THEY_ARE, AtRest, Keyring, RestKey
 from kingbus.storage.database import Database
 from kingbus.storage.directory import DataDirectory
 from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
-from kingbus.storage.recovery import log_holds_anything
+from kingbus.storage.recovery import discard_torn, log_holds_anything, log_is_torn
 from kingbus.storage.state_store import StateStore
 from tests.simulation.storage import CheckedLog
 from tests.unit.storage.simulated_disk import PowerLostError, SimulatedDisk
 
 SEGMENT_BYTES = 16 << 10
 RESERVE_BYTES = 1 << 30
+KEY = RestKey.of(ClusterSecret.of(bytes(range(32))))
+FORMS = (AtRest(level=1, key=KEY), AtRest(level=1), AS_THEY_ARE, AtRest(key=KEY))
 BEFORE_SHARE = 0.5
 """Of a call's time this much passes before it has any effect."""
 
@@ -181,12 +185,15 @@ class Disk(ABC):
     """A member's machine: its files, and what the process that runs has opened of them."""
 
     can_lose_power: bool
+    has_forms = False
+    """Whether each opening of the log has another form at rest than the one before it."""
 
     def __init__(self, path: Path, files: FaultyFiles | SimulatedDisk) -> None:
         self.durable = Durable()
         self._path = path
         self._files = files
         self._opened = _Opened()
+        self._openings = sum(path.name.encode())  # members begin with different forms
 
     @abstractmethod
     def _directory(self) -> DataDirectory: ...
@@ -206,6 +213,8 @@ class Disk(ABC):
 
     def open_log(self, *, cluster_id: int, member_id: int) -> WatchedLog:
         assert self._opened.directory is not None
+        self._openings += 1
+        form = FORMS[self._openings % len(FORMS)] if self.has_forms else AS_THEY_ARE
         store = self._opened.log = WatchedLog.open(
             self._opened.directory.log_path,
             segment_bytes=SEGMENT_BYTES,
@@ -213,11 +222,18 @@ class Disk(ABC):
             cluster_id=cluster_id,
             member_id=member_id,
             files=self._files,
+            at_rest=form,
+            keys=Keyring([KEY]),
         )
         store.errors = self._files.errors
         store.durable, store.wrote, store.was_cut = self.durable, lambda _: None, lambda _: None
         self.durable.resume(store)
         return store
+
+    def discard_torn(self) -> None:
+        """As a start does that begins anew."""
+        assert self._opened.directory is not None
+        discard_torn(self._opened.directory.log_path, self._files)
 
     def refuse_syncs(self) -> None:
         self._files.errors["fdatasync"] = errno.EIO
@@ -272,6 +288,10 @@ class VolatileDisk(Disk):
             @property
             def has_log(self) -> bool:
                 return log_holds_anything(self.log_path, files)
+
+            @property
+            def has_torn_log(self) -> bool:
+                return log_is_torn(self.log_path, files)
 
         return Directory.open_or_create(self._path)
 

@@ -274,6 +274,8 @@ class Member:
             config, directory, members=database.members(), runner=runner, ask=ask
         )
         identity = prepared.identity
+        if prepared.path == "start":
+            await runner(disk.discard_torn)
         store = await runner(
             partial(disk.open_log, cluster_id=identity.cluster_id, member_id=identity.member_id)
         )

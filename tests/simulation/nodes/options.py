@@ -51,6 +51,8 @@ class NodeOptions(DrawnOptions):
     readers: int = 2
     volatile: bool = True
     """Machines that can lose their power; otherwise real files and RocksDB."""
+    forms: bool = False
+    """Members' disks hold the log compressed or sealed, in another form after each start."""
     # The node.
     election_seconds: float = 1.0
     message_bytes_max: int = 1 << 20
@@ -124,5 +126,6 @@ def draw(seed: int) -> NodeOptions:
         batch_bytes=maybe(0.7, 1 << 20, 300, 700, 2000),
         latency_ms=maybe(0.3, 2, 1, 15, 40),
         write_ms=maybe(0.4, 3, 1, 10, 30),
+        forms=rng.random() < 0.3,
         faults=faults,
     )

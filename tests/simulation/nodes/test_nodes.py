@@ -45,6 +45,7 @@ def test_every_fault_is_drawn() -> None:
         assert sum(fault in each.faults for each in options) >= 3, fault
     for kind in (True, False):
         assert sum(each.volatile is kind for each in options) >= 10
+        assert sum(each.forms is kind for each in options) >= 10
     assert {each.voters for each in options} == {1, 3, 4, 5}
 
 

@@ -218,6 +218,7 @@ class World:
     def _add(self, name: str, initial: Sequence[Any], *, is_new: bool) -> Member:
         kind = VolatileDisk if self.options.volatile else RealDisk
         disk = kind(self.directory / name, random.Random(f"disk of {name} of {self.seed}"))
+        disk.has_forms = self.options.forms
         member = Member(self, name, disk, initial=initial, is_new=is_new)
         self.members[name] = member
         return member

@@ -10,6 +10,7 @@ from kingbus.admin.errors import ConflictError, UnavailableError
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.operations import Operations
 from kingbus.binlog import command as codec
+from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
@@ -18,7 +19,11 @@ from kingbus.mysql.errors import MySQLError
 from kingbus.node.errors import DialBackError, NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
+from kingbus.pb.record_pb2 import FileRow
+from kingbus.replication.file_content import PastEndError
+from kingbus.replication.purger import UnknownFileError
 from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import AtRestStatus
 
 PEER_URLS = {"n1": "http://127.0.0.1:5001", "n2": "http://127.0.0.1:5002"}
 ELECTION_SECONDS = 0.05
@@ -209,6 +214,7 @@ class FakeReceiver:
         self.now = FakeReceiverStatus()
         self.refusal = ""
         self.checked: list[tuple[str, str]] = []
+        self.binlog_size = 0
 
     def status(self) -> FakeReceiverStatus:
         return self.now
@@ -217,6 +223,25 @@ class FakeReceiver:
         self.checked.append((config.addresses[0], password))
         if self.refusal:
             raise SourceCheckError(self.refusal)
+
+    async def ask_binlog_size(self, _config: SourceConfig, _password: str) -> int:
+        return self.binlog_size
+
+
+class FakePurger:
+    """Notes what it is asked for; holds the files that it is given."""
+
+    def __init__(self) -> None:
+        self.asked: list[str | float] = []
+        self.held: set[str] = set()
+
+    async def purge_to(self, name: str) -> None:
+        if name not in self.held:
+            raise UnknownFileError(f"no such file: {name}")
+        self.asked.append(name)
+
+    async def purge_before(self, seconds: float) -> None:
+        self.asked.append(seconds)
 
 
 class FakeListener:
@@ -231,11 +256,12 @@ class FakeListener:
     def replicas(self) -> list[object]:
         return []
 
-    async def start(self, address: str, user: str, password: str) -> None:
+    async def start(self, address: str, user: str, password: str, *, admin: bool = False) -> None:
         assert self.operations is not None
         if address in self.taken:
             raise ConflictError(f"listen on {address}: address already in use")
-        users = [User(name=user, native_verifier=bytes(len(password)))]
+        rights = ["replication", "admin"] if admin else ["replication"]
+        users = [User(name=user, native_verifier=bytes(len(password)), rights=rights)]
         config = ServerConfig(member_id=self._node.id, started=True, address=address, users=users)
         await self.operations.store_server(config)
         self.is_running = True
@@ -283,6 +309,69 @@ class FakeEvent:
     info: str = "COMMIT"
 
 
+@dataclass(frozen=True)
+class FakeChunk:
+    data: bytes
+    total: int
+    closed: bool
+
+
+FAKE_CONTENT = b"\xfebin" + bytes(range(256)) * 40
+
+
+async def fake_content(file: str, offset: int, size_max: int) -> FakeChunk | None:
+    """One closed file; a read behind its end is refused."""
+    if file != "binlog.000001":
+        return None
+    if offset > len(FAKE_CONTENT):
+        raise PastEndError(f"{file} has {len(FAKE_CONTENT)} bytes")
+    data = FAKE_CONTENT[offset : offset + size_max]
+    return FakeChunk(data, len(FAKE_CONTENT), closed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeArchiveStatus:
+    target: str = "s3://bucket/one/"
+    serving: bool = True
+    archiving: bool = False
+    files: int = 1
+    files_behind: int = 2
+    files_missing: int = 0
+    oldest: str = "binlog.000001"
+    newest: str = "binlog.000001"
+    last_success: float | None = None
+    error: str = ""
+    errors: int = 0
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeArchivedFile:
+    row: FileRow = field(
+        default_factory=lambda: FileRow(
+            ordinal=1, served_name="binlog.000001", end_position=99, epoch=1
+        )
+    )
+    key: str = "files/binlog.000001"
+    sha256: str = "00"
+    compression: str = "none"
+    before: GtidSet = field(default_factory=GtidSet)
+    after: GtidSet = field(default_factory=GtidSet)
+
+
+class FakeArchive:
+    """One file."""
+
+    def status(self) -> FakeArchiveStatus:
+        return FakeArchiveStatus()
+
+    def files(self) -> list[FakeArchivedFile]:
+        return [FakeArchivedFile()]
+
+    def has(self, row: FileRow) -> bool:
+        return row.ordinal == 1
+
+
 async def fake_events(
     file: str, position: int, _offset: int, limit: int
 ) -> Sequence[FakeEvent] | None:
@@ -313,6 +402,7 @@ class Member1:
     receiver: FakeReceiver
     listener: FakeListener
     operations: Operations
+    purger: FakePurger
 
 
 class Pair:
@@ -326,6 +416,7 @@ class Pair:
         self.transport = FakeTransport()
         self.joiners: set[tuple[str, str, str]] = set()  # (URL, name, token) of who would answer
         self.secret = ClusterSecret.generate() if with_key else None
+        self.at_rest: AtRestStatus | None = None
         self.n1 = self._member("n1")
         self.n2 = self._member("n2")
 
@@ -334,7 +425,7 @@ class Pair:
             raise DialBackError(f"{name} cannot be reached from here: {url}")
 
     def _member(self, name: str) -> Member1:
-        node, receiver = FakeNode(self.shared, name), FakeReceiver()
+        node, receiver, purger = FakeNode(self.shared, name), FakeReceiver(), FakePurger()
         listener = FakeListener(node)
         identity = FakeIdentity()
         leader = LeaderOperations(
@@ -343,6 +434,7 @@ class Pair:
             receiver=receiver,
             identity=identity,
             keys=FakeKeys(self.secret),
+            purger=purger,
             dial_back=self._dial_back,
         )
         operations = Operations(
@@ -356,7 +448,9 @@ class Pair:
             identity=identity,
             election_timeout=ELECTION_SECONDS,
             events=fake_events,
+            at_rest=lambda: self.at_rest,
+            content=fake_content,
         )
         listener.operations = operations
         self.transport.handlers[node.id] = operations.handle_call
-        return Member1(node, receiver, listener, operations)
+        return Member1(node, receiver, listener, operations, purger)

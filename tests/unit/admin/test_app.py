@@ -15,9 +15,11 @@ from kingbus.admin.errors import UnavailableError
 from kingbus.admin.schema import AddMember
 from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
+from kingbus.pb.command_pb2 import MemberAttributes
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
+from kingbus.storage.at_rest import AtRestStatus
 from kingbus.transport.errors import PeerUnreachableError
-from tests.unit.admin.fakes import ELECTION_SECONDS, Member1, Pair
+from tests.unit.admin.fakes import ELECTION_SECONDS, FAKE_CONTENT, Member1, Pair
 
 SOURCE = {
     "mysql_addr": "10.0.0.9:3306",
@@ -67,6 +69,11 @@ class Browser:
         assert reply.status_code == 200, reply.text
         assert reply.json()["message"] == "success"
         return reply.json()["data"]
+
+    async def raw(self, path: str) -> tuple[bytes, httpx.Headers]:
+        reply = await self.ask("GET", path)
+        assert reply.status_code == 200, reply.text
+        return reply.content, reply.headers
 
     async def refused(self, method: str, path: str, body: object = None) -> tuple[int, str]:
         reply = await self.ask(method, path, json=body)
@@ -635,6 +642,48 @@ async def test_a_node_that_began_from_a_snapshot_says_how_far_it_is(pair: Pair) 
     await browser.data("GET", "/ready")
 
 
+async def test_the_form_at_rest_is_told(pair: Pair) -> None:
+    """What is set, what it saved, and how many segments have it; unknown is null."""
+    browser = Browser(pair.n1)
+    pair.at_rest = AtRestStatus(level=0, key_id="", segments=3, transformed_segments=1)
+    assert (await browser.data("GET", "/status"))["at_rest"] == {
+        "compress": "none",
+        "level": None,
+        "encrypt": "none",
+        "key_id": None,
+        "data_bytes": None,
+        "stored_bytes": None,
+        "ratio": None,
+        "seconds": None,
+        "segments": 3,
+        "transformed_segments": 1,
+        "sealed_segments": 0,
+    }
+    pair.at_rest = AtRestStatus(
+        level=3,
+        key_id="5eed",
+        data_bytes=400,
+        stored_bytes=100,
+        seconds=0.25,
+        segments=3,
+        transformed_segments=2,
+        sealed_segments=1,
+    )
+    assert (await browser.data("GET", "/status"))["at_rest"] == {
+        "compress": "zstd",
+        "level": 3,
+        "encrypt": "cluster-key",
+        "key_id": "5eed",
+        "data_bytes": 400,
+        "stored_bytes": 100,
+        "ratio": 0.25,
+        "seconds": 0.25,
+        "segments": 3,
+        "transformed_segments": 2,
+        "sealed_segments": 1,
+    }
+
+
 async def test_the_listener_of_the_node_asked(pair: Pair) -> None:
     """A follower binds its own listener and the leader stores it; a taken port is a conflict."""
     browser = Browser(pair.n2)
@@ -657,11 +706,61 @@ async def test_the_listener_of_the_node_asked(pair: Pair) -> None:
     assert found == (409, "listen on 127.0.0.1:3391: address already in use")
 
 
-async def test_purging_says_that_it_is_not_there(pair: Pair) -> None:
-    """An honest refusal instead of a purge that does nothing."""
-    found = await Browser(pair.n2).refused("POST", "/binlog/purge", {"to": "binlog.000002"})
+async def test_purging_is_the_leaders(pair: Pair) -> None:
+    """Asked anywhere; to a file or before a time, UTC where no zone is given."""
+    browser = Browser(pair.n2)
+    pair.n1.purger.held = {"binlog.000002"}
+    assert await browser.data("POST", "/binlog/purge", {"to": "binlog.000002"}) == []
+    for time in ("2026-11-21 16:00:00", "2026-11-21T16:00:00Z", "2026-11-21T18:00:00+02:00"):
+        await browser.data("POST", "/binlog/purge", {"before": time})
 
-    assert found == (409, "purging is not available yet")
+    assert pair.n1.purger.asked == ["binlog.000002", *[1795276800.0] * 3]
+    assert pair.n2.purger.asked == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"to": "binlog.000009"}, 404, "no such file: binlog.000009"),
+        ({}, 400, "give either to or before"),
+        ({"to": "a", "before": "2026-11-21"}, 400, "give either to or before"),
+        ({"to": ""}, 400, "to "),
+        ({"before": "yesterday"}, 400, "before is not a time"),
+    ],
+)
+async def test_a_purge_that_cannot_be_meant(
+    pair: Pair, body: dict[str, str], status: int, words: str
+) -> None:
+    """Refused with one sentence, and nothing is purged."""
+    found, message = await Browser(pair.n2).refused("POST", "/binlog/purge", body)
+
+    assert (found, words in message) == (status, True), message
+    assert pair.n1.purger.asked == []
+
+
+async def test_a_small_reserve_is_told_of_when_a_source_is_stored(pair: Pair) -> None:
+    """Against the smallest reserve of the members; a source that does not answer is not judged."""
+    browser = Browser(pair.n2)
+    source = {"mysql_addr": "127.0.0.1:3306", "mysql_user": "repl"}
+    for member, reserve in ((pair.n1, 8 << 30), (pair.n2, 2 << 30)):
+        attributes = MemberAttributes(member_id=member.node.id, reserve_bytes=reserve)
+        await member.operations.store_attributes(attributes)
+    assert await browser.data("PUT", "/binlog/syncer/config", source) == ""
+    pair.n1.receiver.binlog_size = 1 << 30
+    found = await browser.data("PUT", "/binlog/syncer/config", source)
+    assert "less than 3 x the source's max_binlog_size" in found
+    pair.n1.receiver.binlog_size = 512 << 20
+    assert await browser.data("PUT", "/binlog/syncer/config", source) == ""
+
+
+async def test_a_user_of_the_listener_may_be_an_administrator(pair: Pair) -> None:
+    """Only where that is asked for."""
+    browser = Browser(pair.n2)
+    body = {"addr": "127.0.0.1:3390", "user": "relay", "password": "hunter2"}
+    for more, rights in (({}, ["replication"]), ({"admin": True}, ["replication", "admin"])):
+        await browser.data("PUT", "/binlog/server/start", body | more)
+        stored = pair.shared.state.servers[pair.n2.node.id].users[0]
+        assert list(stored.rights) == rights
 
 
 async def test_events_of_a_file(pair: Pair) -> None:
@@ -754,3 +853,23 @@ async def test_pages_of_other_origins_are_refused(pair: Pair) -> None:
     assert rebound.status_code == 403
     for host in ("localhost:9595", "127.0.0.1:9595", "[::1]:9595"):
         assert (await browser.ask("GET", "/status", headers={"host": host})).status_code == 200
+
+
+async def test_bytes_of_a_file_come_as_they_are(pair: Pair) -> None:
+    """Any range of them, with how many there are; what is not there is refused as elsewhere."""
+    browser = Browser(pair.n2)
+    body, headers = await browser.raw("/binlog/content?file=binlog.000001&from=3&limit=500")
+    assert body == FAKE_CONTENT[3:503]
+    assert headers["content-type"] == "application/octet-stream"
+    assert headers["kingbus-file-bytes"] == str(len(FAKE_CONTENT))
+    assert headers["kingbus-file-closed"] == "true"
+    body, _ = await browser.raw(f"/binlog/content?file=binlog.000001&from={len(FAKE_CONTENT)}")
+    assert body == b""
+    for query, status in (
+        ("file=binlog.000009", 404),
+        (f"file=binlog.000001&from={len(FAKE_CONTENT) + 1}", 400),
+        ("file=binlog.000001&from=-1", 400),
+        (f"file=binlog.000001&limit={(4 << 20) + 1}", 400),
+        ("from=4", 400),
+    ):
+        assert (await browser.refused("GET", f"/binlog/content?{query}"))[0] == status, query

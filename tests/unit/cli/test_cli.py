@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from kingbus.cli.main import invoke
+from kingbus.pb.command_pb2 import MemberAttributes
+from kingbus.storage.at_rest import AtRestStatus
+from tests.support.lost_majority import Machine
+from tests.unit.admin.fakes import FakeArchive
 from tests.unit.cli.conftest import RunningApi
 
 Captured = pytest.CaptureFixture[str]
@@ -44,6 +48,8 @@ def test_version(capsys: Captured) -> None:
         ["status", "--admin", "http://h:port"],
         ["run", "--config", "a", "--listen", "127.0.0.1:1"],
         ["source", "set", "--addr", "h:1", "--user", ""],
+        ["binlog", "purge"],
+        ["binlog", "purge", "--to", "a", "--before", "2026-11-21"],
     ],
 )
 def test_usage_errors(arguments: list[str], capsys: Captured) -> None:
@@ -168,6 +174,19 @@ def test_status_shows_the_cluster(api: RunningApi, capsys: Captured) -> None:
     assert "n1" in text
     assert "leader" in text
     assert "listener stopped" in text
+    api.pair.at_rest = AtRestStatus(
+        level=3,
+        key_id="5eed",
+        data_bytes=400,
+        stored_bytes=100,
+        segments=3,
+        transformed_segments=2,
+        sealed_segments=1,
+    )
+    assert invoke(["status"]) == 0
+    text = capsys.readouterr().out
+    assert "zstd level 3, sealed with cluster-key 5eed, 100 bytes stored for 400 (x 0.25)" in text
+    assert "of 3 segments 2 transformed, 1 sealed" in text
 
     assert invoke(["status", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -261,6 +280,65 @@ def test_server_and_files(
     assert "no such file" in failed(["binlog", "events", "nothing"], 1, capsys)
 
 
+def test_purge(api: RunningApi, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a file or before a time; what is left is listed. A user may, if told so."""
+    purger = api.pair.n1.purger
+    purger.held = {"binlog.000002"}
+    assert invoke(["binlog", "purge", "--to", "binlog.000002"]) == 0
+    assert capsys.readouterr().out.startswith("FILE")
+    assert invoke(["binlog", "purge", "--before", "1970-01-01 00:01:00", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert purger.asked == ["binlog.000002", 60.0]
+    assert "no such file" in failed(["binlog", "purge", "--to", "x"], 1, capsys)
+    assert "not a time" in failed(["binlog", "purge", "--before", "x"], 1, capsys)
+
+    monkeypatch.setenv("KINGBUS_SERVER_PASSWORD", "hunter2")
+    start = ["server", "start", "--addr", "127.0.0.1:3390", "--user", "relay", "--admin-user"]
+    assert invoke(start) == 0
+    (user,) = api.pair.shared.state.servers[api.pair.n2.node.id].users
+    assert list(user.rights) == ["replication", "admin"]
+
+
+def test_a_small_reserve_is_warned_of(api: RunningApi, capsys: Captured) -> None:
+    """On stderr; the source is stored all the same."""
+    node = api.pair.n1.node
+    api.pair.shared.state.members[node.id] = MemberAttributes(
+        member_id=node.id, reserve_bytes=1 << 30
+    )
+    api.pair.n1.receiver.binlog_size = 1 << 30
+    assert invoke(["source", "set", "--addr", "h:1", "--user", "u"]) == 0
+    warned = capsys.readouterr().err
+    assert warned.startswith("kingbus: warning: reserve-data-size (1073741824) is less than 3 x")
+    assert api.pair.shared.state.source_config is not None
+
+
+def test_archive(api: RunningApi, capsys: Captured) -> None:
+    """Where none is configured that is said; else what the node asked knows of it."""
+    assert invoke(["archive", "status"]) == 0
+    assert capsys.readouterr().out == "no archive is configured\n"
+    assert invoke(["status"]) == 0
+    assert "ARCHIVE" not in capsys.readouterr().out
+    api.pair.n2.operations._archive = FakeArchive()
+    assert invoke(["archive", "status"]) == 0
+    assert "s3://bucket/one/" in capsys.readouterr().out
+    assert invoke(["archive", "list"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.startswith("FILE")
+    assert row.split()[:1] == ["binlog.000001"]
+    assert invoke(["status"]) == 0
+    assert "\nARCHIVE\ntarget" in capsys.readouterr().out
+
+
+def test_export_from_an_empty_log(api: RunningApi, capsys: Captured, tmp_path: Path) -> None:
+    """Nothing is written, and a file that is not there is named; so is a set that is none."""
+    to = ["binlog", "export", "--to", str(tmp_path / "files")]
+    assert invoke([*to, "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+    assert "binlog.000007 is not held" in failed([*to, "--from", "binlog.000007"], 1, capsys)
+    assert "--gtid" in failed([*to, "--gtid", "nonsense"], 2, capsys)
+    assert "not a data directory" in failed([*to, "--data-dir", str(tmp_path)], 1, capsys)
+
+
 def test_the_token_of_a_file_is_sent(capsys: Captured, tmp_path: Path) -> None:
     """Without it the API refuses; the token is in no output."""
     token = tmp_path / "token"
@@ -269,3 +347,30 @@ def test_the_token_of_a_file_is_sent(capsys: Captured, tmp_path: Path) -> None:
         assert "bearer token" in failed(["status", "--admin", api.url], 1, capsys)
         assert invoke(["status", "--admin", api.url, "--token-file", str(token)]) == 0
         assert "hunter2" not in capsys.readouterr().out
+
+
+def test_recover_asks_for_the_name(capsys: Captured, tmp_path: Path) -> None:
+    """Without the flag, without a terminal, with another name: refused, and nothing is changed."""
+    words = ["storage", "recover", "--data-dir", str(tmp_path)]
+    assert "--force-new-cluster" in failed(words, 2, capsys)
+    words.append("--force-new-cluster")
+    assert "not a data directory" in failed(words, 1, capsys)
+    machine = Machine(tmp_path, real=True)
+    before = machine.examine()
+
+    assert invoke(words) == 2
+    told = capsys.readouterr()
+    assert "--yes-i-am" in told.err
+    facts = dict(line.split(maxsplit=1) for line in told.out.splitlines())
+    assert facts["last_index"] == "6"
+    assert facts["last_term"] == "2"
+    assert facts["commit_index"] == "5"
+    assert "executed_gtid_set" in facts
+    assert invoke([*words, "--yes-i-am", "b"]) == 1
+    assert "is 'a', not 'b'" in capsys.readouterr().err
+    assert machine.examine() == before
+
+    assert invoke([*words, "--yes-i-am", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["members"] == ["a", "b", "c"]
+    assert machine.examine().is_alone
+    assert "only member of its cluster already" in failed([*words, "--yes-i-am", "a"], 1, capsys)

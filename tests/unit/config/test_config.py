@@ -110,6 +110,12 @@ def test_the_value_of_a_secret_is_never_shown(key: str) -> None:
     assert key in message
 
 
+def test_a_password_in_a_url_is_never_shown() -> None:
+    """It is told which key is wrong, and not what stands there."""
+    found = problems(archive={"to": "s3://b", "endpoint": "http://user:hunter2@h:1"})
+    assert "hunter2" not in found["archive.endpoint"]
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "part"),
     [
@@ -135,7 +141,25 @@ def test_the_value_of_a_secret_is_never_shown(key: str) -> None:
         ({"initial_cluster": "n1=http://h:1,n2=http://h:1"}, "initial-cluster", "already"),
         ({"initial_cluster_state": "old"}, "initial-cluster-state", "'new' or 'existing'"),
         ({"log_level": "loud"}, "log-level", "one of"),
-        ({"retain": {"for": "7d"}}, "retain", "not available yet"),
+        ({"retain": {"for": "a week"}}, "retain.for", "not a duration"),
+        ({"retain": {"files-min": 0}}, "retain.files-min", "greater than or equal to 1"),
+        ({"reserve_overflow": "wrap"}, "reserve-overflow", "stop"),
+        ({"archive": {}}, "archive.to", "is required"),
+        ({"archive": {"to": "backups"}}, "archive.to", "an absolute path or s3://"),
+        ({"archive": {"to": "http://h/x"}}, "archive.to", "an absolute path or s3://"),
+        ({"archive": {"to": "s3:///x"}}, "archive.to", "names no bucket"),
+        ({"archive": {"to": "s3://b", "endpoint": "h:9000"}}, "archive.endpoint", "http://HOST"),
+        (
+            {"archive": {"to": "s3://b", "endpoint": "http://user:word@h"}},
+            "archive.endpoint",
+            "http://HOST",
+        ),
+        (
+            {"archive": {"to": "/mnt/x", "endpoint": "http://h:9000"}},
+            "archive.endpoint",
+            "s3://… in archive.to only",
+        ),
+        ({"archive": {"to": "/mnt/x", "compression": "gzip"}}, "archive.compression", "zstd"),
         ({"tls": {"peer": {"cert": "x"}}}, "tls.peer", "not available yet"),
         ({"tls": {"admin": {"cert": "x"}}}, "tls.admin", "not available yet"),
         ({"tls": {"server": {"cert": "x"}}}, "tls.server", "not available yet"),
@@ -250,3 +274,46 @@ def test_source_candidates() -> None:
         parsed = config.parse(MINIMAL | {"source": {"addrs": given_as, "user": "u"}})
         assert parsed.source is not None
         assert [str(each) for each in parsed.source.addresses] == ["h1:1", "h2:2"]
+
+
+def test_the_form_at_rest_is_off_by_default_and_each_part_by_itself() -> None:
+    """zstd with its own level, or one that is given; the key of a file outside of data-dir."""
+    assert config.parse(MINIMAL).at_rest.zstd_level == 0
+    assert config.parse(MINIMAL).at_rest.encrypt == "none"
+    assert config.parse(MINIMAL | {"at-rest": {"compress": "zstd"}}).at_rest.zstd_level == 1
+    both = {"compress": "zstd", "level": 7, "encrypt": "cluster-key"}
+    parsed = config.parse(MINIMAL | {"at-rest": both, "cluster-key-file": "/etc/key"})
+    assert (parsed.at_rest.zstd_level, parsed.at_rest.encrypt) == (7, "cluster-key")
+
+
+@pytest.mark.parametrize(
+    ("section", "file", "key", "message"),
+    [
+        ({"encrypt": "cluster-key"}, None, "at-rest.encrypt", "needs cluster-key-file"),
+        ({"encrypt": "cluster-key"}, "/tmp/n1/cluster.key", "cluster-key-file", "must not lie in"),
+        ({"encrypt": "cluster-key"}, "/tmp/x/../n1/k", "cluster-key-file", "must not lie in"),
+        ({"encrypt": "yes"}, "/etc/key", "at-rest.encrypt", "'none' or 'cluster-key'"),
+        ({"compress": "gzip"}, None, "at-rest.compress", "'none' or 'zstd'"),
+        ({"level": 3}, None, "at-rest.level", "is for compress: zstd"),
+        ({"compress": "zstd", "level": 20}, None, "at-rest.level", "less than or equal to 19"),
+        ({"compress": "zstd", "level": 0}, None, "at-rest.level", "greater than or equal to 1"),
+        ({"compression": "zstd"}, None, "at-rest.compression", "unknown key"),
+    ],
+)
+def test_what_cannot_be_at_rest_is_told(
+    section: dict[str, object], file: str | None, key: str, message: str
+) -> None:
+    """By its key; a key beside what it seals would protect nothing."""
+    found = problems(at_rest=section, cluster_key_file=file)
+    assert found.keys() == {key}
+    assert message in found[key]
+
+
+def test_where_an_archive_lies() -> None:
+    """A bucket and a prefix, or a directory."""
+    found = config.parse(MINIMAL | {"archive": {"to": "s3://backups/kingbus/one"}}).archive
+    assert found is not None
+    assert (found.bucket, found.prefix, found.is_s3) == ("backups", "kingbus/one", True)
+    found = config.parse(MINIMAL | {"archive": {"to": "/mnt/archive"}}).archive
+    assert found is not None
+    assert (found.bucket, found.prefix, found.is_s3) == ("", "", False)

@@ -59,3 +59,22 @@ def test_a_start_tells_every_problem_at_once(
         "auth.token-file",
         "auth.read-token-file",
     ]
+
+
+def test_the_keys_of_an_archive(tmp_path: Path) -> None:
+    """From files or the environment; both are needed for a store, none for a directory."""
+    file = tmp_path / "access"
+    file.write_text("access\n")
+    archive = {"to": "s3://bucket/place", "access-key-file": str(file)}
+    _, problems = read_credentials(parsed(archive=archive), {})
+    assert [problem.key for problem in problems] == ["archive.secret-key-file"]
+    assert "KINGBUS_ARCHIVE_SECRET_KEY" in problems[0].message
+    environment = {"KINGBUS_ARCHIVE_ACCESS_KEY": "other", "KINGBUS_ARCHIVE_SECRET_KEY": "secret"}
+    found, problems = read_credentials(parsed(archive=archive), environment)
+    assert problems == []
+    assert found.archive_access_key is not None
+    assert found.archive_access_key.reveal() == "access"
+    assert found.archive_secret_key is not None
+    assert found.archive_secret_key.reveal() == "secret"
+    _, problems = read_credentials(parsed(archive={"to": "/mnt/archive"}), {})
+    assert problems == []

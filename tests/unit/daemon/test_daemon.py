@@ -145,6 +145,41 @@ def test_a_wrong_cluster_key_is_refused_at_the_start(node: KingbusNode, tmp_path
     node.start()
 
 
+def test_a_sealed_directory_needs_its_key_at_the_start(node: KingbusNode, tmp_path: Path) -> None:
+    """Also where nothing is to be sealed any more: refused, with segment and key id named."""
+    right, wrong = tmp_path / "right.key", tmp_path / "wrong.key"
+    secret = ClusterSecret.generate()
+    secret.store(right)
+    ClusterSecret.generate().store(wrong)
+    sealed = {"compress": "zstd", "encrypt": "cluster-key"}
+    node.configure(cluster_key_file=str(right), at_rest=sealed)
+    node.start()
+    wait_for(lambda: node.status()["executed_gtid_set"] == "", what="an answer")
+    told = node.status()["at_rest"]
+    assert (told["compress"], told["level"], told["encrypt"]) == ("zstd", 1, "cluster-key")
+    assert (told["key_id"], told["segments"], told["sealed_segments"]) == (secret.key_id, 1, 1)
+    assert node.status()["warnings"] == []
+    assert node.stop() == 0
+    segment = f"{1:010d}-{1:020d}.segment is sealed with cluster key {secret.key_id}"
+
+    for settings in ({}, {"at_rest": None}):
+        node.configure(cluster_key_file=str(wrong), **settings)
+        assert segment in refusal(node)
+    node.configure(cluster_key_file=None)
+    line = refusal(node)
+    assert segment in line
+    assert "cluster-key-file" in line
+    node.configure(cluster_key_file=str(right))
+    node.start()
+    wait_for(lambda: node.status()["at_rest"]["transformed_segments"] == 1, what="an answer")
+    (node.data_dir / "cluster.key").write_text(secret.key.hex())
+    assert node.stop() == 0
+    node.configure(at_rest=sealed)
+    node.start()
+    assert any("remove it if" in warning for warning in node.status()["warnings"])
+    assert node.stop() == 0
+
+
 def test_a_node_without_a_peer_port_stays_alone(tmp_path: Path) -> None:
     """Whoever would join it, be added or take its place is refused: it could not be reached."""
     log = tmp_path / "log"

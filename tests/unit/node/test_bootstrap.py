@@ -10,15 +10,22 @@ from kingbus.membership.member import Member
 from kingbus.node.bootstrap import (
     BootstrapConfig,
     Join,
+    Prepared,
     Restart,
     Start,
+    check_not_stale,
     decide,
     is_marked_removed,
     mark_removed,
     prepare,
 )
 from kingbus.node.calls import ClusterAnswer, ask_cluster, register_calls
-from kingbus.node.errors import BootstrapError, MemberRemovedError, RestartError
+from kingbus.node.errors import (
+    BootstrapError,
+    MemberRemovedError,
+    RestartError,
+    StaleDirectoryError,
+)
 from kingbus.raft.types import Entry, HardState
 from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.storage.errors import WrongIdentityError
@@ -419,3 +426,60 @@ def test_an_answer_reads_back():
     for nonsense in (b"", b"[]", b"{}", b'{"cluster_id": 5}', random.Random(1).randbytes(50)):
         with pytest.raises(ValueError, match="not an answer"):
             ClusterAnswer.decode(nonsense)
+
+
+async def test_a_torn_first_write_starts_anew(directory):
+    """Also when the others have heard of this member; who joins goes on with what there is."""
+    log = LogStore.open(
+        directory.log_path, segment_bytes=SEGMENT_BYTES, reserve_bytes=4 * SEGMENT_BYTES
+    )
+    write = LogWrite(entries=[Entry(1, 1)])
+    log.write(write)
+    log.abandon()
+    own = CLUSTER.named("a")
+    directory.set_identity(identity_of("a"))
+    answer = ClusterAnswer(
+        cluster=CLUSTER, member_id=2, leader_id=2, bootstrapped=frozenset({own.id})
+    )
+    ask = answers(h2=answer)
+
+    assert (await prepared(directory, ask=ask)).path == "start"
+    joining = replace(CONFIG, is_new=False)
+    assert (await prepared(directory, joining, ask=ask)).path == "restart"
+
+
+@pytest.mark.parametrize(
+    ("term", "last", "stale"),
+    [(5, 10, True), (4, 99, True), (5, 11, False), (6, 1, False)],
+)
+async def test_an_older_copy_of_a_directory_is_noticed(term, last, stale):
+    """A leader that still runs knows what was acknowledged to it; another cluster's does not."""
+    own = CLUSTER.named("a")
+    answer = ClusterAnswer(
+        cluster=CLUSTER,
+        member_id=2,
+        leader_id=2,
+        bootstrapped=frozenset(),
+        acknowledged={own.id: (5, 11)},
+    )
+    assert ClusterAnswer.decode(answer.encode()) == answer
+    found = Prepared(path="restart", identity=identity_of("a"), cluster=CLUSTER)
+    ask = answers(h2=answer)
+
+    if stale:
+        with pytest.raises(StaleDirectoryError, match="in term 5, that it had index 11"):
+            await check_not_stale(found, HardState(term, 0, 0), last, ask=ask)
+    else:
+        await check_not_stale(found, HardState(term, 0, 0), last, ask=ask)
+    other = answers(h2=replace(answer, cluster=replace(CLUSTER, cluster_id=9)))
+    await check_not_stale(found, HardState(1, 0, 0), 1, ask=other)
+    await check_not_stale(found, HardState(1, 0, 0), 1, ask=answers())
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_database_without_its_log_is_not_begun_with(directory, is_new):
+    """Whoever loses the log alone lost what it promised, like whoever loses all."""
+    config = replace(CONFIG, is_new=is_new)
+
+    with pytest.raises(RestartError, match="its log is empty"):
+        await prepared(directory, config, members=CLUSTER.to_record())

@@ -10,7 +10,13 @@ from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member
 from kingbus.node.changes import to_conf_change
 from kingbus.node.core import initial_hard_state
-from kingbus.node.errors import EntryTooLargeError, NoLeaderError, NotLeaderError, RestartError
+from kingbus.node.errors import (
+    EntryTooLargeError,
+    NoLeaderError,
+    NotLeaderError,
+    RestartError,
+    StaleDirectoryError,
+)
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.raft.types import (
     ConfState,
@@ -477,3 +483,13 @@ async def test_a_sole_voter_campaigns_once_while_its_disk_is_slow(nursery, autoj
     bench.runner.opened.set()
     await wait_all_tasks_blocked()
     assert bench.node.role == "leader"
+
+
+async def test_a_leader_that_knows_more_of_this_log_than_there_is(autojump_clock):
+    """Its heartbeat commits what this member had acknowledged: an older copy was put back."""
+    bench = Bench(entries=[Entry(1, index) for index in (1, 2, 3)], applied=3)
+    bench.hear(MessageType.HEARTBEAT, commit=3)
+    bench.hear(MessageType.HEARTBEAT, commit=5)
+
+    with pytest.raises(StaleDirectoryError, match="log here ends at index 3"):
+        await bench.node.run()

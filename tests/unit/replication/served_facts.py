@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kingbus.mysql.errors import MySQLError, unknown_thread
+from kingbus.mysql.errors import MySQLError, unknown_log_file, unknown_thread
 from kingbus.mysql.resultset import Value
 from kingbus.replication.queries import (
     BinlogEventRow,
@@ -34,6 +34,7 @@ class MemorySource:
     )
     source: ReceiverFacts | None = None
     known: dict[str, Value] = field(default_factory=dict)
+    purges: list[str | float | None] = field(default_factory=list)
 
     def gtid_executed(self) -> str:
         return self.executed
@@ -52,6 +53,14 @@ class MemorySource:
 
     def receiver(self) -> ReceiverFacts | None:
         return self.source
+
+    def bytes_until_purge(self, file: str) -> int | None:
+        return {"binlog.000003": 5000}.get(file)
+
+    async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:
+        if to and to not in [name for name, _ in self.files]:
+            raise unknown_log_file()
+        self.purges.append(to or before)
 
     async def binlog_events(
         self, file: str, position: int, offset: int, limit: int

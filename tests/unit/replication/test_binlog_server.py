@@ -429,6 +429,42 @@ async def test_the_same_replica_replaces_its_older_dump(
         assert len(server.replicas()) == (1 if replaced else 2)
 
 
+@pytest.mark.parametrize(
+    ("listed", "code", "message"),
+    [
+        ([], 1236, "could not find next log; the first event '"),
+        ([("binlog.000003", 774)], 1105, "the log was purged under the dump; try again later"),
+    ],
+)
+async def test_a_dump_that_is_stuck_in_a_purged_file_is_ended(
+    listed: list[tuple[str, int]], code: int, message: str
+) -> None:
+    """Where a packet can follow with an error: one at which a replica stops for good only if the
+    file is served no more. A dump that goes on finds out by itself, and one that reads from
+    elsewhere keeps no room taken."""
+    async with serving() as server, await replica(server) as client:
+        await begin_dump(client)
+        await until(lambda: server.replicas()[0].file == "binlog.000003")
+        server.end_overtaken(lambda name: name == "binlog.000003")
+        server.end_overtaken(lambda _: False)
+        assert len(server.replicas()) == 1
+        (connection,) = server.connections
+        connection.dump.progress.bytes_sent += 1
+        server.end_overtaken(lambda _: False)
+        server.end_overtaken(lambda name: name == "binlog.000003")
+        assert len(server.replicas()) == 1
+        server.facts.files = listed
+        connection.dump.progress.is_outside_log = True
+        server.end_overtaken(lambda _: False)
+        assert len(server.replicas()) == 1
+        connection.dump.progress.is_outside_log = False
+        server.end_overtaken(lambda _: False)
+        error = await client.error()
+        assert error.code == code
+        assert message in error.message
+        assert await client.packet() is None
+
+
 async def test_kill() -> None:
     """A killed dump is closed without a word; strangers may not kill, administrators may."""
     async with (
@@ -468,6 +504,7 @@ async def test_what_is_shown_of_a_replica() -> None:
     )
     assert (found.last_gtid, found.lag_bytes) == (f"{UUID}:28", 74)
     assert (found.lag_seconds, found.lag_transactions) == (60.0, None)
+    assert found.bytes_until_cut_off == 5000
     assert (found.connect_time, found.heartbeat_period) == (1000.0, 2.0)
     assert (process.command, process.user) == ("Binlog Dump GTID", "repl")
 

@@ -287,6 +287,28 @@ async def test_rights() -> None:
     assert await error("FLUSH BINARY LOGS", session(rights="admin")) == 1235
 
 
+async def test_purge() -> None:
+    """By name, with or without the directory, or by time in UTC; in MySQL's own words if not."""
+    source = MemorySource()
+    on = session(source, rights="admin")
+    assert await ask("PURGE BINARY LOGS TO './binlog.000003'", on) is None
+    assert await ask("PURGE MASTER LOGS TO 'binlog.000003'", on) is None
+    assert await ask("PURGE BINARY LOGS BEFORE '2026-11-21 16:00:00'", on) is None
+    assert await ask("PURGE BINARY LOGS BEFORE '2026-11-21'", on) is None
+    await ask("PURGE BINARY LOGS BEFORE NOW() - INTERVAL 1 DAY", on)
+    assert source.purges[:4] == ["binlog.000003", "binlog.000003", 1795276800.0, 1795219200.0]
+    assert source.purges[4] == on.clock() // 1 - 86400
+
+    with pytest.raises(MySQLError) as caught:
+        await ask("PURGE BINARY LOGS TO 'binlog.000009'", on)
+    assert str(caught.value) == "1373 (HY000): Target log not found in binlog index"
+    for wrong in ("'garbage'", "NULL", "0"):
+        assert await error(f"PURGE BINARY LOGS BEFORE {wrong}", on) == 1292
+    assert len(source.purges) == 5
+    with pytest.raises(MySQLError, match="SUPER or BINLOG_ADMIN privilege"):
+        await ask("PURGE BINARY LOGS BEFORE 'garbage'", session(source))
+
+
 async def test_grants() -> None:
     """A connection is shown what it may do."""
     assert await ask("SHOW GRANTS FOR CURRENT_USER") == [

@@ -34,7 +34,12 @@ A_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 SOURCE_UUID = "50b5308f-e4f4-11f1-a9f2-02fc00000001"
 RSA_KEY = auth.PrivateKey.generate()
 SHORT = Timings(
-    retry_min=0.02, retry_max=0.05, operator_retry=0.1, fatal_retry_max=0.2, full_retry=0.02
+    retry_min=0.02,
+    retry_max=0.05,
+    operator_retry=0.1,
+    fatal_retry_max=0.2,
+    full_retry=0.02,
+    full_patience=0.1,
 )
 DDL = [(2, query(b"CREATE TABLE t (a INT)"))]
 
@@ -459,6 +464,25 @@ async def test_a_full_reserve_stops_the_reading_and_goes_on_when_there_is_room()
         assert pull.node.state.executed.count() == 2
         full[0] = False
         await pull.until(lambda: pull.node.state.visible.position == file.position)
+
+
+async def test_a_reserve_that_is_full_for_a_moment_ends_no_session():
+    """A purge makes room: until then it only stops reading."""
+    looks = []
+
+    def is_full():
+        looks.append(len(looks))
+        return 3 <= len(looks) <= 5
+
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-3")
+    async with pulling(source, is_full=is_full) as pull:
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.state.visible.position == file.position)
+        assert len(looks) > 5
+        assert pull.node.sessions() == 1
 
 
 async def test_the_next_candidate_has_its_turn_when_the_first_is_unreachable():

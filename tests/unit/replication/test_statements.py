@@ -10,9 +10,11 @@ from kingbus.mysql.errors import MySQLError
 from kingbus.replication.conditions import compare, matches_like
 from kingbus.replication.statements import (
     Administer,
+    Call,
     Kill,
     Literal,
     Nothing,
+    PurgeLogs,
     Select,
     Set,
     Show,
@@ -151,12 +153,45 @@ def test_assignments() -> None:
         ("START TRANSACTION WITH CONSISTENT SNAPSHOT", Nothing()),
         ("COMMIT WORK", Nothing()),
         ("FLUSH BINARY LOGS", Administer(name="FLUSH BINARY LOGS", privilege="RELOAD")),
+        ("PURGE BINARY LOGS TO './bin.000002'", PurgeLogs(to="./bin.000002")),
+        ("purge master logs to 'x';", PurgeLogs(to="x")),
+        (
+            "PURGE BINARY LOGS BEFORE '2026-11-21 16:00:00'",
+            PurgeLogs(before=Literal("2026-11-21 16:00:00")),
+        ),
+        (
+            "PURGE BINARY LOGS BEFORE NOW() - INTERVAL 3 DAY",
+            PurgeLogs(before=Call("now", ()), seconds=3 * 86400),
+        ),
+        (
+            "PURGE BINARY LOGS BEFORE DATE_SUB(NOW(), INTERVAL 90 MINUTE)",
+            PurgeLogs(before=Call("now", ()), seconds=5400),
+        ),
         ("STOP SLAVE", Administer(name="STOP SLAVE", privilege="REPLICATION_SLAVE_ADMIN")),
     ],
 )
 def test_statements(sql: str, statement: object) -> None:
     """Each form, the old words and the new."""
     assert parse(sql) == statement
+
+
+@pytest.mark.parametrize(
+    ("sql", "near"),
+    [
+        ("PURGE LOGS TO 'x'", "LOGS TO 'x'"),
+        ("PURGE BINARY LOGS", ""),
+        ("PURGE BINARY LOGS TO x", "x"),
+        ("PURGE BINARY LOGS TO 'x' 'y'", "'y'"),
+        ("PURGE BINARY LOGS BEFORE NOW() - 3", "3"),
+        ("PURGE BINARY LOGS BEFORE NOW() - INTERVAL 3 MONTH", "MONTH"),
+    ],
+)
+def test_a_purge_that_is_not_understood(sql: str, near: str) -> None:
+    """1064 with the place, never another purge than the one meant."""
+    with pytest.raises(MySQLError) as caught:
+        parse(sql)
+    assert caught.value.code == 1064
+    assert f"near '{near}'" in caught.value.message
 
 
 def test_a_password_in_a_statement_stays_there() -> None:

@@ -13,6 +13,7 @@ import trio.testing
 from kingbus.pb.worker_pb2 import Answer, Begin, End, FromWorker, Ready, ToWorker
 from kingbus.replication import worker_channel
 from kingbus.replication.worker_channel import Channel, ChannelError
+from kingbus.replication.worker_frames import VERSION
 from tests.support.cluster import REPOSITORY
 
 
@@ -158,7 +159,7 @@ def test_a_worker_ends_when_the_node_is_gone(tmp_path) -> None:
     theirs.close()
     try:
         length = int.from_bytes(ours.recv(4), "little")
-        assert FromWorker.FromString(ours.recv(length)) == FromWorker(ready=Ready(version=1))
+        assert FromWorker.FromString(ours.recv(length)) == FromWorker(ready=Ready(version=VERSION))
         ours.close()
         assert process.wait(30) == 0
     finally:

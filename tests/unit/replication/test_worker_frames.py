@@ -18,11 +18,14 @@ from kingbus.replication.served_rows import InstallingError, PurgedWhileReadingE
 from kingbus.replication.worker_frames import (
     News,
     begin_out,
+    places_out,
     progress_in,
     progress_out,
     request_in,
 )
 from kingbus.replication.worker_relay import NodeAnswerError, WorkerRelay
+from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import Keyring, RestKey
 from kingbus.storage.log import Place
 from tests.support.relay_feed import Feed, begun, perform, steps
 from tests.support.relay_logs import UUID_A, gtids
@@ -33,6 +36,7 @@ class Places:
 
     def __init__(self, *, known: bool = True) -> None:
         self.known = known
+        self.keys = Keyring()
 
     def locate(self, indexes, *, may_read=False):
         if not self.known:
@@ -236,3 +240,23 @@ def test_progress_arrives_as_it_was() -> None:
     assert got == progress
     progress_in(progress_out(3, DumpProgress()), got)
     assert got == DumpProgress()
+
+
+def test_a_worker_is_told_the_keys_of_the_log_and_where_not_to_send_from() -> None:
+    """With the whole state, and then no more; a place keeps its mark on the way."""
+    key = RestKey.of(ClusterSecret.of(bytes(32)))
+    places = Places()
+    places.keys = Keyring([key])
+    feed = begun()
+    news = News(feed.node.relay, places)
+    frame = news()
+    assert frame is not None
+    assert [(each.id, each.key) for each in frame.state.keys] == [(key.key_id, key.key)]
+    assert bytes(32) not in frame.SerializeToString(), "passwords are not sealed with what is told"
+    feed.commit(5)
+    feed.send(9)
+    frame = news()
+    assert frame is not None
+    assert not frame.state.keys, "once is enough"
+    made = Place(segment="s", first=1, offset=2, stop=3, large=False, transformed=True)
+    assert places_out([made])[0].transformed

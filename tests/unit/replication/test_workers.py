@@ -15,11 +15,15 @@ from kingbus.pb.command_pb2 import Command, Purge
 from kingbus.replication.dump import DumpProgress, DumpRequest
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.worker_pool import DumpWorkers
+from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import AtRest, RestKey
 from tests.support.relay_logs import binlog, numbered, packets_of
 from tests.support.relay_node import by_gtid, by_position
 from tests.support.worker_node import Attached, WorkerNode, here, in_thread, until, working
 
 pytestmark = pytest.mark.slow
+
+KEY = RestKey.of(ClusterSecret.of(bytes(range(32))))
 
 
 def hold(node: WorkerNode, *, files: int = 3, size: int = 7, bytes_: int = 3000) -> None:
@@ -66,6 +70,19 @@ async def test_a_worker_sends_what_the_node_itself_sends(tmp_path: Path) -> None
             assert theirs.progress.bytes_sent == ours.progress.bytes_sent
             assert theirs.progress.last_gtid == ours.progress.last_gtid
             assert theirs.progress.position == ours.progress.position
+
+
+@pytest.mark.parametrize("form", [AtRest(level=1), AtRest(level=1, key=KEY)])
+async def test_a_worker_opens_what_is_compressed_or_sealed(tmp_path: Path, form: AtRest) -> None:
+    """With the key that it is told; it sends what the node itself sends, and nothing unread."""
+    async with working(tmp_path, at_rest=form) as (node, pool):
+        hold(node)
+        assert node.store.at_rest_status().stored_bytes < node.store.at_rest_status().data_bytes
+        for request in (by_position(), by_gtid("a:1-13:17-41:55"), by_position()):
+            theirs, ours = await dumped(pool, request), await here(node, request)
+            assert bytes(theirs.raw) == bytes(ours.raw)
+            assert theirs.finished
+            assert theirs.progress.file_bytes_sent == ours.progress.file_bytes_sent == 0
 
 
 async def test_what_is_committed_reaches_attached_replicas(tmp_path: Path) -> None:

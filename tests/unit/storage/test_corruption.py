@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kingbus.raft.types import Entry, EntryType, HardState
+from kingbus.storage.at_rest import Keyring
 from kingbus.storage.errors import CorruptRecordError, StorageError
 from kingbus.storage.verify import verify_log
 from tests.unit.storage.conftest import Logs, append, commit, entry
-from tests.unit.storage.test_log_model import observe
+from tests.unit.storage.test_log_model import FORMS, KEY, observe
 
 NO_LIMIT = 1 << 60
 
@@ -19,19 +20,24 @@ NO_LIMIT = 1 << 60
 places = st.integers(0, 2**40).map(lambda seed: Random(seed).random())
 
 
+OPENING = {"segment_bytes": 2048, "keys": Keyring([KEY])}
+
+
 def filled(seed):
-    """A closed log of several segments with truncations, and what it says."""
+    """A closed log of several segments with truncations, and what it says. Every seed but the
+    multiples of 4 has one of the other forms at rest.
+    """
     random = Random(seed)
     logs = Logs()
     logs.disk.random.seed(seed)
-    store = logs.open(segment_bytes=2048)
+    store = logs.open(**OPENING, at_rest=FORMS[seed % 4])
     last = committed = 0
     for term in range(1, 12):
         first = max(committed, last - random.randint(0, 4)) + 1
         count = random.randint(1, 6)
         sizes = [random.choice((0, 30, 300, 900)) for _ in range(count)]
         entries = [
-            Entry(term, first + n, EntryType.NORMAL, random.randbytes(size))
+            Entry(term, first + n, EntryType.NORMAL, 2 * random.randbytes(size // 2))
             for n, size in enumerate(sizes)
         ]
         last = first + count - 1
@@ -55,7 +61,7 @@ def test_a_changed_bit_is_never_served(seed, place, bit):
     logs.disk.flip_bit(paths[0], offset, bit)
 
     try:
-        store = logs.open(segment_bytes=2048, cache_bytes=0)
+        store = logs.open(**OPENING, cache_bytes=0)
         found = observe(store)
         terms = [store.term(index) for index in range(says.start, says.last + 1)]
     except StorageError:
@@ -85,7 +91,7 @@ def test_a_changed_stretch_is_never_served(seed, place, length, noise):
     data[start:stop] = Random(seed).randbytes(stop - start) if noise else bytes(stop - start)
 
     try:
-        found = observe(logs.open(segment_bytes=2048, cache_bytes=0))
+        found = observe(logs.open(**OPENING, cache_bytes=0))
     except StorageError:
         return
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from kingbus.storage.errors import (
     WrongIdentityError,
 )
 from kingbus.storage.log import LogStore
+from kingbus.storage.recovery import discard_torn
 from tests.unit.storage.conftest import append, entry
 
 IDENTITY = Identity(name="n1", member_id=0xAB, cluster_id=2**64 - 1, created="2026-01-02T03:04:05Z")
@@ -100,6 +102,48 @@ def test_a_log_counts_when_something_was_written(tmp_path):
         assert directory.has_log
 
 
+def test_a_first_write_that_was_torn_counts_for_nothing(tmp_path):
+    """Entries without a hard state behind them: nobody was told of them, so they may go."""
+    with DataDirectory.open_or_create(tmp_path) as directory:
+        log = open_log(directory)
+        append(log, entry(1), entry(2), hard_state=HardState(1, 0, 2))
+        log.abandon()
+        (path,) = directory.log_path.glob("*-*.segment")
+        whole = path.read_bytes()
+        assert directory.has_log
+        assert not directory.has_torn_log
+        assert not discard_torn(directory.log_path)
+
+        end = len(whole.rstrip(b"\0")) - 10
+        path.write_bytes(whole[:end] + bytes(len(whole) - end))
+        assert not directory.has_log
+        assert directory.has_torn_log
+        assert discard_torn(directory.log_path)
+
+        assert not directory.has_torn_log
+        open_log(directory).close()
+        assert not directory.has_log
+
+
+def test_damage_to_a_first_write_is_no_torn_write(tmp_path):
+    """What had been durable is not forgotten, whatever is left of it."""
+    with DataDirectory.open_or_create(tmp_path) as directory:
+        log = open_log(directory)
+        append(log, entry(1), entry(2), hard_state=HardState(1, 0, 2))
+        end = log.bytes_used
+        log.close()
+        (path,) = directory.log_path.glob("*-*.segment")
+        data = bytearray(path.read_bytes())
+        data[end - 10] ^= 1
+        path.write_bytes(data)
+
+        for question in ("has_log", "has_torn_log"):
+            with pytest.raises(CorruptRecordError):
+                getattr(directory, question)
+        with pytest.raises(CorruptRecordError):
+            discard_torn(directory.log_path)
+
+
 def test_a_long_log_counts_without_being_read(tmp_path):
     """More than one segment is enough."""
     with DataDirectory.open_or_create(tmp_path) as directory:
@@ -170,3 +214,32 @@ def test_a_path_that_cannot_be_used_is_one_clear_error(tmp_path):
 
     with pytest.raises(StorageError, match="cannot use the data directory"):
         DataDirectory.open_or_create(tmp_path / "file" / "d")
+
+
+def test_an_identity_after_a_recovery_survives(tmp_path):
+    """With the clusters that it was before; replicas are served under the first of them."""
+    later = replace(IDENTITY, cluster_id=7, origin_id=5, former_ids=(5, 6))
+    with DataDirectory.open_or_create(tmp_path) as directory:
+        directory.set_identity(IDENTITY)
+        assert directory.identity.served_id == IDENTITY.cluster_id
+        directory.replace_identity(later)
+    with DataDirectory.open_existing(tmp_path) as directory:
+        assert directory.identity == later
+        assert directory.identity.served_id == 5
+
+
+def test_an_identity_that_was_changed_is_refused(tmp_path):
+    """Any bit of any value: ids, and what people read. Without a sum it is an earlier version's."""
+    whole = IDENTITY.encode()
+    for at in range(len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            try:
+                found = Identity.decode(bytes(data))
+            except ValueError:
+                continue
+            assert found == IDENTITY, (at, bit)
+    fields = json.loads(whole)
+    del fields["crc"]
+    assert Identity.decode(json.dumps(fields).encode()) == IDENTITY

@@ -18,6 +18,7 @@ from kingbus.storage.errors import (
     CorruptRecordError,
     DirectoryInUseError,
     FatalStorageError,
+    NoRoomError,
     NotEnoughSpaceError,
     StorageError,
     WrongIdentityError,
@@ -26,7 +27,7 @@ from kingbus.storage.files import LocalFileSystem
 from kingbus.storage.log import LogStore, LogWrite
 from kingbus.storage.record import BODY_BYTES_MAX, HEADER_BYTES, pack_header
 from kingbus.storage.replay import EntryReader, Replay, stored_entry_size
-from kingbus.storage.segment import POINT_BYTES, Segment
+from kingbus.storage.segment import NEXT_NAME, POINT_BYTES, Segment
 from tests.unit.storage.conftest import append, commit, entry
 from tests.unit.storage.simulated_disk import SimulatedDisk
 
@@ -369,17 +370,74 @@ def test_a_failed_sync_is_final(logs):
     assert logs.disk.counts["fdatasync"] == syncs
 
 
-def test_a_full_disk_is_final_for_a_write(logs):
-    """No room for a record: the node must stop, what was acknowledged stays."""
+def test_a_write_that_finds_no_room_changes_nothing(logs):
+    """What was there is read as before, and the same write goes through once there is room."""
     logs.disk.capacity = 3 * 4096
     store = logs.open(reserve_bytes=8 * 4096)
     append(store, entry(1, b"kept"))
+    write = LogWrite(entries=[entry(2, bytes(9000))], hard_state=commit(1, term=2))
 
-    with pytest.raises(FatalStorageError, match="No space left"):
-        append(store, entry(2, bytes(9000)))
-    store.close()
+    for _ in range(3):
+        with pytest.raises(NoRoomError, match="is full"):
+            store.write(write)
+        assert store.last_index() == 1
+        assert store.initial_state()[0] == HardState()
+        assert store.is_out_of_room
+    append(store, entry(2, b"small"))
     logs.disk.capacity = 1 << 20
-    assert [e.data for e in logs.open().read(1, 2, NO_LIMIT)] == [b"kept"]
+    store.write(write)
+    store.publish(write)
+
+    assert not store.is_out_of_room
+    assert [len(e.data) for e in store.read(1, 3, NO_LIMIT)] == [4, 9000]
+    store.close()
+    assert [len(e.data) for e in logs.open().read(1, 3, NO_LIMIT)] == [4, 9000]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_room_inside_a_segment(logs, number):
+    """A file system that promises more than it has: the write is taken back."""
+    store = logs.open(segment_bytes=1 << 16)
+    append(store, entry(1, b"kept"))
+    for size in (5000, 100):
+        logs.disk.errors["pwritev"] = number
+        with pytest.raises(NoRoomError):
+            append(store, entry(2, bytes(size)), hard_state=commit(1, term=3))
+    logs.disk.errors["pwritev"] = number
+    assert not store.note_idle()
+    assert store.note_idle()
+
+    append(store, entry(2, b"again"), hard_state=commit(1, term=2))
+    logs.disk.lose_power()
+
+    store = logs.open(segment_bytes=1 << 16)
+    assert [e.data for e in store.read(1, 3, NO_LIMIT)] == [b"kept", b"again"]
+    assert store.initial_state()[0].term == 2
+
+
+def test_a_sync_without_room_is_final(logs):
+    """The pages may be gone: it is not tried again."""
+    store = logs.open()
+    logs.disk.errors["fdatasync"] = errno.ENOSPC
+    with pytest.raises(FatalStorageError):
+        append(store, entry(1))
+    with pytest.raises(FatalStorageError):
+        append(store, entry(1))
+
+
+def test_a_purge_without_room_waits(logs):
+    """The log is not cut, and is cut once there is room."""
+    store = logs.open(segment_bytes=4096)
+    for index in range(1, 8):
+        append(store, entry(index, bytes(1500)), hard_state=commit(index))
+    logs.disk.errors["pwritev"] = errno.ENOSPC
+    with pytest.raises(NoRoomError):
+        store.truncate_before(6)
+    assert store.first_index() == 1
+
+    store.truncate_before(6)
+
+    assert store.first_index() == 6
 
 
 def test_no_room_for_the_segment_ahead_only_fills_the_log(logs):
@@ -396,11 +454,28 @@ def test_no_room_for_the_segment_ahead_only_fills_the_log(logs):
     assert not store.is_full
 
 
+def test_room_is_seen_again_where_the_reserve_has_none_to_hold(logs):
+    """No segment ahead is made, and the log does not stay full for the want of one."""
+    logs.disk.capacity = 11_000
+    store = logs.open(reserve_bytes=1 << 20)
+    append(store, entry(1, bytes(3000)), entry(2, bytes(3000)))
+    store.index_bytes = 1 << 20
+    store.note_idle()
+    assert store.is_out_of_room
+
+    logs.disk.capacity = 1 << 20
+    store.note_idle()
+
+    assert not store.is_out_of_room
+    assert NEXT_NAME not in logs.disk.names(logs.directory)
+
+
 def test_the_reserve_fills_up_and_empties(logs):
     """The receiver must stop before the reserve is used up; a purge makes room."""
     store = logs.open(segment_bytes=4096, reserve_bytes=5 * 4096)
     index = 0
     while not store.is_full:
+        assert index < 100
         index += 1
         append(store, entry(index, bytes(500)), hard_state=commit(index - 1))
     assert 3 * 4096 < store.bytes_used < 5 * 4096
@@ -409,6 +484,27 @@ def test_the_reserve_fills_up_and_empties(logs):
     store.truncate_before(index - 5)
 
     assert not store.is_full
+
+
+def test_what_the_log_takes_of_the_disk_stays_within_its_part(logs):
+    """Index and what is under way counted in, as long as it is written only while there is room."""
+    reserve, index_bytes, pending = 20 * 4096, 3 * 4096, 1000
+    store = logs.open(segment_bytes=4096, reserve_bytes=reserve, index_bytes=index_bytes)
+    index, largest = 0, 0
+    while store.has_room(pending):
+        assert index < 400
+        for _ in range(2):
+            index += 1
+            append(store, entry(index, bytes(400)), hard_state=commit(index - 1))
+        taken = sum(logs.size(logs.directory / name) for name in logs.disk.names(logs.directory))
+        largest = max(largest, taken)
+    assert 15 * 4096 < largest <= reserve - index_bytes
+    assert not store.has_room(pending)
+    starts, sizes = store.segment_sizes()
+    assert (starts[0], sum(sizes)) == (1, store.bytes_used)
+
+    store.index_bytes = 0
+    assert store.has_room(pending)
 
 
 def test_too_little_space_is_refused(logs):
@@ -421,6 +517,14 @@ def test_too_little_space_is_refused(logs):
     store = logs.open(segment_bytes=4096, reserve_bytes=1 << 20)
 
     assert "less than the reserve" in store.warnings[0]
+    append(store, entry(1, b"kept"))
+    store.close()
+    logs.disk.capacity = 4200
+    store = logs.open(segment_bytes=4096, reserve_bytes=1 << 20)
+    assert "are needed" in store.warnings[0], "what is there can be served"
+    assert store.is_out_of_room
+    assert store.read(1, 2, NO_LIMIT)[0].data == b"kept"
+    store.close()
     with pytest.raises(StorageError, match="less than two segments"):
         logs.open(segment_bytes=4096, reserve_bytes=5000)
 

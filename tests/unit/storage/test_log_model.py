@@ -1,5 +1,6 @@
 """The log against a plain list, with crashes of the process and of the machine."""
 
+import errno
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -16,12 +17,17 @@ from hypothesis.stateful import (
 )
 
 from kingbus.raft.types import ConfState, Entry, EntryType, HardState, Snapshot
+from kingbus.secrets import ClusterSecret
+from kingbus.storage.at_rest import AS_THEY_ARE, AtRest, Keyring, RestKey
+from kingbus.storage.errors import FatalStorageError, NoRoomError
 from kingbus.storage.log import LogStore, LogWrite
 from tests.unit.storage.simulated_disk import PowerLostError, SimulatedDisk
 
 DIRECTORY = Path("/log")
 SEGMENT_BYTES = 2048
 NO_LIMIT = 1 << 62
+KEY = RestKey.of(ClusterSecret.of(bytes(range(32))))
+FORMS = (AS_THEY_ARE, AtRest(level=1), AtRest(key=KEY), AtRest(level=1, key=KEY))
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,10 @@ class LogMachine(RuleBasedStateMachine):
     """Each rule does to the store and to the model the same.
 
     `states` are what the log may say after a power loss: every state since the last sync, record
-    by record. The last one is what it says now.
+    by record. The last one is what it says now. Each opening takes one of `forms`.
     """
+
+    forms = (AS_THEY_ARE,)
 
     @initialize(seed=st.integers(0, 2**32), short_writes=st.booleans())
     def begin(self, seed, short_writes):
@@ -96,7 +104,12 @@ class LogMachine(RuleBasedStateMachine):
             reserve_bytes=1 << 30,
             cache_bytes=self.random.choice((0, 2000, 1 << 20)),
             files=self.disk,
+            at_rest=self.random.choice(self.forms),
+            keys=Keyring([KEY]),
         )
+
+    def body(self, size):
+        return self.random.randbytes(size)
 
     @property
     def now(self):
@@ -125,7 +138,7 @@ class LogMachine(RuleBasedStateMachine):
                     entry_term,
                     first + number,
                     self.random.choice(tuple(EntryType)),
-                    self.random.randbytes(size),
+                    self.body(size),
                 )
             )
         if self.random.random() < 0.2 and len(entries) > 1:
@@ -178,6 +191,35 @@ class LogMachine(RuleBasedStateMachine):
         else:
             self.states = (self.states + states)[-1:]
         self.lose_power()
+
+    @rule(room=st.integers(0, 12_000), inside=st.booleans(), retry=st.booleans(), **WRITE_ARGUMENTS)
+    def write_on_a_full_disk(self, room, inside, retry, **arguments):
+        """Nothing of it shows; tried again it is as if it had gone through at once."""
+        entries, hard_state, states = self.plan(**arguments)
+        write = LogWrite(entries=entries, hard_state=hard_state)
+        before = self.now
+        self.disk.capacity = self.disk._used() + room
+        if inside:
+            self.disk.errors["pwritev"] = errno.ENOSPC
+        refused = failed = False
+        try:
+            self.store.write(write)
+        except NoRoomError:
+            refused = True
+        except FatalStorageError:
+            failed = True
+        self.disk.errors.clear()
+        self.disk.capacity = 1 << 40
+        if refused:
+            assert observe_visible(self.store, before) == before
+        if failed or (refused and not retry):
+            self.states += states
+            self.lose_power()
+            return
+        if refused:
+            self.store.write(write)
+        self.store.publish(write)
+        self.states = (self.states + states)[-1:]
 
     @rule(index=st.integers(1, 40), voters=st.sets(st.integers(1, 5), min_size=1))
     def set_conf_state(self, index, voters):
@@ -321,3 +363,17 @@ LogMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestLog = pytest.mark.slow(LogMachine.TestCase)
+
+
+class TransformedLogMachine(LogMachine):
+    """The same over a disk on which the form changes from one opening to the next."""
+
+    forms = FORMS
+
+    def body(self, size):
+        half = self.random.randbytes(size // 2)
+        return half + (half if self.random.random() < 0.7 else self.random.randbytes(len(half)))
+
+
+TransformedLogMachine.TestCase.settings = LogMachine.TestCase.settings
+TestTransformedLog = pytest.mark.slow(TransformedLogMachine.TestCase)

@@ -1,5 +1,6 @@
 """The sparse index and the file forms of a segment."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ HEADER = SegmentHeader(
     cluster_id=2**64 - 1,
     member_id=7,
 )
+TRANSFORMED = replace(HEADER, transforms=True, key_id="00c0ffee00c0ffee")
 PATH = Path("/log") / segment_name(3, 70)
 
 # (how many entries to take back, size of the new one, rise of the term)
@@ -124,19 +126,35 @@ def test_a_newer_format_is_refused():
     disk = SimulatedDisk()
     fd = disk.open(PATH, create=True)
     data = bytearray(HEADER.pack()[0])
-    data[8] = 2
+    data[8] = 3
     disk.pwritev(fd, [data], 0)
 
-    with pytest.raises(NewerFormatError, match="has format 2; this version knows up to 1"):
+    with pytest.raises(NewerFormatError, match="has format 3; this version knows up to 2"):
         read_header(disk, fd, PATH)
 
 
-@given(offset=st.integers(12, 200), bit=st.integers(0, 7))
-def test_a_damaged_header_is_refused(offset, bit):
+@pytest.mark.parametrize("header", [HEADER, TRANSFORMED])
+def test_a_header_comes_back(header):
+    """With what it says of the form of its entries; `size` is where the first record lies."""
+    disk = SimulatedDisk()
+    fd = disk.open(PATH, create=True)
+    packed, _ = header.pack()
+    disk.pwritev(fd, [packed, bytes(100)], 0)
+
+    assert read_header(disk, fd, PATH) == header
+    assert len(packed) == header.size
+
+
+@given(
+    header=st.sampled_from([HEADER, TRANSFORMED]),
+    offset=st.integers(8, 200),
+    bit=st.integers(0, 7),
+)
+def test_a_damaged_header_is_refused(header, offset, bit):
     """Any bit."""
     disk = SimulatedDisk()
     fd = disk.open(PATH, create=True)
-    data = bytearray(HEADER.pack()[0])
+    data = bytearray(header.pack()[0])
     data[offset % len(data)] ^= 1 << bit
     disk.pwritev(fd, [data], 0)
 

@@ -1,0 +1,335 @@
+"""Keeps the log within its reserve: looks at sizes on every node, and purges from the leader.
+
+Owns when retention is looked at, what the members tell each other for it, and the proposing of
+`Purge`. What is purged is decided in `binlog/retention.py`; applying it is the relay state's and
+cutting the log the node's. It must not know how the log lies on the disk, nor who serves replicas.
+
+On every node, once a second: what the index takes is measured, attached replicas are noted, the
+distance to the cut is shown. On the leader it is decided as soon as the log has grown, but at most
+some times a second, and once a second anyhow. Meanwhile each member is asked for the first index
+that fits *its* disk and which replicas it has seen, and is told of all that are known. The smallest
+reserve that any member has announced counts, too, as if its log lay on its disk as the leader's
+does: for who does not answer.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+import trio
+
+from kingbus import log, metrics
+from kingbus.binlog.command import encode
+from kingbus.binlog.relay_state import RelayState, VisibleEnd
+from kingbus.binlog.retention import (
+    Decision,
+    Need,
+    Policy,
+    Usage,
+    decide,
+    file_time,
+    index_share,
+    purge_before,
+    purge_to,
+)
+from kingbus.errors import KingbusError
+from kingbus.pb.command_pb2 import Command, Purge
+from kingbus.pb.record_pb2 import FileRow
+from kingbus.replication.proposing import Node
+from kingbus.replication.replica_needs import ReplicaNeeds, decode_needs, encode_needs
+
+_log = log.get_logger("purger")
+
+CALL_METHOD: Final = "retention"
+CALL_SECONDS_MAX: Final = 2.0
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at a log that does not grow."""
+PAUSE_SECONDS: Final = 0.1
+"""Between two looks at one that does: a fraction of what it takes to fill a segment."""
+ASK_SECONDS: Final = 0.5
+"""Between two questions to a member while the log grows; each is a connection of its own."""
+IDLE_ASK_SECONDS: Final = 5.0
+"""The same while it does not."""
+ATTACHED_SECONDS: Final = 5.0
+"""Who was seen within these is attached: sights come each second, and may be late."""
+
+
+class UnknownFileError(KingbusError):
+    """The file to purge to is not held."""
+
+
+class Relay(Protocol):
+    """The applied log."""
+
+    @property
+    def state(self) -> RelayState: ...
+    async def wait_beyond(self, visible: VisibleEnd) -> None: ...
+
+
+class Reply(Protocol):
+    """A member's answer."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class Calls(Protocol):
+    """Questions to other members."""
+
+    async def call(
+        self,
+        target: int | str,
+        method: str,
+        body: bytes = b"",
+        timeout: float = 10.0,  # noqa: ASYNC109 - across processes, not within this one
+    ) -> Reply: ...
+
+
+class Disk(Protocol):
+    """What this node's log and index take."""
+
+    def usage(self) -> Usage:
+        """As of now, at once."""
+        ...
+
+    async def measure(self) -> None:
+        """Look at what cannot be known without looking; `usage` has it from then on."""
+        ...
+
+
+class Purger:
+    """See the module. `run` belongs to the member's nursery.
+
+    `others` are the ids of the other members, `attached` gives uuid and file of the replicas that
+    are attached here, `end_overtaken` ends the dumps that are stuck in files which are not held,
+    `policy` is this node's and counts while it leads, `clock` is the wall clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        relay: Relay,
+        disk: Disk,
+        calls: Calls,
+        others: Callable[[], Sequence[int]],
+        attached: Callable[[], Iterable[tuple[str, str]]],
+        end_overtaken: Callable[[Callable[[str], bool]], None],
+        policy: Policy,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._node = node
+        self._relay = relay
+        self._disk = disk
+        self._calls = calls
+        self._others = others
+        self._attached = attached
+        self._end_overtaken = end_overtaken
+        self._policy = policy
+        self._clock = clock
+        self._needs = ReplicaNeeds(trio.current_time)
+        self._told: dict[int, int] = {}  # the first index that fits each member's disk
+        self._has_asked = False
+        self._proposing = trio.Lock()
+
+    def until_purged(self, index: int) -> int:
+        """Bytes that the log takes yet before the reserve makes the file go that begins there."""
+        return self._usage().until_purged(index)
+
+    def _is_held(self, file: str) -> bool:
+        return self._relay.state.file_named(file) is not None
+
+    @property
+    def has_purged_all(self) -> bool:
+        """Only the open file is left, so no purge can make room."""
+        return len(self._relay.state.files) <= 1
+
+    # -- running ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look after this node, and while it leads after all."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_after_this)
+            while True:
+                term = await self._node.leadership.wait_ready()
+                self._told.clear()
+                self._has_asked = False
+                async with trio.open_nursery() as leading:
+                    leading.start_soon(self._keep_asking)
+                    leading.start_soon(self._keep_purging)
+                    await self._node.leadership.wait_lost(term)
+                    leading.cancel_scope.cancel()
+
+    async def _look_after_this(self) -> None:
+        while True:
+            await self._disk.measure()
+            self._note_attached()
+            self._end_overtaken(self._is_held)
+            self._needs.forget(unseen_seconds=self._policy.replica_seconds)
+            self._show()
+            await trio.sleep(LOOK_SECONDS)
+
+    async def _keep_asking(self) -> None:
+        while True:
+            visible = self._relay.state.visible
+            await self._ask_all()
+            self._has_asked = True
+            await trio.sleep(ASK_SECONDS)
+            with trio.move_on_after(IDLE_ASK_SECONDS - ASK_SECONDS):
+                await self._relay.wait_beyond(visible)
+
+    async def _keep_purging(self) -> None:
+        while True:
+            visible = self._relay.state.visible
+            try:
+                await self._purge_by_policy()
+            except KingbusError as error:
+                _log.info("a purge was put off", reason=error.explain())
+            await trio.sleep(PAUSE_SECONDS)
+            with trio.move_on_after(LOOK_SECONDS - PAUSE_SECONDS):
+                await self._relay.wait_beyond(visible)
+
+    # -- what the members tell each other ---------------------------------------------------
+
+    async def _ask_all(self) -> None:
+        """Ask those that are there; nobody is waited for longer than a look takes."""
+        body = json.dumps({"replicas": encode_needs(self._needs.all())}).encode()
+        with trio.move_on_after(LOOK_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for member_id in self._others():
+                    nursery.start_soon(self._ask, member_id, body)
+
+    async def _ask(self, member_id: int, body: bytes) -> None:
+        try:
+            reply = await self._calls.call(member_id, CALL_METHOD, body, timeout=CALL_SECONDS_MAX)
+            if reply.status != 200:
+                return  # an older version, which knows nothing of it
+            answer = json.loads(reply.body)
+            self._told[member_id] = int(answer["first_needed"])
+            self._needs.merge(decode_needs(answer["replicas"]))
+        except (KingbusError, ValueError, KeyError, TypeError) as error:
+            _log.debug("a member does not say what it needs", member=f"{member_id:x}", why=error)
+
+    async def handle_call(self, _caller: int, body: bytes) -> bytes:
+        """The answer of this node to the one that leads."""
+        asked: Any = json.loads(body)
+        self._needs.merge(decode_needs(asked["replicas"]))
+        self._note_attached()
+        answer = {
+            "first_needed": self._disk.usage().first_needed(),
+            "replicas": encode_needs(self._needs.all()),
+        }
+        return json.dumps(answer).encode()
+
+    def _note_attached(self) -> None:
+        state = self._relay.state
+        for replica, file in self._attached():
+            row = state.file_named(file)
+            if replica and row is not None:
+                self._needs.see(replica, row.first_index)
+
+    # -- deciding ---------------------------------------------------------------------------
+
+    def _usage(self) -> Usage:
+        """This node's, as if it had the smallest reserve of all."""
+        usage, members = self._disk.usage(), self._relay.state.members
+        reserves = [members[each].reserve_bytes for each in self._others() if each in members]
+        smallest = min((each for each in reserves if each), default=usage.reserve_bytes)
+        if smallest >= usage.reserve_bytes:
+            return usage
+        return replace(usage, reserve_bytes=smallest, index_bytes=index_share(smallest))
+
+    def _reserve_index(self) -> int:
+        """The first index that fits everywhere: on no disk may the log pass its reserve."""
+        needed = [self._told[each] for each in self._others() if each in self._told]
+        return max([self._usage().first_needed(), *needed])
+
+    async def _purge_by_policy(self) -> None:
+        async with self._proposing:
+            self._note_attached()
+            made = decide(
+                self._relay.state.files,
+                reserve_index=self._reserve_index(),
+                # Age can wait until it is known which replicas the others have seen.
+                policy=self._policy
+                if self._has_asked
+                else replace(self._policy, keep_seconds=None),
+                needs=self._needs.all(),
+                now=self._clock(),
+            )
+            await self._purge(made)
+
+    async def _purge(self, made: Decision) -> None:
+        if not made.reason or made.first is None:
+            return
+        if made.cut_off:
+            _log.warning(
+                "replicas are cut off",
+                replicas=",".join(made.cut_off),
+                reason=made.reason,
+                first_file=made.first.served_name,
+            )
+        command = Command(purge=Purge(first_index=made.first.first_index))
+        proposal = await self._node.propose(encode(command))
+        await proposal.applied()
+        metrics.BINLOG_PURGES.labels(made.reason).inc()
+        _log.info("purged", first_file=made.first.served_name, reason=made.reason)
+
+    # -- by hand, on the leader -------------------------------------------------------------
+
+    async def purge_to(self, name: str) -> None:
+        """Purge all files before this one, but for those that replicas are reading.
+
+        UnknownFileError; the node's errors when the log does not take it.
+        """
+        async with self._proposing:
+            state = self._relay.state
+            wanted = state.file_named(name)
+            if wanted is None:
+                raise UnknownFileError(f"no such file: {name}")
+            await self._ask_all()
+            # What was purged meanwhile need not be purged again.
+            wanted = self._relay.state.file(wanted.ordinal)
+            if wanted is not None:
+                files = self._relay.state.files
+                await self._purge(purge_to(files, wanted, self._by_now(), ATTACHED_SECONDS))
+
+    async def purge_before(self, seconds: float) -> None:
+        """Purge the files that were last written before that time, in seconds since 1970."""
+        async with self._proposing:
+            await self._ask_all()
+            files = self._relay.state.files
+            await self._purge(purge_before(files, seconds, self._by_now(), ATTACHED_SECONDS))
+
+    def _by_now(self) -> list[Need]:
+        self._note_attached()
+        return self._needs.all()
+
+    # -- showing ----------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        usage, files = self._usage(), self._relay.state.files
+        metrics.STORAGE_INDEX_BYTES.set(usage.index_bytes)
+        metrics.BINLOG_FILES.set(len(files))
+        metrics.BINLOG_BYTES_UNTIL_PURGE.set(
+            usage.until_purged(files[0].first_index) if files else usage.target
+        )
+        metrics.BINLOG_FIRST_FILE.clear()
+        if files:
+            self._show_first(files[0])
+        metrics.REPLICA_BYTES_UNTIL_CUT_OFF.clear()
+        held = files[0].first_index if files else 0
+        for need in self._needs.all():
+            left = usage.until_purged(need.index) if need.index >= held else 0
+            metrics.REPLICA_BYTES_UNTIL_CUT_OFF.labels(need.replica).set(left)
+
+    def _show_first(self, first: FileRow) -> None:
+        metrics.BINLOG_FIRST_INDEX.set(first.first_index)
+        metrics.BINLOG_FIRST_FILE.labels(first.served_name).set(1)
+        began = first.first_time or file_time(first)
+        age = max(0.0, self._clock() - began) if began else 0.0
+        metrics.BINLOG_OLDEST_FILE_AGE_SECONDS.set(age)
