@@ -15,6 +15,7 @@ abandoned transaction out of sight even where a row is read while it is being tr
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
@@ -81,6 +82,8 @@ class AppliedBatch(Protocol):
 class Database(Protocol):
     """The part of the state store that is used; only `batch_rows` and its kin may be slow."""
 
+    @property
+    def path(self) -> Path: ...
     def write(self, changes: StateWrite) -> None: ...
     def applied(self) -> int: ...
     def checkpoint(self, channel: int = 0) -> StateRecord | None: ...
@@ -164,8 +167,8 @@ class Relay:
             state = RelayState.from_record(record, database.file_rows(channel))
         if state.index > applied or applied > log.last_index():
             raise RelayLoadError(
-                f"the checkpoint is of index {state.index}, the database was applied up to "
-                f"{applied}, and the log ends at {log.last_index()}"
+                f"the checkpoint in {database.path} is of index {state.index}, the database was "
+                f"applied up to {applied}, and the log ends at index {log.last_index()}"
             )
         relay = cls(database=database, log=log, runner=runner, state=state, files=files)
         relay._replay(applied)
@@ -176,8 +179,8 @@ class Relay:
             first = self.state.index + 1
             if first < self._packet_log.first_index():
                 raise RelayLoadError(
-                    f"entry {first} is needed to go on from the checkpoint, and the log begins at "
-                    f"{self._packet_log.first_index()}"
+                    f"the checkpoint in {self._database.path} is older than the log: it needs "
+                    f"entry {first}, and the log begins at index {self._packet_log.first_index()}"
                 )
             entries = self._packet_log.read(first, applied + 1, REPLAY_BYTES)
             if not entries:

@@ -36,6 +36,7 @@ from kingbus.storage.errors import (
     NotEnoughSpaceError,
     StorageError,
 )
+from kingbus.storage.rocksdb_log import check_rocksdb_logs
 
 __all__ = ["Batch", "Database"]
 
@@ -120,8 +121,8 @@ class Database:
         ballast: Ballast | None = None,
         read_only: bool = False,
     ) -> None:
-        """Open it, or create it. DirectoryInUseError, NotEnoughSpaceError, or StorageError with
-        RocksDB's own words.
+        """Open it, or create it. DirectoryInUseError, NotEnoughSpaceError, CorruptRecordError, or
+        StorageError with RocksDB's own words.
 
         `disk_bytes` is what it should do with: smaller buffers then, but no limit. `ballast` is
         given up for it on a full disk.
@@ -139,6 +140,8 @@ class Database:
             if not read_only:
                 path.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._db = self._open()
+        except StorageError:
+            raise
         except Exception as error:
             if _says_no_room(error):
                 raise NotEnoughSpaceError(
@@ -159,6 +162,7 @@ class Database:
             return self._open_at_all()
 
     def _open_at_all(self) -> Rdict:
+        check_rocksdb_logs(self.path)
         options = _options(self._disk_bytes)
         if self._read_only:
             return Rdict(str(self.path), options, access_type=AccessType.read_only())

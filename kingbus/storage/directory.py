@@ -13,6 +13,7 @@ directory, is judged before anything else is opened.
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -30,6 +31,7 @@ from kingbus.storage.recovery import log_holds_anything, log_is_torn
 __all__ = ["FORMAT_VERSION", "DataDirectory", "Identity"]
 
 FORMAT_VERSION = 1
+_VERSION = re.compile(r"[1-9][0-9]{0,8}\n?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +238,7 @@ class DataDirectory:
             return
         except (OSError, ValueError) as error:
             raise CorruptRecordError(path, 0, str(error)) from error
-        if not text.strip().isdigit():
+        if not _VERSION.fullmatch(text):
             raise CorruptRecordError(path, 0, f"{text[:40]!r} is not a format version")
         if int(text) > FORMAT_VERSION:
             raise NewerFormatError(

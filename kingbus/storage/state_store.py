@@ -85,6 +85,11 @@ class StateStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @property
+    def path(self) -> Path:
+        """The directory of the database."""
+        return self._database.path
+
     @classmethod
     def open(
         cls, directory: Path, *, disk_bytes: int | None = None, ballast: Ballast | None = None

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -46,6 +47,7 @@ class MemoryDatabase:
         self.applied_index = 0
         self.members_record: Members | None = None
         self.reads = 0
+        self.path = Path("state")
 
     def write(self, changes: StateWrite) -> None:
         for index in changes.deleted_batches:

@@ -6,9 +6,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kingbus.raft.types import HardState
-from kingbus.storage.directory import DataDirectory, Identity
+from kingbus.storage.directory import FORMAT_VERSION, DataDirectory, Identity
 from kingbus.storage.errors import (
     CorruptRecordError,
     DirectoryInUseError,
@@ -172,6 +174,9 @@ def test_a_newer_format_is_refused(tmp_path):
     [
         ("FORMAT", "one"),
         ("FORMAT", ""),
+        ("FORMAT", "0"),
+        ("FORMAT", "1\x1d"),
+        ("FORMAT", "1" * 5000),
         ("identity.json", ""),
         ("identity.json", "[]"),
         ("identity.json", '{"name": "a", "member_id": "x", "cluster_id": "1"}'),
@@ -185,6 +190,23 @@ def test_a_damaged_file_is_named(tmp_path, name, text):
 
     with pytest.raises(CorruptRecordError, match=name):
         DataDirectory.open_or_create(tmp_path)
+
+
+@given(data=st.one_of(st.binary(max_size=12), st.text("0123456789 \n\t\x1d-+_").map(str.encode)))
+def test_a_format_file_of_any_bytes_is_a_version_or_named(tmp_path_factory, data):
+    """Nobody meets another error than those two."""
+    directory = tmp_path_factory.mktemp("format")
+    (directory / "FORMAT").write_bytes(data)
+
+    problem = ""
+    try:
+        DataDirectory.open_or_create(directory).close()
+    except (CorruptRecordError, NewerFormatError) as error:
+        problem = str(error)
+    if problem:
+        assert str(directory) in problem
+    else:
+        assert int(data) == FORMAT_VERSION
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
