@@ -208,8 +208,7 @@ class Member:
 
     def _attached(self) -> Iterator[tuple[str, str]]:
         """Who reads which file here; the archive reads as a replica would, on the leader."""
-        for replica in self._server.replicas():
-            yield replica.uuid, replica.file
+        yield from self._server.reading()
         files = self._relay.state.files
         if self._archiving is not None and files and self._node.leadership.is_ready:
             behind = self._archiving.archiver.behind()
@@ -495,6 +494,7 @@ class Member:
         metrics.STORAGE_RESERVE_BYTES.set(self._store.reserve_bytes)
         metrics.BUILD_INFO.labels(__version__).set(1)
         metrics.READY.set(self._operations.is_ready)
+        self._purger.show()
 
     async def _wind_down(self, *, removed: bool) -> None:
         if self._node.leadership.is_ready and len(self._node.cluster.voters) > 1 and not removed:

@@ -18,7 +18,7 @@ import errno
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 import trio
@@ -240,6 +240,10 @@ class BinlogServer:
     def end_overtaken(self, is_held: Callable[[str], bool]) -> None:
         """End dumps that are stuck in files that are not held; see `ConnectionRegistry`."""
         self.connections.end_overtaken(is_held)
+
+    def reading(self) -> Iterator[tuple[str, str]]:
+        """Replica uuid and file of everybody that is being dumped to."""
+        return self.connections.reading()
 
     def replicas(self) -> Collection[ReplicaFacts]:
         """Everybody that is being dumped to."""

@@ -225,6 +225,12 @@ class ConnectionRegistry:
             if connection.dump is not None
         ]
 
+    def reading(self) -> Iterator[tuple[str, str]]:
+        """Replica uuid and file of every dump that runs; quicker than `replicas`."""
+        for connection in self:
+            if connection.dump is not None:
+                yield connection.dump.request.replica_uuid, connection.dump.progress.file
+
     def _replica(self, connection: Connection, dump: RunningDump) -> ReplicaFacts:
         registered, progress = connection.registered, dump.progress
         lag_bytes = self._lag_bytes(progress.file, progress.position)

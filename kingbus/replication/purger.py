@@ -4,9 +4,10 @@ Owns when retention is looked at, what the members tell each other for it, and t
 `Purge`. What is purged is decided in `binlog/retention.py`; applying it is the relay state's and
 cutting the log the node's. It must not know how the log lies on the disk, nor who serves replicas.
 
-On every node, once a second: what the index takes is measured, attached replicas are noted, the
-distance to the cut is shown. On the leader it is decided as soon as the log has grown, but at most
-some times a second, and once a second anyhow. Meanwhile each member is asked for the first index
+On every node, once a second while the log grows and every few seconds else: what the index takes is
+measured and attached replicas are noted; the distance to the cut is computed when somebody asks for
+metrics. On the leader it is decided as soon as the log has grown, but at most some times a second,
+and once a second anyhow. Meanwhile each member is asked for the first index
 that fits *its* disk and which replicas it has seen, and is told of all that are known. The smallest
 reserve that any member has announced counts, too, as if its log lay on its disk as the leader's
 does: for who does not answer.
@@ -45,7 +46,10 @@ _log = log.get_logger("purger")
 CALL_METHOD: Final = "retention"
 CALL_SECONDS_MAX: Final = 2.0
 LOOK_SECONDS: Final = 1.0
-"""Between two looks at a log that does not grow."""
+"""Between two looks: at what grows with the log, and whether something is to be purged."""
+IDLE_LOOK_SECONDS: Final = 5.0
+"""Between two looks at index and replicas while nothing new is visible: a thousand silent replicas
+must cost nothing."""
 PAUSE_SECONDS: Final = 0.1
 """Between two looks at one that does: a fraction of what it takes to fill a segment."""
 ASK_SECONDS: Final = 0.5
@@ -166,12 +170,14 @@ class Purger:
 
     async def _look_after_this(self) -> None:
         while True:
+            visible = self._relay.state.visible
             await self._disk.measure()
             self._note_attached()
             self._end_overtaken(self._is_held)
             self._needs.forget(unseen_seconds=self._policy.replica_seconds)
-            self._show()
             await trio.sleep(LOOK_SECONDS)
+            with trio.move_on_after(IDLE_LOOK_SECONDS - LOOK_SECONDS):
+                await self._relay.wait_beyond(visible)
 
     async def _keep_asking(self) -> None:
         while True:
@@ -250,18 +256,20 @@ class Purger:
 
     async def _purge_by_policy(self) -> None:
         async with self._proposing:
-            self._note_attached()
-            made = decide(
-                self._relay.state.files,
-                reserve_index=self._reserve_index(),
-                # Age can wait until it is known which replicas the others have seen.
-                policy=self._policy
-                if self._has_asked
-                else replace(self._policy, keep_seconds=None),
-                needs=self._needs.all(),
-                now=self._clock(),
-            )
-            await self._purge(made)
+            made = self._decide()
+            if made.reason:  # seldom, and only then replicas are looked at
+                self._note_attached()
+                await self._purge(self._decide(self._needs.all()))
+
+    def _decide(self, needs: Iterable[Need] = ()) -> Decision:
+        return decide(
+            self._relay.state.files,
+            reserve_index=self._reserve_index(),
+            # Age can wait until it is known which replicas the others have seen.
+            policy=self._policy if self._has_asked else replace(self._policy, keep_seconds=None),
+            needs=needs,
+            now=self._clock(),
+        )
 
     async def _purge(self, made: Decision) -> None:
         if not made.reason or made.first is None:
@@ -311,7 +319,9 @@ class Purger:
 
     # -- showing ----------------------------------------------------------------------------
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """Set the metrics, as of now."""
+        self._note_attached()
         usage, files = self._usage(), self._relay.state.files
         metrics.STORAGE_INDEX_BYTES.set(usage.index_bytes)
         metrics.BINLOG_FILES.set(len(files))

@@ -238,6 +238,7 @@ async def test_a_replica_is_told_of_before_it_is_cut_off(autojump_clock) -> None
     rig.reserve_for(len(rig.node.held.log.entries) + 2)
 
     def left(replica: str) -> float:
+        rig.purger.show()
         return metrics.value("kingbus_replica_bytes_until_cut_off", replica=replica)
 
     async with running(rig):
