@@ -48,8 +48,9 @@ CALL_SECONDS_MAX: Final = 2.0
 LOOK_SECONDS: Final = 1.0
 """Between two looks: at what grows with the log, and whether something is to be purged."""
 IDLE_LOOK_SECONDS: Final = 5.0
-"""Between two looks at index and replicas while nothing new is visible: a thousand silent replicas
-must cost nothing."""
+"""Between two looks at the index while nothing new is visible."""
+REPLICAS_SECONDS: Final = 5.0
+"""Between two looks at all replicas, if nothing is purged: a thousand of them must cost little."""
 PAUSE_SECONDS: Final = 0.1
 """Between two looks at one that does: a fraction of what it takes to fill a segment."""
 ASK_SECONDS: Final = 0.5
@@ -169,15 +170,22 @@ class Purger:
                     leading.cancel_scope.cancel()
 
     async def _look_after_this(self) -> None:
+        first, next_look = 0, trio.current_time()
         while True:
-            visible = self._relay.state.visible
+            visible, files = self._relay.state.visible, self._relay.state.files
             await self._disk.measure()
-            self._note_attached()
-            self._end_overtaken(self._is_held)
-            self._needs.forget(unseen_seconds=self._policy.replica_seconds)
+            if trio.current_time() >= next_look or (files and files[0].ordinal != first):
+                self._look_at_replicas()
+                first = files[0].ordinal if files else 0
+                next_look = trio.current_time() + REPLICAS_SECONDS
             await trio.sleep(LOOK_SECONDS)
             with trio.move_on_after(IDLE_LOOK_SECONDS - LOOK_SECONDS):
                 await self._relay.wait_beyond(visible)
+
+    def _look_at_replicas(self) -> None:
+        self._note_attached()
+        self._end_overtaken(self._is_held)
+        self._needs.forget(unseen_seconds=self._policy.replica_seconds)
 
     async def _keep_asking(self) -> None:
         while True:
