@@ -1,4 +1,4 @@
-"""Cold start against the size of the log: full reserves of several sizes, with default settings."""
+"""Cold start against the size of the log: full reserves of several sizes, in segments of 64 MB."""
 
 import argparse
 import shutil
@@ -16,7 +16,8 @@ from tests.support.cluster import KingbusCluster
 from tests.support.reserve import CHURN_SETTINGS, churn, make_churn, taken_by
 from tests.support.servers import MySQLServer, modern
 
-GB = 1000**3
+GB = 1 << 30
+MB = 1 << 20
 STEP_BYTES = 256 << 20
 """Written at a time; a source keeps no more than this and its open file."""
 _PULL_SECONDS_MAX = 600.0
@@ -88,7 +89,7 @@ def _line(
     return [
         f"{size} GB",
         f"{taken_by(data_dir / 'log') / GB:.2f}",
-        f"{taken_by(data_dir / 'state') / 1000**2:.1f}",
+        f"{taken_by(data_dir / 'state') / MB:.1f}",
         str(sum(1 for each in (data_dir / "log").glob("*-*.segment"))),
         f"{middle:.2f}",
         f"{min(seconds):.2f}",
