@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
-from kingbus.binlog.command import MalformedCommandError, decode
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.node.bootstrap import FORGOT_FILE, check_owner, forgotten, is_marked_removed
 from kingbus.node.recover import READ_BYTES, Survivor, examine, perform
-from kingbus.raft.types import EntryType
+from kingbus.replication.check import apply_entry
 from kingbus.replication.relay import Relay
 from kingbus.storage.at_rest import AS_THEY_ARE, AtRest, Keyring
 from kingbus.storage.directory import DataDirectory, Identity
@@ -156,15 +155,7 @@ def _apply_rest(state: RelayState, log: LogStore) -> None:
     last = log.last_index()
     while state.index < last:
         for entry in log.read(state.index + 1, last + 1, READ_BYTES):
-            if entry.type is not EntryType.NORMAL or not entry.data:
-                state.skip(entry.index)
-                continue
-            try:
-                command, packets = decode(entry.data)
-            except MalformedCommandError:
-                state.skip(entry.index)
-                continue
-            state.apply(entry.index, command, packet_bytes=len(packets))
+            apply_entry(state, entry)
 
 
 def _recover(

@@ -15,7 +15,7 @@ from kingbus.pb.record_pb2 import RelayState as StateRecord
 from kingbus.raft.types import Entry, EntryType
 from kingbus.storage.errors import StorageError
 
-__all__ = ["StateDiffersError", "check_state"]
+__all__ = ["StateDiffersError", "apply_entry", "check_state"]
 
 READ_BYTES = 4 << 20
 ROWS_READ = 1000
@@ -95,7 +95,7 @@ def _compare(
     rows = _Rows(database, max(first, again.index + 1), stored.channel)
     while again.index < applied:
         for entry in log.read(again.index + 1, applied + 1, READ_BYTES):
-            changes = _apply(again, entry)
+            changes = apply_entry(again, entry)
             if changes is not None:
                 rows.note(changes)
             if again.index == stored.index and again.digest() != stored.digest():
@@ -108,7 +108,8 @@ def _compare(
     rows.end()
 
 
-def _apply(state: RelayState, entry: Entry) -> Changes | None:
+def apply_entry(state: RelayState, entry: Entry) -> Changes | None:
+    """As every node applies it; None for an entry that says nothing to the relay state."""
     if entry.type is not EntryType.NORMAL or not entry.data:
         state.skip(entry.index)
         return None
