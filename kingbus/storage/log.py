@@ -126,8 +126,6 @@ class LogStore:
         self.keys = keys if keys is not None else Keyring()
         self.warnings: list[str] = []
         self.recovery: Recovery | None = None
-        self.active_bytes_allocated = 0
-        """Size of the last segment's file, where the log was opened for reading."""
 
         self._lock = Lock()
         self._file_lock: int | None = None
@@ -249,7 +247,6 @@ class LogStore:
         fd = files.open(last.path)
         try:
             self.recovery = check_tail(files, fd, last, replay)
-            self.active_bytes_allocated = files.size(fd)
         finally:
             files.close(fd)
         last.index, last.end = replay.index, replay.end
@@ -555,11 +552,6 @@ class LogStore:
     def bytes_used(self) -> int:
         """Bytes of records that the log retains."""
         return self._closed_bytes + self._active_bytes
-
-    @property
-    def is_full(self) -> bool:
-        """True when the reserve has no room but a margin; see `has_room`."""
-        return not self.has_room(0)
 
     def has_room(self, pending_bytes: int) -> bool:
         """Whether more may come beside what is under way and not written yet.
