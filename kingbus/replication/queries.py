@@ -51,6 +51,7 @@ from kingbus.replication.statements import (
     Word,
     parse,
 )
+from kingbus.replication.status_values import status_values
 from kingbus.replication.system_variables import SystemVariables, VariableFacts
 from kingbus.replication.user_variables import TooManyVariablesError, UserVariables
 from kingbus.replication.users import ADMIN, MONITOR, PROCESS, REPLICATION, privileges_of
@@ -492,17 +493,7 @@ def _where(expression: Expression, row: dict[str, Value]) -> Value:
 
 
 def _status(connections: Connections) -> list[list[Value]]:
-    processes = connections.processes()
-    dumps = sum(process.command.startswith("Binlog Dump") for process in processes)
-    rows: dict[str, Value] = {
-        "Binlog_dump_threads": dumps,
-        "Ssl_cipher": "",
-        "Ssl_version": "",
-        "Threads_connected": len(processes),
-        "Threads_running": dumps + 1,
-        "Uptime": connections.uptime_seconds(),
-    }
-    return [[name, _shown(value)] for name, value in rows.items()]
+    return [[name, _shown(value)] for name, value in status_values(connections).items()]
 
 
 def _warnings(show: Show, session: Session) -> ResultSet:

@@ -167,8 +167,10 @@ class ServedFacts(ClusterIdentity):
         """What can no longer be served, on one line."""
         return str(self.before.purged() if self.before is not None else self._state().purged)
 
-    def variable(self, name: str) -> None:
-        """The source's own value of a variable; none is kept yet."""
+    def variable(self, name: str) -> str | None:
+        """The source's own value of a variable, as it said when a session with it began."""
+        source = self._state().source
+        return source.variables.get(name) if source is not None else None
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and visible sizes, oldest first."""

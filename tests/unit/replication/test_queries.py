@@ -248,9 +248,22 @@ async def test_one_connection_cannot_set_variables_without_end() -> None:
 
 async def test_the_source_s_own_settings_are_shown() -> None:
     """What the provider knows of the source goes before MySQL's defaults."""
-    on = session(MemorySource(known={"binlog_row_metadata": "FULL"}))
+    known = {
+        "binlog_row_metadata": "FULL",
+        "max_binlog_size": "4096",
+        "binlog_transaction_compression": "ON",
+        "autocommit": "OFF",
+        "server_id": "1",
+    }
+    on = session(MemorySource(known=known))
 
-    assert await ask("SELECT @@global.binlog_row_metadata", on) == [["FULL"]]
+    assert await ask(
+        "SELECT @@global.binlog_row_metadata, @@max_binlog_size, @@binlog_transaction_compression",
+        on,
+    ) == [["FULL", 4096, 1]]
+    # These are not the source's to say.
+    assert await ask("SELECT @@autocommit, @@server_id", on) == [[1, 11]]
+    assert await error("SET @@session.binlog_row_metadata = 'FULL'", on) == 1238
 
 
 async def test_a_source_without_gtids() -> None:
