@@ -293,3 +293,6 @@ _KNOWN_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str, Value], Value]]]] =
     "SOURCE_SSL_VERIFY_SERVER_CERT": ("ssl_verify", _switch),
     "SOURCE_USER": ("user", _text),
 }
+
+TAKEN_OPTIONS: Final = frozenset({*_KNOWN_OPTIONS, *_OWN_WAY})
+"""Options that are taken whatever their value says."""

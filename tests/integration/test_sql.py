@@ -1,4 +1,4 @@
-"""A cluster that is administered at a MySQL prompt, by a client library that knows nothing of it."""
+"""A cluster that is administered at a MySQL prompt, by a client library that knows only MySQL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +82,8 @@ def may_log_in(node: KingbusNode, user: str, password: str) -> bool:
     try:
         Prompt(node, user, password).close()
     except pymysql.err.OperationalError as error:
-        assert error.args[0] == 1045, error
+        if error.args[0] != 1045:
+            raise
         return False
     return True
 
