@@ -307,9 +307,15 @@ def _assign(assignment: Assignment, session: Session) -> None:
         if expression.text.upper() == "DEFAULT":
             variables.set_default(name)
         else:
-            variables.set(name, expression.text, scope=assignment.scope)
+            _set_variable(session, assignment, expression.text)
     else:
-        variables.set(name, _evaluate(expression, session), scope=assignment.scope)
+        _set_variable(session, assignment, _evaluate(expression, session))
+
+
+def _set_variable(session: Session, assignment: Assignment, value: Value) -> None:
+    session.system_variables.set(
+        assignment.name, value, scope=assignment.scope, is_admin=ADMIN in session.rights
+    )
 
 
 def _evaluate(expression: Expression, session: Session) -> Value:

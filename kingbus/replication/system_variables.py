@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from kingbus.mysql.errors import (
     MySQLError,
+    not_supported,
     privilege_required,
     read_only_variable,
     unknown_variable,
@@ -229,10 +230,11 @@ class SystemVariables:
             return int(value == "ON")
         return value
 
-    def set(self, name: str, value: Value, *, scope: str) -> None:
+    def set(self, name: str, value: Value, *, scope: str, is_admin: bool = False) -> None:
         """Set a variable of this session.
 
-        Raises 1193 for an unknown name, 1238 for one that tells a fact, 1227 for a global one.
+        Raises 1193 for an unknown name, 1238 for one that tells a fact, 1227 for a global one, or
+        1235 if an administrator sets it: there are none.
         """
         variable = TABLE.get(name)
         if variable is None:
@@ -240,7 +242,11 @@ class SystemVariables:
         if variable.origin is not Origin.SESSION:
             raise read_only_variable(name)
         if scope == "global":
-            raise privilege_required("SUPER or SYSTEM_VARIABLES_ADMIN")
+            raise (
+                not_supported(f"SET GLOBAL {name}")
+                if is_admin
+                else privilege_required("SUPER or SYSTEM_VARIABLES_ADMIN")
+            )
         if isinstance(value, str) and len(value) > 4096:
             raise wrong_value(name, value)
         if variable.is_switch:

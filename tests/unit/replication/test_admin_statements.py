@@ -1,6 +1,10 @@
 """The grammar of what administers receiver and users."""
 
+import contextlib
+from functools import partial
+
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +21,11 @@ from kingbus.replication.admin_statements import (
     Flush,
     SetPassword,
 )
+from kingbus.replication.queries import answer
 from kingbus.replication.statements import parse
 from kingbus.replication.users import RIGHTS_OF_PRIVILEGE
+from tests.unit.replication.served_facts import MemoryConnections, MemorySource
+from tests.unit.replication.test_queries import session
 
 
 def outcome(sql: str) -> int:
@@ -171,7 +178,7 @@ def test_every_privilege_has_its_right() -> None:
 
 
 KNOWN = """
-CHANGE REPLICATION SOURCE MASTER TO START STOP RESET REPLICA SLAVE ALL FOR CHANNEL CREATE ALTER
+SHOW STATUS GRANTS WARNINGS VARIABLES LIKE WHERE CHANGE REPLICATION SOURCE MASTER TO START STOP RESET REPLICA SLAVE ALL FOR CHANNEL CREATE ALTER
 DROP USER IF NOT EXISTS IDENTIFIED BY WITH GRANT REVOKE ON FROM OPTION SUPER SELECT SET PASSWORD
 FLUSH LOGS BINARY CURRENT_USER IO_THREAD NULL REQUIRE
 'a' `a` @'%' @x a 1 2.5 ( ) , = * . *.* ;
@@ -183,6 +190,14 @@ words = st.sampled_from([*KNOWN.split(), *sorted(SOURCE_OPTIONS)[:8]])
 def test_any_words_are_a_statement_or_an_error(found: list[str]) -> None:
     """Nothing but MySQLError comes out of the parser, in whatever order the words come."""
     assert outcome(" ".join(found)) in {0, 1064, 1065, 1235, 1524}
+
+
+@given(st.lists(words, max_size=16), st.sampled_from(["", "admin"]))
+def test_any_words_are_answered_or_refused(found: list[str], rights: str) -> None:
+    """Nor out of what is answered, whoever asks."""
+    on = session(MemorySource(), rights)
+    with contextlib.suppress(MySQLError):
+        trio.run(partial(answer, session=on, connections=MemoryConnections()), " ".join(found))
 
 
 @given(st.text(max_size=40))

@@ -66,6 +66,41 @@ async def test_a_modern_replica() -> None:
     assert on.user_variables.replica_uuid == UUID
 
 
+@pytest.mark.parametrize(
+    ("sql", "captured"),
+    [
+        (
+            "SELECT UNIX_TIMESTAMP()",
+            "0364656600000010554e49585f54494d455354414d502829000c3f0015000000088100000000",
+        ),
+        (
+            "SELECT @@GLOBAL.SERVER_ID",
+            "03646566000000124040474c4f42414c2e5345525645525f4944000c3f001500000008a000000000",
+        ),
+        (
+            "SELECT @source_binlog_checksum",
+            "036465660000001740736f757263655f62696e6c6f675f636865636b73756d"
+            "000cff00f4ffff0bfb00001f0000",
+        ),
+        (
+            "SELECT @@GLOBAL.GTID_MODE",
+            "03646566000000124040474c4f42414c2e475449445f4d4f4445000cff0054550100fd00001f0000",
+        ),
+        (
+            "SELECT @@GLOBAL.SERVER_UUID",
+            "03646566000000144040474c4f42414c2e5345525645525f55554944000cff0054550100fd00001f0000",
+        ),
+    ],
+)
+async def test_columns_are_described_as_a_source_does(sql: str, captured: str) -> None:
+    """To the byte as a 9.7 source was seen to, for what a replica asks."""
+    on = session()
+    await ask("SET @source_binlog_checksum = @@global.binlog_checksum", on)
+    result = await answer(sql, session=on, connections=MemoryConnections())
+
+    assert result.encode(deprecate_eof=True)[1].hex() == captured
+
+
 async def test_an_old_replica() -> None:
     """Every statement of a 5.6 replica, in its order."""
     on = session()
@@ -232,6 +267,7 @@ async def test_unknown_and_forbidden_variables() -> None:
     assert await error("SET nosuch = 1") == 1193
     assert await error("SET @@global.nosuch = 1") == 1193
     assert await error("SET GLOBAL wait_timeout = 1") == 1227
+    assert await error("SET GLOBAL wait_timeout = 1", session(rights="admin")) == 1235
     assert await error("SET autocommit = 'maybe'") == 1231
     assert await error("SET @a = '" + "x" * (1 << 20) + "y'") == 1231
 
