@@ -64,6 +64,8 @@ _VARIABLE_BYTES = 87380
 _USER_VARIABLE_BYTES = 201326580
 """What a 9.7 server says of the longest value."""
 
+_COUNT = ColumnFlag.NOT_NULL | ColumnFlag.UNSIGNED
+
 BINLOG_EVENTS_MAX = 10_000
 """Rows of one SHOW BINLOG EVENTS: about a megabyte; LIMIT walks on from there."""
 
@@ -466,11 +468,11 @@ def _texts(*names: str) -> list[Column]:
 
 
 def _number(name: str) -> Column:
-    return Column(name=name, type=ColumnType.LONGLONG)
+    return Column(name=name, type=ColumnType.LONGLONG, flags=_COUNT)
 
 
 def _small_number(name: str) -> Column:
-    return Column(name=name, type=ColumnType.LONG)
+    return Column(name=name, type=ColumnType.LONG, flags=_COUNT)
 
 
 def _filtered(show: Show, columns: list[Column], rows: list[list[Value]]) -> ResultSet:
@@ -503,7 +505,7 @@ def _status(connections: Connections) -> list[list[Value]]:
 
 
 def _warnings(show: Show, session: Session) -> ResultSet:
-    columns = [*_texts("Level"), _number("Code"), *_texts("Message")]
+    columns = [*_texts("Level"), _small_number("Code"), *_texts("Message")]
     last = None if show.limit is None else show.offset + show.limit
     rows: list[list[Value]] = [["Note", code, text] for code, text in session.notes]
     return ResultSet(columns=columns, rows=rows[show.offset : last])
@@ -521,7 +523,7 @@ def _processlist(session: Session, connections: Connections, *, full: bool) -> R
     columns = [
         _number("Id"),
         *_texts("User", "Host", "db", "Command"),
-        _number("Time"),
+        _small_number("Time"),
         *_texts("State", "Info"),
     ]
     rows: list[list[Value]] = [
@@ -568,7 +570,7 @@ async def _binlog_events(show: Show, facts: ServerFacts) -> ResultSet:
         *_texts("Log_name"),
         _number("Pos"),
         *_texts("Event_type"),
-        _number("Server_id"),
+        _small_number("Server_id"),
         _number("End_log_pos"),
         *_texts("Info"),
     ]

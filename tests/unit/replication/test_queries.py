@@ -100,6 +100,25 @@ async def test_columns_are_described_as_a_source_does(sql: str, captured: str) -
     assert result.encode(deprecate_eof=True)[1].hex() == captured
 
 
+@pytest.mark.parametrize(
+    ("sql", "column", "kind", "flags"),
+    [
+        ("SHOW BINARY LOGS", "File_size", 0x08, 0xA1),
+        ("SHOW BINARY LOG STATUS", "Position", 0x08, 0xA1),
+        ("SHOW REPLICAS", "Server_Id", 0x03, 0xA1),
+        ("SHOW REPLICAS", "Port", 0x03, 0xA1),
+    ],
+)
+async def test_numbers_in_lists_are_counts(sql: str, column: str, kind: int, flags: int) -> None:
+    """Type and flags as a 9.7 source was seen to send them; clients choose their types by these."""
+    result = await answer(sql, session=session(), connections=MemoryConnections())
+    place = [each.name for each in result.columns].index(column)
+    described = result.encode(deprecate_eof=True)[1 + place]
+
+    assert described[-6] == kind
+    assert int.from_bytes(described[-5:-3], "little") == flags
+
+
 async def test_an_old_replica() -> None:
     """Every statement of a 5.6 replica, in its order."""
     on = session()
