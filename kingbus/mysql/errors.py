@@ -186,6 +186,15 @@ def wrong_parameter_count(name: str) -> MySQLError:
     )
 
 
+def wrong_precision(digits: str) -> MySQLError:
+    """1426: a time with more than six digits behind the point."""
+    return MySQLError(
+        1426,
+        "42000",
+        f"Too-big precision {digits[:20]} specified for 'now'. Maximum is 6.",
+    )
+
+
 def unknown_thread(thread_id: int) -> MySQLError:
     """1094: KILL of a connection that is not there."""
     return MySQLError(1094, "HY000", f"Unknown thread id: {thread_id}")

@@ -26,6 +26,7 @@ from kingbus.mysql.errors import (
     syntax_error,
     unknown_function,
     wrong_parameter_count,
+    wrong_precision,
     wrong_value,
 )
 from kingbus.mysql.resultset import Column, ResultSet, Value
@@ -65,6 +66,8 @@ _USER_VARIABLE_BYTES = 201326580
 """What a 9.7 server says of the longest value."""
 
 _COUNT = ColumnFlag.NOT_NULL | ColumnFlag.UNSIGNED
+
+_FRACTION_DIGITS_MAX = 6
 
 BINLOG_EVENTS_MAX = 10_000
 """Rows of one SHOW BINLOG EVENTS: about a megabyte; LIMIT walks on from there."""
@@ -367,8 +370,14 @@ def _gtid_subtract(_session: Session, arguments: list[Value]) -> Value:
     return str(_gtids(first).subtract(_gtids(second)))
 
 
-def _utc(session: Session, _arguments: list[Value]) -> Value:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(session.clock()))
+def _utc(session: Session, arguments: list[Value]) -> Value:
+    now = session.clock()
+    digits = arguments[0] if arguments else 0
+    if not isinstance(digits, int) or not 0 <= digits <= _FRACTION_DIGITS_MAX:
+        raise wrong_precision(str(digits))
+    text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
+    fraction = f"{int(now % 1 * 10**_FRACTION_DIGITS_MAX):0{_FRACTION_DIGITS_MAX}d}"
+    return f"{text}.{fraction[:digits]}" if digits else text
 
 
 def _first_value(_session: Session, arguments: list[Value]) -> Value:

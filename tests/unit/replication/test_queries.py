@@ -245,6 +245,20 @@ async def test_a_java_connector() -> None:
     ]
 
 
+async def test_times() -> None:
+    """In UTC, with as many digits behind the point as are asked for."""
+    assert await ask("SELECT NOW(), NOW(3), CURRENT_TIMESTAMP(6), CURRENT_TIMESTAMP") == [
+        [
+            "2026-11-20 15:11:00",
+            "2026-11-20 15:11:00.250",
+            "2026-11-20 15:11:00.250000",
+            "2026-11-20 15:11:00",
+        ]
+    ]
+    assert await error("SELECT NOW(7)") == 1426
+    assert await error("SELECT NOW('x')") == 1426
+
+
 async def test_gtid_functions() -> None:
     """Subset and difference as MySQL computes them."""
     assert await ask(
