@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ValidationError
 
 from kingbus.admin import schema, views
+from kingbus.admin.accounts import plan_users
 from kingbus.admin.errors import (
     BadRequestError,
     ConflictError,
@@ -32,6 +33,7 @@ from kingbus.admin.protocols import (
     Receiver,
     Relay,
 )
+from kingbus.admin.source_change import changed_source
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.retention import reserve_warning
@@ -65,6 +67,9 @@ _NEEDS_PEER_PORT = frozenset(
 
 SET_SERVER = "/internal/server"
 SET_ATTRIBUTES = "/internal/attributes"
+CHANGE_SOURCE = "/internal/source/change"
+FORGET_SOURCE = "/internal/source/forget"
+CHANGE_USERS = "/internal/users"
 
 
 def validated(model: type[M], body: object) -> M:
@@ -129,6 +134,7 @@ class LeaderOperations:
         self._dial_back = dial_back
         # Checks take seconds; two requests must not decide from the same state.
         self._source_lock = trio.Lock()
+        self._users_lock = trio.Lock()
         self._routes: Mapping[tuple[str, str], Handler] = {
             ("POST", "/members"): self._add_member,
             ("PUT", "/members"): self._update_member,
@@ -143,6 +149,9 @@ class LeaderOperations:
             ("POST", "/binlog/purge"): self._purge,
             ("PUT", SET_SERVER): self._set_server,
             ("PUT", SET_ATTRIBUTES): self._set_attributes,
+            ("PUT", CHANGE_SOURCE): self._change_source,
+            ("PUT", FORGET_SOURCE): self._forget_source,
+            ("PUT", CHANGE_USERS): self._change_users,
         }
 
     async def perform(self, method: str, path: str, body: object) -> tuple[Any, int]:
@@ -270,7 +279,7 @@ class LeaderOperations:
         wanted = validated(schema.StartSource, body)
         async with self._source_lock:
             stored = self._relay.state.source_config
-            if not wanted.model_fields_set and stored is not None:
+            if not wanted.model_fields_set and stored is not None and stored.addresses:
                 config, password = self._copy(stored), self._stored_password()
             else:
                 config, password = self._wanted_source(wanted)
@@ -307,6 +316,28 @@ class LeaderOperations:
                 config.started = False
                 await self._propose(Command(source_config=config))
                 _log.info("receiver stopped")
+        return ""
+
+    async def _change_source(self, body: object) -> str:
+        change = validated(schema.ChangeSource, body)
+        async with self._source_lock:
+            stored = self._relay.state.source_config
+            if stored is not None and stored.started:
+                raise ConflictError("the receiver is started")
+            config, password = self._wanted_source(changed_source(stored, change))
+            await self._propose_source(config, password)
+        return ""
+
+    async def _forget_source(self, _body: object) -> str:
+        """What is left says that there was one: the configuration file does not seed it again."""
+        async with self._source_lock:
+            stored = self._relay.state.source_config
+            if stored is not None and stored.started:
+                raise ConflictError("the receiver is started")
+            if stored is not None and stored.addresses:
+                kept = SourceConfig(server_id=stored.server_id, server_uuid=stored.server_uuid)
+                await self._propose(Command(source_config=kept))
+                _log.info("source forgotten")
         return ""
 
     async def seed_source(self, config: SourceConfig, password: str) -> None:
@@ -423,6 +454,15 @@ class LeaderOperations:
         self._node.cluster.require(config.member_id)
         await self._propose(Command(server_config=config))
         return ""
+
+    async def _change_users(self, body: object) -> list[str]:
+        order = validated(schema.ChangeUsers, body)
+        async with self._users_lock:
+            change = plan_users(self._relay.state, order)
+            if change.changes is not None:
+                await self._propose(Command(user_changes=change.changes))
+                _log.info("users changed", action=order.action, users=",".join(order.names))
+        return change.left_out
 
     async def _set_attributes(self, body: object) -> str:
         attributes = _unpack(body, MemberAttributes())

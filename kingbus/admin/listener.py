@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 import trio
 
 from kingbus.addresses import Address
+from kingbus.admin.accounts import users_at
 from kingbus.admin.errors import BadRequestError, ConflictError
 from kingbus.admin.protocols import Replica
 from kingbus.binlog.relay_state import RelayState
@@ -23,7 +24,6 @@ from kingbus.replication.users import (
     ServerUser,
     has_password,
     new_user,
-    stored_user,
 )
 
 _log = get_logger("admin")
@@ -192,5 +192,15 @@ class ListenerControl:
             member_id=self._member_id, started=True, address=address, users=users[:1]
         )
 
+    @property
+    def own_users(self) -> Sequence[User]:
+        """Those that this listener was started with."""
+        config = self._pending or self.stored
+        return config.users if config is not None else ()
+
+    def apply_users(self) -> None:
+        """Let in who is in the log by now; those of the cluster are not this listener's own."""
+        self._server.set_users(users_at(self._state().users, self.own_users))
+
     def _set_users(self, config: ServerConfig) -> None:
-        self._server.set_users([stored_user(user) for user in config.users])
+        self._server.set_users(users_at(self._state().users, config.users))

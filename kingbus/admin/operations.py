@@ -25,7 +25,13 @@ from kingbus.admin.errors import (
     no_leader,
     status_of,
 )
-from kingbus.admin.leader import SET_ATTRIBUTES, SET_SERVER, LeaderOperations, packed
+from kingbus.admin.leader import (
+    CHANGE_USERS,
+    SET_ATTRIBUTES,
+    SET_SERVER,
+    LeaderOperations,
+    packed,
+)
 from kingbus.admin.protocols import (
     Archive,
     AtRest,
@@ -294,6 +300,8 @@ class Operations:
             except KingbusError as error:
                 if unknown is None or not await self._is_done(method, path, body, error):
                     raise
+                if path == CHANGE_USERS:
+                    return []
                 members = views.members(self._node.cluster, self._relay.state)
                 return [member.model_dump(by_alias=True) for member in members]
             if done:
@@ -375,6 +383,8 @@ class Operations:
                 added = self._node.cluster.named(body["name"])
                 url = normalize_url(body["peer_url"])
                 return status == 409 and added is not None and url in added.peer_urls
+            case "PUT", path if path == CHANGE_USERS:
+                return body["action"] == "drop" and status == 404
             case "POST", "/members/replace":
                 by = self._node.cluster.named(body["new_name"])
                 return status == 410 and by is not None and not by.learner

@@ -8,7 +8,7 @@ are never null, GTID sets are on one line, times are RFC 3339 in UTC.
 import ipaddress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -194,6 +194,42 @@ class StartSource(Body):
         """The candidates in order, each once."""
         first = [self.mysql_addr] if self.mysql_addr is not None else []
         return list(dict.fromkeys([*first, *self.mysql_addrs]))
+
+
+class ChangeSource(Body):
+    """Between members: what of the stored source is to be another; null keeps it."""
+
+    host: Annotated[str | None, Field(max_length=255)] = None
+    port: Annotated[StrictInt | None, Field(ge=1, le=65535)] = None
+    user: Annotated[str | None, Field(max_length=USER_CHARACTERS_MAX)] = None
+    password: Annotated[str | None, Field(max_length=PASSWORD_CHARACTERS_MAX)] = None
+    ssl: StrictBool | None = None
+    ssl_verify: StrictBool | None = None
+    ssl_ca: str | None = None
+    ssl_cert: str | None = None
+    ssl_key: str | None = None
+
+
+class ChangedUser(Body):
+    """Between members: a user, with verifiers (base64) where it gets a password."""
+
+    name: Annotated[str, Field(min_length=1, max_length=USER_CHARACTERS_MAX)]
+    sha2: str = ""
+    native: str = ""
+
+
+class ChangeUsers(Body):
+    """Between members: a change of the cluster's users; see `replication.administration`."""
+
+    action: Literal["create", "password", "drop", "grant", "revoke"]
+    users: Annotated[list[ChangedUser], Field(min_length=1)]
+    rights: list[str] = []
+    lenient: StrictBool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Who is meant."""
+        return [user.name for user in self.users]
 
 
 class StartServer(Body):

@@ -41,6 +41,8 @@ from kingbus.pb.command_pb2 import (
     ReceiverSession,
     ServerConfig,
     SourceConfig,
+    User,
+    UserChanges,
 )
 from kingbus.pb.record_pb2 import BatchRow, FileRow, OpenTransaction
 from kingbus.pb.record_pb2 import RelayState as StateRecord
@@ -125,6 +127,8 @@ class RelayState:
         self.source_uuids: list[str] = []
         self.servers: dict[int, ServerConfig] = {}
         self.members: dict[int, MemberAttributes] = {}
+        self.users: Mapping[str, User] = {}
+        """By name; another object whenever they change."""
         self.cluster_key: ClusterKey | None = None
         self.last_transaction: LastTransaction | None = None
         self.last_event_time = 0
@@ -265,6 +269,9 @@ class RelayState:
             case "member_attributes":
                 self.members[command.member_attributes.member_id] = _copy(command.member_attributes)
                 reason = ""
+            case "user_changes":
+                self._apply_users(command.user_changes)
+                reason = ""
             case "cluster_key":
                 reason = self._apply_cluster_key(command.cluster_key)
             case kind:
@@ -275,6 +282,14 @@ class RelayState:
             changes.checkpoint = True
         self._check()
         return changes
+
+    def _apply_users(self, changes: UserChanges) -> None:
+        users = dict(self.users)
+        for user in changes.users:
+            users[user.name] = _copy(user)
+        for name in changes.dropped:
+            users.pop(name, None)
+        self.users = users
 
     def _apply_cluster_key(self, key: ClusterKey) -> str:
         # The first one counts: what was sealed with it must stay readable.
@@ -652,6 +667,7 @@ class RelayState:
             source_config=self.source_config,
             servers=[self.servers[key] for key in sorted(self.servers)],
             members=[self.members[key] for key in sorted(self.members)],
+            users=[self.users[name] for name in sorted(self.users)],
             cluster_key=self.cluster_key,
             open_transaction=self._open,
             visible_index=self.visible.index,
@@ -729,6 +745,7 @@ class RelayState:
             state.source_config = _copy(record.source_config)
         state.servers = {server.member_id: _copy(server) for server in record.servers}
         state.members = {member.member_id: _copy(member) for member in record.members}
+        state.users = {user.name: _copy(user) for user in record.users}
         state.cluster_key = _copy(record.cluster_key) if record.HasField("cluster_key") else None
         state.source_uuids = list(record.source_uuids)
         state.last_event_time = record.last_event_time

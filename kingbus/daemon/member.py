@@ -32,7 +32,6 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,12 +40,12 @@ import trio
 from kingbus import __version__, log, metrics
 from kingbus.admin.cluster_key import CALL_METHOD as KEY_METHOD
 from kingbus.admin.cluster_key import ClusterKeyKeeper
-from kingbus.admin.errors import status_of
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.listener import ListenerControl
 from kingbus.admin.operations import CALL_METHOD as ADMIN_METHOD
 from kingbus.admin.operations import Operations
 from kingbus.admin.serving import start_listening
+from kingbus.admin.sql import SqlAdministration
 from kingbus.admin.storage import StorageQuestions
 from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.binlog.retention import Policy, reserve_warning
@@ -64,7 +63,6 @@ from kingbus.daemon.watched import Feeding, Watched
 from kingbus.daemon.worker import Worker
 from kingbus.errors import KingbusError
 from kingbus.mysql import auth
-from kingbus.mysql.errors import internal_error, unknown_log_file
 from kingbus.node.calls import register_calls
 from kingbus.node.node import Node, NodeSettings, Removed
 from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
@@ -152,13 +150,22 @@ class Member:
 
     def _build_replication(self) -> None:
         config = self._config
+        self._sql = SqlAdministration(
+            operations=lambda: self._operations,
+            state=lambda: self._relay.state,
+            receiver=self._own_receiver,
+            own_users=lambda: self._listener.own_users,
+            users_applied=self._apply_users,
+            runner=self._worker,
+        )
         self._facts = ServedFacts(
             cluster_id=self._identity.served_id,
             relay=self._relay,
-            receiver=self._receiver_status,
+            receiver=self._sql.receiver,
             listening=lambda: self._server.address,
             hostname=socket.gethostname(),
-            purge=self._purge,
+            purge=self._sql.purge,
+            administration=self._sql,
             until_purge=self._until_purged,
             version=config.server.version if config.server is not None else "",
         )
@@ -368,19 +375,11 @@ class Member:
     def _until_purged(self, index: int) -> int:
         return self._purger.until_purged(index)
 
-    async def _purge(self, *, to: str, before: float | None) -> None:
-        """PURGE BINARY LOGS, which the leader does."""
-        when = datetime.fromtimestamp(before, UTC).isoformat() if before is not None else ""
-        body = {"before": when} if when else {"to": to}
-        try:
-            await self._operations.forward("POST", "/binlog/purge", body)
-        except KingbusError as error:
-            raise (
-                unknown_log_file() if status_of(error) == 404 else internal_error(str(error))
-            ) from error
-
-    def _receiver_status(self) -> ReceiverStatus:
+    def _own_receiver(self) -> ReceiverStatus:
         return self._receiver.status()
+
+    def _apply_users(self) -> None:
+        self._listener.apply_users()
 
     async def _store_server(self, wanted: ServerConfig) -> None:
         await self._operations.store_server(wanted)

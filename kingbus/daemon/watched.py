@@ -45,6 +45,7 @@ class Watched:
             state.source_config,
             state.servers.get(self._member_id),
             state.members.get(self._member_id),
+            state.users,
         )
 
 

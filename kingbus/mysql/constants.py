@@ -132,7 +132,9 @@ class ColumnType(IntEnum):
     """Types of result set columns, as far as this source answers any."""
 
     LONG = 0x03
+    NULL = 0x06
     LONGLONG = 0x08
+    LONG_BLOB = 0xFB
     VAR_STRING = 0xFD
 
 

@@ -186,6 +186,15 @@ def wrong_parameter_count(name: str) -> MySQLError:
     )
 
 
+def wrong_precision(digits: str) -> MySQLError:
+    """1426: a time with more than six digits behind the point."""
+    return MySQLError(
+        1426,
+        "42000",
+        f"Too-big precision {digits[:20]} specified for 'now'. Maximum is 6.",
+    )
+
+
 def unknown_thread(thread_id: int) -> MySQLError:
     """1094: KILL of a connection that is not there."""
     return MySQLError(1094, "HY000", f"Unknown thread id: {thread_id}")
@@ -194,6 +203,79 @@ def unknown_thread(thread_id: int) -> MySQLError:
 def not_owner_of_thread(thread_id: int) -> MySQLError:
     """1095: KILL of somebody else's connection."""
     return MySQLError(1095, "HY000", f"You are not owner of thread {thread_id}")
+
+
+def user_name_too_long(name: str) -> MySQLError:
+    """1470: a name of more than 32 characters."""
+    return MySQLError(
+        1470,
+        "HY000",
+        f"String '{name[:48]}' is too long for user name (should be no longer than 32)",
+    )
+
+
+def user_operation_failed(operation: str, users: str) -> MySQLError:
+    """1396: CREATE, ALTER or DROP USER of users that are there, or are not."""
+    return MySQLError(1396, "HY000", f"Operation {operation} failed for {users[:300]}")
+
+
+def cannot_create_by_grant() -> MySQLError:
+    """1410: GRANT to a user that is not there."""
+    return MySQLError(1410, "42000", "You are not allowed to create a user with GRANT")
+
+
+def no_such_grant(user: str) -> MySQLError:
+    """1141: the grants of a user that is not there."""
+    return MySQLError(
+        1141, "42000", f"There is no such grant defined for user '{user}' on host '%'"
+    )
+
+
+def unfit_password() -> MySQLError:
+    """1819: a password that cannot be stored."""
+    return MySQLError(
+        1819, "HY000", "Your password does not satisfy the current policy requirements"
+    )
+
+
+def no_such_channel(channel: str) -> MySQLError:
+    """3074: there is only the channel without a name."""
+    return MySQLError(3074, "HY000", f"Replica channel '{channel[:64]}' does not exist.")
+
+
+def not_a_replica() -> MySQLError:
+    """1200: START REPLICA before any source was set."""
+    return MySQLError(
+        1200,
+        "HY000",
+        "The server is not configured as replica; fix in config file or with CHANGE REPLICATION "
+        "SOURCE TO",
+    )
+
+
+def receiver_is_running() -> MySQLError:
+    """3021: CHANGE REPLICATION SOURCE while the receiver runs."""
+    return MySQLError(
+        3021,
+        "HY000",
+        "This operation cannot be performed with a running replica io thread; run STOP REPLICA "
+        "IO_THREAD FOR CHANNEL '' first.",
+    )
+
+
+def replication_is_running() -> MySQLError:
+    """3081: RESET REPLICA while the receiver runs."""
+    return MySQLError(
+        3081,
+        "HY000",
+        "This operation cannot be performed with running replication threads; run STOP REPLICA "
+        "FOR CHANNEL '' first",
+    )
+
+
+def wrong_source_option(option: str, reason: str) -> MySQLError:
+    """1210: an option of CHANGE REPLICATION SOURCE with a value that it cannot have."""
+    return MySQLError(1210, "HY000", f"Incorrect arguments to {option}: {reason}")
 
 
 def unknown_log_file() -> MySQLError:

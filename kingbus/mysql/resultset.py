@@ -17,23 +17,31 @@ from kingbus.mysql.constants import (
 from kingbus.mysql.messages import encode_eof, encode_result_end
 from kingbus.mysql.wire import Writer
 
+_NO_FLAGS = ColumnFlag(0)
+_DIGITS = {ColumnType.LONG: 11, ColumnType.NULL: 0, ColumnType.LONGLONG: 21}
+"""How wide a number is shown, as servers say it."""
+
 Value = str | int | None
 """One cell. NULL is None: never answer one where a replica expects a value, it crashes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column: its name, type and what clients show it as."""
+    """One column: its name, type and what clients show it as.
+
+    `length` is bytes, of text only; `flags` are those besides BINARY, which every number has.
+    """
 
     name: str
     type: ColumnType = ColumnType.VAR_STRING
     length: int = 1024
     table: str = ""
+    flags: ColumnFlag = _NO_FLAGS
 
     def encode(self) -> bytes:
         """The payload (ColumnDefinition41)."""
-        text = self.type is ColumnType.VAR_STRING
-        flags = ColumnFlag(0) if text else ColumnFlag.BINARY
+        text = self.type in {ColumnType.VAR_STRING, ColumnType.LONG_BLOB}
+        flags = self.flags if text else self.flags | ColumnFlag.BINARY
         return (
             Writer()
             .lenenc_bytes(b"def")
@@ -44,7 +52,7 @@ class Column:
             .lenenc_bytes(b"")
             .lenenc_int(0x0C)
             .uint(2, CHARSET_UTF8MB4 if text else CHARSET_BINARY)
-            .uint(4, self.length if text else 21)
+            .uint(4, self.length if text else _DIGITS[self.type])
             .uint(1, self.type)
             .uint(2, flags)
             .uint(1, 31 if text else 0)

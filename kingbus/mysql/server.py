@@ -393,9 +393,9 @@ class ServerConnection:
 
     # Answers -----------------------------------------------------------------------------------
 
-    def send_ok(self, *, affected_rows: int = 0, info: str = "") -> bytes:
-        """OK to a command."""
-        return self._answer([encode_ok(affected_rows=affected_rows, info=info)])
+    def send_ok(self, *, affected_rows: int = 0, warnings: int = 0, info: str = "") -> bytes:
+        """OK to a command; `warnings` says how many rows SHOW WARNINGS would have."""
+        return self._answer([encode_ok(affected_rows=affected_rows, warnings=warnings, info=info)])
 
     def send_eof(self) -> bytes:
         """EOF to a command (COM_SET_OPTION)."""

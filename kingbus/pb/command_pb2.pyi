@@ -33,6 +33,7 @@ class Command(_message.Message):
     MEMBER_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PURGE_FIELD_NUMBER: _builtins.int
     CLUSTER_KEY_FIELD_NUMBER: _builtins.int
+    USER_CHANGES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """1 is the only version so far; a node that meets a larger one stops and says so."""
     @_builtins.property
@@ -49,6 +50,8 @@ class Command(_message.Message):
     def purge(self) -> Global___Purge: ...
     @_builtins.property
     def cluster_key(self) -> Global___ClusterKey: ...
+    @_builtins.property
+    def user_changes(self) -> Global___UserChanges: ...
     def __init__(
         self,
         *,
@@ -60,12 +63,13 @@ class Command(_message.Message):
         member_attributes: Global___MemberAttributes | None = ...,
         purge: Global___Purge | None = ...,
         cluster_key: Global___ClusterKey | None = ...,
+        user_changes: Global___UserChanges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event_batch", "receiver_session", "source_config", "server_config", "member_attributes", "purge", "cluster_key"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event_batch", "receiver_session", "source_config", "server_config", "member_attributes", "purge", "cluster_key", "user_changes"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -296,6 +300,26 @@ class ReceiverSession(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class VariablesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CHANNEL_FIELD_NUMBER: _builtins.int
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
@@ -306,6 +330,7 @@ class ReceiverSession(_message.Message):
     FLAVOR_FIELD_NUMBER: _builtins.int
     START_SET_FIELD_NUMBER: _builtins.int
     SOURCE_ADDRESS_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     member_id: _builtins.int
     """who pulls"""
@@ -319,6 +344,10 @@ class ReceiverSession(_message.Message):
     start_set: _builtins.bytes
     """encoded GTID set: where an empty relay starts (executed and purged become it)"""
     source_address: _builtins.str
+    @_builtins.property
+    def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """the source's own values of what is shown as its"""
+
     def __init__(
         self,
         *,
@@ -332,10 +361,11 @@ class ReceiverSession(_message.Message):
         flavor: _builtins.str = ...,
         start_set: _builtins.bytes = ...,
         source_address: _builtins.str = ...,
+        variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "epoch", b"epoch", "flavor", b"flavor", "member_id", b"member_id", "source_address", b"source_address", "source_id", b"source_id", "source_uuid", b"source_uuid", "source_version", b"source_version", "start_set", b"start_set", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "epoch", b"epoch", "flavor", b"flavor", "member_id", b"member_id", "source_address", b"source_address", "source_id", b"source_id", "source_uuid", b"source_uuid", "source_version", b"source_version", "start_set", b"start_set", "term", b"term", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -480,7 +510,7 @@ class User(_message.Message):
     """see mysql/auth.py"""
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """replication, admin"""
+        """replication, admin, monitor, process"""
 
     def __init__(
         self,
@@ -497,6 +527,36 @@ class User(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___User: _TypeAlias = User  # noqa: Y015
+
+@_typing.final
+class UserChanges(_message.Message):
+    """Users of the listeners of all members. All of it happens or nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
+        """as they are from now on"""
+
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of those that are no more"""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[Global___User] | None = ...,
+        dropped: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserChanges: _TypeAlias = UserChanges  # noqa: Y015
 
 @_typing.final
 class MemberAttributes(_message.Message):

@@ -466,9 +466,9 @@ class _Client:
                     result = await answer(
                         sql, session=self._session, connections=self._server.connections
                     )
-                    return (
-                        protocol.send_ok() if result is None else protocol.send_result_set(result)
-                    )
+                    if result is not None:
+                        return protocol.send_result_set(result)
+                    return protocol.send_ok(warnings=len(self._session.notes))
                 case Ping():
                     return protocol.send_ok()
                 case InitDb(name=name):

@@ -13,22 +13,26 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
-from kingbus.mysql.constants import ColumnType
+from kingbus.mysql.constants import ColumnFlag, ColumnType
 from kingbus.mysql.errors import (
     MySQLError,
     access_denied_to_database,
     incorrect_datetime,
     malformed_gtid_set,
+    no_such_channel,
     not_supported,
     privilege_required,
     show_binlog_events_failed,
     syntax_error,
     unknown_function,
     wrong_parameter_count,
+    wrong_precision,
     wrong_value,
 )
 from kingbus.mysql.resultset import Column, ResultSet, Value
+from kingbus.replication.administration import Administration, Note, administer, rights_shown
 from kingbus.replication.conditions import compare, matches_like, truth
+from kingbus.replication.replica_status import ReceiverFacts, replica_status
 from kingbus.replication.statements import (
     Administer,
     Assignment,
@@ -48,38 +52,28 @@ from kingbus.replication.statements import (
     Word,
     parse,
 )
+from kingbus.replication.status_values import status_values
 from kingbus.replication.system_variables import SystemVariables, VariableFacts
 from kingbus.replication.user_variables import TooManyVariablesError, UserVariables
-from kingbus.replication.users import ADMIN, REPLICATION
+from kingbus.replication.users import ADMIN, MONITOR, PROCESS, REPLICATION, privileges_of
 from kingbus.units import parse_time
 
 DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
 """Names that a client may connect to or USE; only the first is listed, and none holds a table."""
+
+_VARIABLE_BYTES = 87380
+_USER_VARIABLE_BYTES = 201326580
+"""What a 9.7 server says of the longest value."""
+
+_COUNT = ColumnFlag.NOT_NULL | ColumnFlag.UNSIGNED
+
+_FRACTION_DIGITS_MAX = 6
 
 BINLOG_EVENTS_MAX = 10_000
 """Rows of one SHOW BINLOG EVENTS: about a megabyte; LIMIT walks on from there."""
 
 
 # What the answers are made of ------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiverFacts:
-    """The receiver as SHOW REPLICA STATUS tells it. `state` is as in /binlog/syncer/status."""
-
-    state: str
-    host: str
-    port: int
-    user: str
-    file: str = ""
-    position: int = 0
-    source_id: int = 0
-    source_uuid: str = ""
-    executed: str = ""
-    auto_position: bool = True
-    seconds_behind: int | None = None
-    error_code: int = 0
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +114,7 @@ class RegisteredReplica:
 
 class ServerFacts(VariableFacts, Protocol):
     """What this source knows. Everything is of this node, and answers at once, but for
-    a purge, which is the cluster's.
+    a purge, the receiver and administration, which are the cluster's.
 
     `version` is the version string of the greeting, `gtid_mode` and `binlog_checksum` are MySQL's
     words (ON, OFF; CRC32, NONE), `hostname` and `port` are where replicas reach this node. GTID
@@ -140,8 +134,16 @@ class ServerFacts(VariableFacts, Protocol):
         """What the log takes yet before the reserve makes this file go; None: nobody knows."""
         ...
 
-    def receiver(self) -> ReceiverFacts | None:
-        """The receiver; None where no source was ever set."""
+    async def receiver(self) -> ReceiverFacts | None:
+        """The cluster's receiver, which is the leader's; None where no source is set.
+
+        While no leader can be asked it is told as this node knows it.
+        """
+        ...
+
+    @property
+    def administration(self) -> Administration:
+        """Who does what administrators ask."""
         ...
 
     async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:
@@ -190,6 +192,7 @@ class Session:
     database: str = ""
     clock: Callable[[], float] = time.time
     user_variables: UserVariables = field(default_factory=UserVariables)
+    notes: Sequence[Note] = ()
     system_variables: SystemVariables = field(init=False)
 
     def __post_init__(self) -> None:
@@ -214,7 +217,10 @@ class Session:
 
 async def answer(sql: str, *, session: Session, connections: Connections) -> ResultSet | None:
     """The result of a statement; None is OK. Raises MySQLError; the connection stays open."""
-    match parse(sql):
+    statement = parse(sql)
+    if not (isinstance(statement, Show) and statement.what == "warnings"):
+        session.notes = ()
+    match statement:
         case Select() as select:
             return _select(select, session)
         case Set(assignments=assignments):
@@ -238,6 +244,11 @@ async def answer(sql: str, *, session: Session, connections: Connections) -> Res
         case Administer(name=name, privilege=privilege):
             session.require(ADMIN, privilege=privilege)
             raise not_supported(name)
+        case administered:
+            session.notes = await administer(
+                administered, by=session, administration=session.facts.administration
+            )
+            return None
 
 
 async def _purge(purge: PurgeLogs, session: Session) -> None:
@@ -259,13 +270,29 @@ async def _purge(purge: PurgeLogs, session: Session) -> None:
 def _select(select: Select, session: Session) -> ResultSet:
     values = [_evaluate(expression, session) for expression, _ in select.items]
     columns = [
-        Column(
-            name=label,
-            type=ColumnType.LONGLONG if isinstance(value, int) else ColumnType.VAR_STRING,
-        )
-        for (_, label), value in zip(select.items, values, strict=True)
+        _column(expression, label, value)
+        for (expression, label), value in zip(select.items, values, strict=True)
     ]
     return ResultSet(columns=columns, rows=[] if select.limit == 0 else [values])
+
+
+def _column(expression: Expression, label: str, value: Value) -> Column:
+    """As servers describe it: by where the value is from."""
+    match expression, value:
+        case Literal(value=None), _:
+            return Column(name=label, type=ColumnType.NULL)
+        case SystemVariable(), int():
+            return Column(name=label, type=ColumnType.LONGLONG, flags=ColumnFlag.UNSIGNED)
+        case SystemVariable(), _:
+            return Column(name=label, length=_VARIABLE_BYTES)
+        case UserVariable(), str() | None:
+            return Column(name=label, type=ColumnType.LONG_BLOB, length=_USER_VARIABLE_BYTES)
+        case Call(), int():
+            return Column(name=label, type=ColumnType.LONGLONG, flags=ColumnFlag.NOT_NULL)
+        case _, int():
+            return Column(name=label, type=ColumnType.LONGLONG)
+        case _:
+            return Column(name=label)
 
 
 def _assign(assignment: Assignment, session: Session) -> None:
@@ -285,9 +312,15 @@ def _assign(assignment: Assignment, session: Session) -> None:
         if expression.text.upper() == "DEFAULT":
             variables.set_default(name)
         else:
-            variables.set(name, expression.text, scope=assignment.scope)
+            _set_variable(session, assignment, expression.text)
     else:
-        variables.set(name, _evaluate(expression, session), scope=assignment.scope)
+        _set_variable(session, assignment, _evaluate(expression, session))
+
+
+def _set_variable(session: Session, assignment: Assignment, value: Value) -> None:
+    session.system_variables.set(
+        assignment.name, value, scope=assignment.scope, is_admin=ADMIN in session.rights
+    )
 
 
 def _evaluate(expression: Expression, session: Session) -> Value:
@@ -337,8 +370,14 @@ def _gtid_subtract(_session: Session, arguments: list[Value]) -> Value:
     return str(_gtids(first).subtract(_gtids(second)))
 
 
-def _utc(session: Session, _arguments: list[Value]) -> Value:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(session.clock()))
+def _utc(session: Session, arguments: list[Value]) -> Value:
+    now = session.clock()
+    digits = arguments[0] if arguments else 0
+    if not isinstance(digits, int) or not 0 <= digits <= _FRACTION_DIGITS_MAX:
+        raise wrong_precision(str(digits))
+    text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
+    fraction = f"{int(now % 1 * 10**_FRACTION_DIGITS_MAX):0{_FRACTION_DIGITS_MAX}d}"
+    return f"{text}.{fraction[:digits]}" if digits else text
 
 
 def _first_value(_session: Session, arguments: list[Value]) -> Value:
@@ -401,14 +440,13 @@ async def _show(show: Show, session: Session, connections: Connections) -> Resul
         case "databases":
             return _filtered(show, _texts("Database"), [[DATABASES[0]]])
         case "warnings":
-            columns = [*_texts("Level"), _number("Code"), *_texts("Message")]
-            return ResultSet(columns=columns)
+            return _warnings(show, session)
         case "grants":
-            return _grants(session)
+            return _grants(show, session)
         case "processlist" | "full processlist":
             return _processlist(session, connections, full=show.what.startswith("full"))
         case _:
-            session.require(REPLICATION, ADMIN, privilege="SUPER, REPLICATION CLIENT")
+            session.require(REPLICATION, MONITOR, ADMIN, privilege="SUPER, REPLICATION CLIENT")
             return await _show_replication(show, session.facts, connections)
 
 
@@ -423,7 +461,9 @@ async def _show_replication(show: Show, facts: ServerFacts, connections: Connect
         case "replicas":
             return _replicas(show, facts, connections)
         case "replica status":
-            return _replica_status(facts.receiver(), old_words=show.old_words)
+            if show.channel:
+                raise no_such_channel(show.channel)
+            return replica_status(await facts.receiver(), old_words=show.old_words)
         case what:
             raise AssertionError(what)
 
@@ -437,7 +477,11 @@ def _texts(*names: str) -> list[Column]:
 
 
 def _number(name: str) -> Column:
-    return Column(name=name, type=ColumnType.LONGLONG)
+    return Column(name=name, type=ColumnType.LONGLONG, flags=_COUNT)
+
+
+def _small_number(name: str) -> Column:
+    return Column(name=name, type=ColumnType.LONG, flags=_COUNT)
 
 
 def _filtered(show: Show, columns: list[Column], rows: list[list[Value]]) -> ResultSet:
@@ -466,36 +510,29 @@ def _where(expression: Expression, row: dict[str, Value]) -> Value:
 
 
 def _status(connections: Connections) -> list[list[Value]]:
-    processes = connections.processes()
-    dumps = sum(process.command.startswith("Binlog Dump") for process in processes)
-    rows: dict[str, Value] = {
-        "Binlog_dump_threads": dumps,
-        "Ssl_cipher": "",
-        "Ssl_version": "",
-        "Threads_connected": len(processes),
-        "Threads_running": dumps + 1,
-        "Uptime": connections.uptime_seconds(),
-    }
-    return [[name, _shown(value)] for name, value in rows.items()]
+    return [[name, _shown(value)] for name, value in status_values(connections).items()]
 
 
-def _grants(session: Session) -> ResultSet:
-    account = f"`{session.user}`@`%`"
-    privileges = []
-    if REPLICATION in session.rights:
-        privileges += ["REPLICATION SLAVE", "REPLICATION CLIENT"]
-    if ADMIN in session.rights:
-        privileges += ["RELOAD", "PROCESS", "SUPER", "REPLICATION_SLAVE_ADMIN", "BINLOG_ADMIN"]
-    grant = f"GRANT {', '.join(privileges) or 'USAGE'} ON *.* TO {account}"
-    return ResultSet(columns=_texts(f"Grants for {session.user}@%"), rows=[[grant]])
+def _warnings(show: Show, session: Session) -> ResultSet:
+    columns = [*_texts("Level"), _small_number("Code"), *_texts("Message")]
+    last = None if show.limit is None else show.offset + show.limit
+    rows: list[list[Value]] = [["Note", code, text] for code, text in session.notes]
+    return ResultSet(columns=columns, rows=rows[show.offset : last])
+
+
+def _grants(show: Show, session: Session) -> ResultSet:
+    user, rights = rights_shown(show.user, by=session, administration=session.facts.administration)
+    account = user.replace("`", "``")
+    grant = f"GRANT {', '.join(privileges_of(rights))} ON *.* TO `{account}`@`%`"
+    return ResultSet(columns=_texts(f"Grants for {user}@%"), rows=[[grant]])
 
 
 def _processlist(session: Session, connections: Connections, *, full: bool) -> ResultSet:
-    everybody = session.rights.intersection({ADMIN})
+    everybody = session.rights.intersection({ADMIN, PROCESS})
     columns = [
         _number("Id"),
         *_texts("User", "Host", "db", "Command"),
-        _number("Time"),
+        _small_number("Time"),
         *_texts("State", "Info"),
     ]
     rows: list[list[Value]] = [
@@ -542,7 +579,7 @@ async def _binlog_events(show: Show, facts: ServerFacts) -> ResultSet:
         *_texts("Log_name"),
         _number("Pos"),
         *_texts("Event_type"),
-        _number("Server_id"),
+        _small_number("Server_id"),
         _number("End_log_pos"),
         *_texts("Info"),
     ]
@@ -558,10 +595,10 @@ def _replicas(show: Show, facts: ServerFacts, connections: Connections) -> Resul
         ("Master_id", "Slave_UUID") if show.old_words else ("Source_Id", "Replica_UUID")
     )
     columns = [
-        _number("Server_id" if show.old_words else "Server_Id"),
+        _small_number("Server_id" if show.old_words else "Server_Id"),
         *_texts("Host"),
-        _number("Port"),
-        _number(source),
+        _small_number("Port"),
+        _small_number(source),
         *_texts(replica),
     ]
     rows: list[list[Value]] = [
@@ -569,60 +606,3 @@ def _replicas(show: Show, facts: ServerFacts, connections: Connections) -> Resul
         for found in connections.registered_replicas()
     ]
     return ResultSet(columns=columns, rows=rows)
-
-
-_RECEIVER_STATES = {
-    "running": ("Waiting for source to send event", "Yes"),
-    "connecting": ("Connecting to source", "Connecting"),
-    "error": ("", "No"),
-    "stopped": ("", "No"),
-}
-
-
-def _replica_status(receiver: ReceiverFacts | None, *, old_words: bool) -> ResultSet:
-    """SHOW REPLICA STATUS of a relay: its receiver; there is no applier that could be behind."""
-    shown = receiver or ReceiverFacts(state="stopped", host="", port=0, user="")
-    state, running = _RECEIVER_STATES.get(shown.state, ("", "No"))
-    row: dict[str, Value] = {
-        "Replica_IO_State": state,
-        "Source_Host": shown.host,
-        "Source_User": shown.user,
-        "Source_Port": shown.port,
-        "Connect_Retry": 1,
-        "Source_Log_File": shown.file,
-        "Read_Source_Log_Pos": shown.position,
-        "Relay_Log_File": "",
-        "Relay_Log_Pos": 0,
-        "Relay_Source_Log_File": shown.file,
-        "Replica_IO_Running": running,
-        "Replica_SQL_Running": "No" if shown.state == "stopped" else "Yes",
-        "Last_Errno": 0,
-        "Last_Error": "",
-        "Skip_Counter": 0,
-        "Exec_Source_Log_Pos": shown.position,
-        "Relay_Log_Space": 0,
-        "Until_Condition": "None",
-        "Seconds_Behind_Source": shown.seconds_behind,
-        "Last_IO_Errno": shown.error_code,
-        "Last_IO_Error": shown.error,
-        "Last_SQL_Errno": 0,
-        "Last_SQL_Error": "",
-        "Source_Server_Id": shown.source_id,
-        "Source_UUID": shown.source_uuid,
-        "Retrieved_Gtid_Set": shown.executed,
-        "Executed_Gtid_Set": shown.executed,
-        "Auto_Position": int(shown.auto_position),
-        "Channel_Name": "",
-    }
-    columns = [
-        Column(
-            name=name.replace("Source", "Master").replace("Replica", "Slave")
-            if old_words
-            else name,
-            type=ColumnType.LONGLONG
-            if isinstance(value, int) or name == "Seconds_Behind_Source"
-            else ColumnType.VAR_STRING,
-        )
-        for name, value in row.items()
-    ]
-    return ResultSet(columns=columns, rows=[] if receiver is None else [list(row.values())])

@@ -456,6 +456,7 @@ class Receiver:
             flavor="mysql",
             start_set=plan.start_set.encode(),
             source_address=facts.address,
+            variables=facts.variables,
         )
         proposal = await self._node.propose(encode(Command(receiver_session=wanted)))
         await proposal.applied()

@@ -7,7 +7,7 @@ nothing of connections or of the wire. A value that a replica reads is never Non
 
 import hashlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from kingbus.addresses import Address
@@ -15,9 +15,11 @@ from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.pb.command_pb2 import SourceConfig
 from kingbus.pb.record_pb2 import FileRow
+from kingbus.replication.administration import Administration
 from kingbus.replication.binlog_events import read_binlog_events
-from kingbus.replication.queries import BinlogEventRow, ReceiverFacts
+from kingbus.replication.queries import BinlogEventRow
 from kingbus.replication.relay import Relay
+from kingbus.replication.replica_status import ReceiverFacts
 
 UNKNOWN_VERSION = "8.4.0-kingbus"
 """What the greeting says before any source is known: replicas of every age accept it."""
@@ -73,6 +75,8 @@ class ReceiverStatus(Protocol):
     @property
     def error(self) -> str: ...
     @property
+    def address(self) -> str: ...
+    @property
     def seconds_behind_source(self) -> int | None: ...
 
 
@@ -94,11 +98,19 @@ class ServedBefore(Protocol):
         ...
 
 
+def _error_number(status: ReceiverStatus) -> int:
+    """As replicas number it: 2003 while they try again, 13117 when an operator is needed."""
+    if not status.error:
+        return 0
+    return 13117 if status.status == "error" else 2003
+
+
 class ServedFacts(ClusterIdentity):
     """The facts of `queries.ServerFacts`, from the applied state.
 
-    `version` overrides the source's; `listening` says where replicas connect; `purge` carries a
-    purge to who does it; `until_purge` gives the bytes before the file of a first index goes.
+    `receiver` asks the leader what its receiver does. `version` overrides the source's;
+    `listening` says where replicas connect; `purge` carries a purge to who does it;
+    `until_purge` gives the bytes before the file of a first index goes.
     """
 
     gtid_mode = "ON"  # sources without GTIDs are refused
@@ -108,10 +120,11 @@ class ServedFacts(ClusterIdentity):
         *,
         cluster_id: int,
         relay: Relay,
-        receiver: Callable[[], ReceiverStatus],
+        receiver: Callable[[], Awaitable[ReceiverStatus]],
         listening: Callable[[], Address | None],
         hostname: str,
         purge: Purge,
+        administration: Administration,
         until_purge: Callable[[int], int],
         version: str = "",
     ) -> None:
@@ -121,6 +134,7 @@ class ServedFacts(ClusterIdentity):
         self._listening = listening
         self._version = version
         self._purge = purge
+        self.administration = administration
         self._until_purge = until_purge
         self.before: ServedBefore | None = None
         """Set where there is an archive."""
@@ -153,8 +167,10 @@ class ServedFacts(ClusterIdentity):
         """What can no longer be served, on one line."""
         return str(self.before.purged() if self.before is not None else self._state().purged)
 
-    def variable(self, name: str) -> None:
-        """The source's own value of a variable; none is kept yet."""
+    def variable(self, name: str) -> str | None:
+        """The source's own value of a variable, as it said when a session with it began."""
+        source = self._state().source
+        return source.variables.get(name) if source is not None else None
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and visible sizes, oldest first."""
@@ -171,14 +187,14 @@ class ServedFacts(ClusterIdentity):
         row = self._state().file_named(file)
         return None if row is None else self._until_purge(row.first_index)
 
-    def receiver(self) -> ReceiverFacts | None:
+    async def receiver(self) -> ReceiverFacts | None:
         """The receiver, as SHOW REPLICA STATUS tells it."""
+        status = await self._receiver()
         state = self._state()
         config, source = state.source_config, state.source
-        if config is None:
+        if config is None or not config.addresses:
             return None
-        status = self._receiver()
-        host, _, port = config.addresses[0].rpartition(":") if config.addresses else ("", "", "0")
+        host, _, port = (status.address or config.addresses[0]).rpartition(":")
         return ReceiverFacts(
             state=status.status,
             host=host.strip("[]"),
@@ -191,7 +207,11 @@ class ServedFacts(ClusterIdentity):
             executed=str(state.executed),
             seconds_behind=status.seconds_behind_source,
             error=status.error,
-            error_code=1 if status.error else 0,
+            error_code=_error_number(status),
+            tls_mode=config.tls.mode,
+            tls_ca=config.tls.ca,
+            tls_cert=config.tls.cert,
+            tls_key=config.tls.key,
         )
 
     async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:

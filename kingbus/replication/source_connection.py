@@ -33,6 +33,7 @@ from kingbus.replication.source_facts import (
     SourceUnreachableError,
     register_command,
 )
+from kingbus.replication.system_variables import SOURCE_VARIABLES
 from kingbus.secrets import Secret
 
 CONNECT_SECONDS_MAX: Final = 10.0
@@ -42,6 +43,9 @@ ANSWER_SECONDS_MAX: Final = 10.0
 HEARTBEAT_SECONDS: Final = 5.0
 SILENCE_SECONDS_MAX: Final = 30.0
 """Six heartbeats missed: the source or the way to it is gone."""
+
+VARIABLE_CHARS_MAX: Final = 1024
+"""None of those that are asked for comes near; all of them are in every stored relay state."""
 
 _TROUBLE: Final = frozenset((1040, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226))
 """Server errors that pass by themselves: full, stopping, or the network."""
@@ -173,7 +177,13 @@ class SourceConnection:
             checksum=checksum.upper(),
             clock=clock,
             max_binlog_size=int(binlog_size) if binlog_size.isdigit() else 0,
+            variables=self._variables(),
         )
+
+    def _variables(self) -> dict[str, str]:
+        names = ", ".join(f"'{name}'" for name in SOURCE_VARIABLES)
+        rows = self._query(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")
+        return {str(name).lower(): str(value)[:VARIABLE_CHARS_MAX] for name, value in rows}
 
     def _gtid_sets(self) -> tuple[GtidSet, GtidSet]:
         purged = GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_PURGED"))

@@ -6,8 +6,8 @@ which dump command is right. Must not know how the facts were asked for.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from struct import Struct
 from typing import Final
 
@@ -71,6 +71,8 @@ class SourceFacts:
     """Seconds since 1970 by the source's clock."""
     max_binlog_size: int = 0
     """Bytes; 0: the source did not say."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """The source's values of the variables that a relay shows as the source's."""
 
 
 def unfit_config(config: SourceConfig) -> str:

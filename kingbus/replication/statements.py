@@ -1,26 +1,21 @@
 """Statements as a closed grammar: text in, a value that says what was asked out.
 
-Owns: the tokenizer and the recursive-descent parser for what replicas, tools and connectors send
-to a source: SET, SELECT without tables, SHOW, KILL, USE, transaction words, and the first words of
-what only an administrator may do. Knows nothing of answers. Follows the manual's "SQL Statements"
-for the forms covered; everything else is a MySQLError 1064 (not understood) or 1235 (known, but
-nothing that a relay can do). A statement may hold a password, so no error but the 1064 that goes
-back to the client quotes it.
+Owns: the recursive-descent parser for what replicas, tools and connectors send to a source: SET,
+SELECT without tables, SHOW, KILL, USE, PURGE, transaction words. What administers receiver and
+users is `admin_statements`, the words come from `sql_tokens`. Knows nothing of answers. Follows the
+manual's "SQL Statements" for the forms covered; everything else is a MySQLError 1064 (not
+understood) or 1235 (known, but nothing that a relay can do). A statement may hold a password, so no
+error but the 1064 that goes back to the client quotes it.
 """
 
-import re
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Final
 
-from kingbus.mysql.errors import MySQLError, not_supported, syntax_error
+from kingbus.mysql.errors import MySQLError, not_supported
 from kingbus.mysql.resultset import Value
-
-STATEMENT_CHARS_MAX: Final = 4 << 20
-"""Two GTID sets of 100,000 intervals in text; parsing more would hold up the event loop."""
-
-TOKENS_MAX: Final = 4096
-"""Connector/J's longest statement has about 200."""
+from kingbus.replication import admin_statements
+from kingbus.replication.admin_statements import AdminStatement, SetPassword
+from kingbus.replication.sql_tokens import Kind, TokenReader, near, number_value
 
 DEPTH_MAX: Final = 32
 """Parentheses and function calls inside each other."""
@@ -106,7 +101,10 @@ class Set:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Show:
-    """SHOW of one of `SHOWS`, filtered by a condition on its columns."""
+    """SHOW of one of `_SHOWS`, filtered by a condition on its columns.
+
+    `user` is whose grants, None for who asks.
+    """
 
     what: str
     scope: str = ""
@@ -117,6 +115,8 @@ class Show:
     offset: int = 0
     limit: int | None = None
     old_words: bool = False
+    channel: str = ""
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,134 +150,13 @@ class PurgeLogs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Administer:
-    """A statement for administrators, by its first words only."""
+    """A statement for administrators that a relay does not do, by its first words only."""
 
     name: str
     privilege: str
 
 
-Statement = Select | Set | Show | Kill | Use | Nothing | PurgeLogs | Administer
-
-
-# Tokens ----------------------------------------------------------------------------------------
-
-
-class _Kind(Enum):
-    WORD = auto()
-    QUOTED = auto()
-    STRING = auto()
-    NUMBER = auto()
-    USER_VARIABLE = auto()
-    SYSTEM_VARIABLE = auto()
-    OPERATOR = auto()
-    END = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: _Kind
-    text: str
-    start: int
-    end: int
-    scope: str = ""
-
-    def is_word(self, *words: str) -> bool:
-        return self.kind is _Kind.WORD and self.text.upper() in words
-
-
-# Possessive quantifiers: no input makes these go back over what they have read.
-_TOKEN = re.compile(
-    r"""
-    (?P<space> \s++ | \#[^\n]*+ | --(?=[\s]|\Z)[^\n]*+ | /\*(?!!|M!).*?\*/ )
-  | (?P<unclosed> /\*(?!!|M!) )
-  | (?P<version> /\*M?!\d*+ )
-  | (?P<version_end> \*/ )
-  | @@ (?: (?P<scope> global|session|local|persist|persist_only) \s*+ \. \s*+ )?
-       (?: `(?P<system_quoted> [^`]++ )` | (?P<system> [A-Za-z_$][\w$.]*+ ) )
-  | @  (?: (?P<user> [\w$.]++ ) | (?P<user_quoted> `[^`]++` | '[^']*+' | "[^"]*+" ) )
-  | (?P<string> '(?: [^'\\]++ | \\. | '' )*+' | "(?: [^"\\]++ | \\. | "" )*+" )
-  | (?P<quoted> `(?: [^`]++ | `` )*+` )
-  | (?P<number> 0x[0-9A-Fa-f]++ | \d++(?:\.\d*+)?(?:[eE][+-]?\d++)? )
-  | (?P<word> [^\W\d][\w$]*+ )
-  | (?P<operator> := | <=> | <= | >= | <> | != | \|\| | && | [(),.=<>;*+\-/%!@] )
-    """,
-    re.VERBOSE | re.DOTALL | re.IGNORECASE,
-)
-
-_ESCAPES = {"0": "\0", "n": "\n", "r": "\r", "t": "\t", "b": "\b", "Z": "\x1a"}
-_ESCAPE = {quote: re.compile(rf"\\(.)|{quote * 2}", re.DOTALL) for quote in "'\""}
-
-
-def _unescape(match: re.Match[str]) -> str:
-    letter = match[1]
-    if letter is None:  # a quote written twice
-        return match[0][0]
-    if letter in "%_":
-        return "\\" + letter  # kept: it is for LIKE to read
-    return _ESCAPES.get(letter, letter)
-
-
-def _string_value(text: str) -> str:
-    escape = _ESCAPE[text[0]]
-    return escape.sub(_unescape, text[1:-1])
-
-
-def _number_value(text: str) -> Value:
-    if text[:2].lower() == "0x":
-        return int(text, 16) if len(text) <= 18 else text
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else text
-
-
-def _tokens(sql: str) -> list[_Token]:
-    """All tokens, an END last. Raises the 1064 error."""
-    if len(sql) > STATEMENT_CHARS_MAX:
-        raise syntax_error(sql[:80])
-    tokens: list[_Token] = []
-    position, in_version = 0, False
-    while position < len(sql):
-        match = _TOKEN.match(sql, position)
-        group = match.lastgroup if match is not None else None
-        if match is None or group == "unclosed" or (group == "version_end" and not in_version):
-            raise _near(sql, position)
-        start, position = position, match.end()
-        if group == "space":
-            continue
-        if group in {"version", "version_end"}:
-            in_version = group == "version"
-            continue
-        tokens.append(_token(match, start))
-        if len(tokens) > TOKENS_MAX:
-            raise _near(sql, start)
-    tokens.append(_Token(_Kind.END, "", len(sql), len(sql)))
-    return tokens
-
-
-def _token(match: re.Match[str], start: int) -> _Token:
-    end = match.end()
-    if (name := match["system"] or match["system_quoted"]) is not None:
-        scope = (match["scope"] or "").lower()
-        scope = {"local": "session", "persist_only": "global", "persist": "global"}.get(
-            scope, scope
-        )
-        return _Token(_Kind.SYSTEM_VARIABLE, name.lower(), start, end, scope)
-    if (name := match["user"]) is not None:
-        return _Token(_Kind.USER_VARIABLE, name, start, end)
-    if (name := match["user_quoted"]) is not None:
-        return _Token(_Kind.USER_VARIABLE, name[1:-1], start, end)
-    if (text := match["quoted"]) is not None:
-        return _Token(_Kind.QUOTED, text[1:-1].replace("``", "`"), start, end)
-    assert match.lastgroup is not None
-    kind = {
-        "string": _Kind.STRING,
-        "number": _Kind.NUMBER,
-        "word": _Kind.WORD,
-        "operator": _Kind.OPERATOR,
-    }[match.lastgroup]
-    return _Token(kind, match[0], start, end)
-
-
-def _near(sql: str, position: int) -> MySQLError:
-    return syntax_error(sql[position : position + 80], sql.count("\n", 0, position) + 1)
+Statement = Select | Set | Show | Kill | Use | Nothing | PurgeLogs | Administer | AdminStatement
 
 
 # Parser ----------------------------------------------------------------------------------------
@@ -347,88 +226,19 @@ _KNOWN_ELSEWHERE = frozenset(
 """First words that MySQL knows and a relay has no use for: 1235 instead of 1064."""
 
 
-class _Parser:
-    def __init__(self, sql: str) -> None:
-        self._sql = sql
-        self._tokens = _tokens(sql)
-        self._index = 0
-        self._depth = 0
-
-    # Reading tokens
-
-    @property
-    def _next(self) -> _Token:
-        return self._tokens[self._index]
-
-    def _error(self) -> MySQLError:
-        return _near(self._sql, self._next.start)
-
-    def _take(self) -> _Token:
-        token = self._next
-        if token.kind is not _Kind.END:
-            self._index += 1
-        return token
-
-    def _word(self, *words: str) -> str:
-        """Take one of these words if it is next; "" if not."""
-        if self._next.is_word(*words):
-            return self._take().text.upper()
-        return ""
-
-    def _words(self, *words: str) -> bool:
-        """Take these words if they are next, all of them, in order."""
-        end = self._index + len(words)
-        ahead = self._tokens[self._index : end]
-        if len(ahead) == len(words) and all(
-            token.is_word(word) for token, word in zip(ahead, words, strict=True)
-        ):
-            self._index = end
-            return True
-        return False
-
-    def _operator(self, *operators: str) -> str:
-        if self._next.kind is _Kind.OPERATOR and self._next.text in operators:
-            return self._take().text
-        return ""
-
-    def _expect_operator(self, operator: str) -> None:
-        if not self._operator(operator):
-            raise self._error()
-
-    def _integer(self) -> int:
-        value = _number_value(self._next.text) if self._next.kind is _Kind.NUMBER else None
-        if not isinstance(value, int):
-            raise self._error()
-        self._take()
-        return value
-
-    def _text(self) -> str:
-        """A string, or a name in its place."""
-        token = self._next
-        if token.kind is _Kind.STRING:
-            return _string_value(self._take().text)
-        if token.kind in {_Kind.WORD, _Kind.QUOTED}:
-            return self._take().text
-        raise self._error()
-
-    def _end(self) -> None:
-        while self._operator(";"):
-            pass
-        if self._next.kind is not _Kind.END:
-            raise self._error()
-
+class _Parser(TokenReader):
     # Statements
 
     def statement(self) -> Statement:
-        if self._next.kind is _Kind.END or self._operator(";"):
+        if self.next.kind is Kind.END or self.operator(";"):
             raise MySQLError(1065, "42000", "Query was empty")
         parsed = self._statement()
-        self._end()
+        self.end()
         return parsed
 
     def _statement(self) -> Statement:
-        token = self._take()
-        first = token.text.upper() if token.kind is _Kind.WORD else ""
+        token = self.take()
+        first = token.text.upper() if token.kind is Kind.WORD else ""
         match first:
             case "SELECT":
                 return self._select()
@@ -440,129 +250,157 @@ class _Parser:
                 return self._kill()
             case "USE":
                 return self._use()
-            case "START" if not self._next.is_word("TRANSACTION"):
-                return self._administer(first, "REPLICATION_SLAVE_ADMIN")
-            case "BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "RELEASE":
+            case "BEGIN" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "RELEASE":
                 return self._transaction()
-            case "STOP" | "CHANGE":
-                return self._administer(first, "REPLICATION_SLAVE_ADMIN")
-            case "RESET" | "FLUSH":
-                return self._administer(first, "RELOAD")
+            case "START" if self.next.is_word("TRANSACTION"):
+                return self._transaction()
             case "PURGE":
                 return self._purge()
+            case "START" | "STOP" | "RESET" | "CHANGE" | "FLUSH":
+                return self._control(first)
+            case "CREATE" | "ALTER" | "DROP" if self.word("USER"):
+                return self._users(first)
+            case "GRANT":
+                return admin_statements.parse_grant(self)
+            case "REVOKE":
+                return admin_statements.parse_revoke(self)
             case _ if first in _KNOWN_ELSEWHERE:
                 raise not_supported(first)
             case _:
-                raise _near(self._sql, token.start)
+                raise near(self.sql, token.start)
+
+    def _control(self, first: str) -> Statement:
+        match first:
+            case "CHANGE":
+                return admin_statements.parse_change(self)
+            case "FLUSH":
+                return admin_statements.parse_flush(self)
+            case _ if self.next.is_word("GROUP_REPLICATION"):
+                return self._administer(first, "GROUP_REPLICATION_ADMIN")
+            case "START" | "STOP":
+                return admin_statements.parse_start_stop(
+                    self, "START" if first == "START" else "STOP"
+                )
+            case _ if self.next.is_word("MASTER", "BINARY", "QUERY", "PERSIST"):
+                return self._administer(first, "RELOAD")
+            case _:
+                return admin_statements.parse_reset(self)
+
+    def _users(self, first: str) -> Statement:
+        match first:
+            case "CREATE":
+                return admin_statements.parse_create_user(self)
+            case "ALTER":
+                return admin_statements.parse_alter_user(self)
+            case _:
+                return admin_statements.parse_drop_user(self)
 
     def _select(self) -> Select:
-        while self._word("ALL", "DISTINCT", "SQL_NO_CACHE"):
+        while self.word("ALL", "DISTINCT", "SQL_NO_CACHE"):
             pass
         items = [self._select_item()]
-        while self._operator(","):
+        while self.operator(","):
             items.append(self._select_item())
-        if self._word("FROM") and not self._word("DUAL"):
+        if self.word("FROM") and not self.word("DUAL"):
             raise not_supported("SELECT from a table: a relay holds none")
-        if self._word("INTO"):
+        if self.word("INTO"):
             raise not_supported("SELECT ... INTO")
         _, limit = self._limit()
         return Select(items=tuple(items), limit=limit)
 
     def _select_item(self) -> tuple[Expression, str]:
-        start = self._next.start
+        start = self.next.start
         expression = self._expression()
-        label = self._sql[start : self._tokens[self._index - 1].end]
+        label = self.sql[start : self.tokens[self.index - 1].end]
         if isinstance(expression, Literal) and isinstance(expression.value, str):
             label = expression.value
-        named = self._word("AS")
-        ahead = self._next
+        named = self.word("AS")
+        ahead = self.next
         if (
             named
-            or ahead.kind in {_Kind.STRING, _Kind.QUOTED}
-            or (ahead.kind is _Kind.WORD and not ahead.is_word("FROM", "LIMIT", "INTO", "WHERE"))
+            or ahead.kind in {Kind.STRING, Kind.QUOTED}
+            or (ahead.kind is Kind.WORD and not ahead.is_word("FROM", "LIMIT", "INTO", "WHERE"))
         ):
-            label = self._text()
+            label = self.text()
         return expression, label
 
     def _limit(self) -> tuple[int, int | None]:
-        if not self._word("LIMIT"):
+        if not self.word("LIMIT"):
             return 0, None
-        first = self._integer()
-        if self._operator(","):
-            return first, self._integer()
-        if self._word("OFFSET"):
-            return self._integer(), first
+        first = self.integer()
+        if self.operator(","):
+            return first, self.integer()
+        if self.word("OFFSET"):
+            return self.integer(), first
         return 0, first
 
-    def _set(self) -> Set:
+    def _set(self) -> Set | SetPassword:
+        if self.word("PASSWORD"):
+            return admin_statements.parse_set_password(self)
         assignments = self._assignment()
-        while self._operator(","):
+        while self.operator(","):
             assignments += self._assignment()
         return Set(assignments=tuple(assignments))
 
     def _assignment(self) -> list[Assignment]:
-        if self._word("NAMES") or self._words("CHARACTER", "SET") or self._word("CHARSET"):
-            value = Literal(self._text())
-            if self._word("COLLATE"):
-                self._text()
+        if self.word("NAMES") or self.words("CHARACTER", "SET") or self.word("CHARSET"):
+            value = Literal(self.text())
+            if self.word("COLLATE"):
+                self.text()
             return [Assignment(scope="names", name="", value=value)]
-        for word in ("PASSWORD", "ROLE", "RESOURCE"):
-            if self._next.is_word(word):
+        for word in ("ROLE", "RESOURCE"):
+            if self.next.is_word(word):
                 raise not_supported(f"SET {word}")
-        scope = self._word("GLOBAL", "PERSIST", "PERSIST_ONLY", "SESSION", "LOCAL")
-        if self._word("TRANSACTION"):
+        scope = self.word("GLOBAL", "PERSIST", "PERSIST_ONLY", "SESSION", "LOCAL")
+        if self.word("TRANSACTION"):
             # Isolation and access mode: there are no transactions to have any.
             self._transaction()
             return []
-        token = self._take()
-        if token.kind is _Kind.USER_VARIABLE and not scope:
+        token = self.take()
+        if token.kind is Kind.USER_VARIABLE and not scope:
             kind = "user"
-        elif token.kind is _Kind.SYSTEM_VARIABLE and not scope:
+        elif token.kind is Kind.SYSTEM_VARIABLE and not scope:
             kind = "global" if token.scope == "global" else "session"
-        elif token.kind in {_Kind.WORD, _Kind.QUOTED}:
+        elif token.kind in {Kind.WORD, Kind.QUOTED}:
             kind = "session" if scope in {"", "SESSION", "LOCAL"} else "global"
         else:
-            self._index -= 1
-            raise self._error()
-        if not self._operator("=", ":="):
-            raise self._error()
+            self.index -= 1
+            raise self.error()
+        if not self.operator("=", ":="):
+            raise self.error()
         name = token.text if kind == "user" else token.text.lower()
         return [Assignment(scope=kind, name=name, value=self._expression())]
 
     def _show(self) -> Show:
-        old_words = self._next.is_word("MASTER", "SLAVE")
+        old_words = self.next.is_word("MASTER", "SLAVE")
         for words, what in _SHOWS:
-            if self._words(*words):
+            if self.words(*words):
                 return self._show_rest(what, old_words=old_words)
-        scope = self._word("GLOBAL", "SESSION", "LOCAL")
-        what = self._word("VARIABLES", "STATUS")
+        scope = self.word("GLOBAL", "SESSION", "LOCAL")
+        what = self.word("VARIABLES", "STATUS")
         if what:
             show_scope = "global" if scope == "GLOBAL" else "session"
             return self._show_filter(what.lower(), scope=show_scope)
-        if self._next.kind is _Kind.WORD and not scope:
+        if self.next.kind is Kind.WORD and not scope:
             for word in _OTHER_SHOWS:
-                if self._next.is_word(word):
+                if self.next.is_word(word):
                     raise not_supported(f"SHOW {word}")
-        raise self._error()
+        raise self.error()
 
     def _show_rest(self, what: str, *, old_words: bool) -> Show:
         match what:
             case "binlog events":
-                file = self._text() if self._word("IN") else ""
-                position = self._integer() if self._word("FROM") else 4
+                file = self.text() if self.word("IN") else ""
+                position = self.integer() if self.word("FROM") else 4
                 offset, limit = self._limit()
                 return Show(what=what, file=file, position=position, offset=offset, limit=limit)
             case "replica status":
-                if self._words("FOR", "CHANNEL"):
-                    self._text()
-                self._word("NONBLOCKING")
-                return Show(what=what, old_words=old_words)
+                channel = admin_statements.parse_channel(self)
+                self.word("NONBLOCKING")
+                return Show(what=what, old_words=old_words, channel=channel)
             case "grants":
-                # Whose grants does not matter: a connection is shown its own.
-                if self._word("FOR"):
-                    while self._next.kind is not _Kind.END:
-                        self._take()
-                return Show(what=what)
+                user = admin_statements.parse_account(self) if self.word("FOR") else None
+                return Show(what=what, user=user)
             case "warnings":
                 offset, limit = self._limit()
                 return Show(what=what, offset=offset, limit=limit)
@@ -572,164 +410,155 @@ class _Parser:
                 return Show(what=what, old_words=old_words)
 
     def _show_filter(self, what: str, *, scope: str = "") -> Show:
-        if self._word("LIKE"):
-            if self._next.kind is not _Kind.STRING:
-                raise self._error()
-            return Show(what=what, scope=scope, pattern=self._text())
-        if self._word("WHERE"):
+        if self.word("LIKE"):
+            return Show(what=what, scope=scope, pattern=self.string())
+        if self.word("WHERE"):
             return Show(what=what, scope=scope, where=self._expression())
         return Show(what=what, scope=scope)
 
     def _kill(self) -> Kill:
-        kind = self._word("CONNECTION", "QUERY", "HARD", "SOFT")
-        return Kill(thread_id=self._integer(), query_only=kind == "QUERY")
+        kind = self.word("CONNECTION", "QUERY", "HARD", "SOFT")
+        return Kill(thread_id=self.integer(), query_only=kind == "QUERY")
 
     def _use(self) -> Use:
-        return Use(database=self._text())
+        return Use(database=self.text())
 
     def _transaction(self) -> Nothing:
         # WORK, TRANSACTION READ ONLY, AND NO CHAIN, TO SAVEPOINT x ...
-        while self._next.kind in {_Kind.WORD, _Kind.QUOTED} or self._operator(","):
-            if self._next.kind in {_Kind.WORD, _Kind.QUOTED}:
-                self._take()
+        while self.next.kind in {Kind.WORD, Kind.QUOTED} or self.operator(","):
+            if self.next.kind in {Kind.WORD, Kind.QUOTED}:
+                self.take()
         return Nothing()
 
     def _purge(self) -> PurgeLogs:
-        if not (self._word("BINARY", "MASTER") and self._word("LOGS")):
-            raise self._error()
-        if self._word("TO"):
-            if self._next.kind is not _Kind.STRING:
-                raise self._error()
-            return PurgeLogs(to=self._text())
-        if not self._word("BEFORE"):
-            raise self._error()
-        if self._word("DATE_SUB", "SUBDATE"):
-            self._expect_operator("(")
+        self.expect_word("BINARY", "MASTER")
+        self.expect_word("LOGS")
+        if self.word("TO"):
+            return PurgeLogs(to=self.string())
+        self.expect_word("BEFORE")
+        if self.word("DATE_SUB", "SUBDATE"):
+            self.expect_operator("(")
             before = self._expression()
-            self._expect_operator(",")
+            self.expect_operator(",")
             seconds = self._interval()
-            self._expect_operator(")")
+            self.expect_operator(")")
             return PurgeLogs(before=before, seconds=seconds)
         before = self._expression()
-        return PurgeLogs(before=before, seconds=self._interval() if self._operator("-") else 0)
+        return PurgeLogs(before=before, seconds=self._interval() if self.operator("-") else 0)
 
     def _interval(self) -> int:
         """INTERVAL n unit, in seconds."""
-        if not self._word("INTERVAL"):
-            raise self._error()
-        number = self._integer()
-        unit = self._word(*_INTERVAL_SECONDS)
-        if not unit:
-            raise self._error()
-        return number * _INTERVAL_SECONDS[unit]
+        self.expect_word("INTERVAL")
+        number = self.integer()
+        return number * _INTERVAL_SECONDS[self.expect_word(*_INTERVAL_SECONDS)]
 
     def _administer(self, first: str, privilege: str) -> Administer:
         """The first words name the statement; the rest, passwords and all, is not looked at."""
         name = [first]
-        while self._next.kind is _Kind.WORD and len(name) < 3:
-            name.append(self._take().text.upper())
-        while self._next.kind is not _Kind.END:
-            self._take()
+        while self.next.kind is Kind.WORD and len(name) < 3:
+            name.append(self.take().text.upper())
+        while self.next.kind is not Kind.END:
+            self.take()
         return Administer(name=" ".join(name), privilege=privilege)
 
     # Expressions
 
     def _expression(self) -> Expression:
-        self._depth += 1
-        if self._depth > DEPTH_MAX:
-            raise self._error()
+        self.depth += 1
+        if self.depth > DEPTH_MAX:
+            raise self.error()
         left = self._conjunction()
-        while self._word("OR", "XOR") or self._operator("||"):
+        while self.word("OR", "XOR") or self.operator("||"):
             left = Operation("or", (left, self._conjunction()))
-        self._depth -= 1
+        self.depth -= 1
         return left
 
     def _conjunction(self) -> Expression:
         left = self._negation()
-        while self._word("AND") or self._operator("&&"):
+        while self.word("AND") or self.operator("&&"):
             left = Operation("and", (left, self._negation()))
         return left
 
     def _negation(self) -> Expression:
         negated = False
-        while self._word("NOT") or self._operator("!"):
+        while self.word("NOT") or self.operator("!"):
             negated = not negated
         expression = self._comparison()
         return Operation("not", (expression,)) if negated else expression
 
     def _comparison(self) -> Expression:
         left = self._value()
-        if operator := self._operator(*_COMPARISONS):
+        if operator := self.operator(*_COMPARISONS):
             return Operation(operator, (left, self._value()))
-        negated = bool(self._word("NOT"))
+        negated = bool(self.word("NOT"))
         compared: Expression
-        if self._word("IN"):
+        if self.word("IN"):
             compared = Operation("in", (left, *self._arguments()))
-        elif self._word("LIKE"):
+        elif self.word("LIKE"):
             compared = Operation("like", (left, self._value()))
-        elif not negated and self._word("IS"):
-            negated = bool(self._word("NOT"))
-            if not self._word("NULL"):
-                raise self._error()
+        elif not negated and self.word("IS"):
+            negated = bool(self.word("NOT"))
+            if not self.word("NULL"):
+                raise self.error()
             compared = Operation("<=>", (left, Literal(None)))
         elif negated:
-            raise self._error()
+            raise self.error()
         else:
             return left
         return Operation("not", (compared,)) if negated else compared
 
     def _arguments(self) -> tuple[Expression, ...]:
-        self._expect_operator("(")
-        if self._operator(")"):
+        self.expect_operator("(")
+        if self.operator(")"):
             return ()
         arguments = [self._expression()]
-        while self._operator(","):
+        while self.operator(","):
             arguments.append(self._expression())
-        self._expect_operator(")")
+        self.expect_operator(")")
         return tuple(arguments)
 
     def _value(self) -> Expression:
-        token = self._next
+        token = self.next
         match token.kind:
-            case _Kind.STRING:
-                return Literal(self._text())
-            case _Kind.NUMBER:
-                return Literal(_number_value(self._take().text))
-            case _Kind.USER_VARIABLE:
-                return UserVariable(self._take().text)
-            case _Kind.SYSTEM_VARIABLE:
-                self._take()
+            case Kind.STRING:
+                return Literal(self.text())
+            case Kind.NUMBER:
+                return Literal(number_value(self.take().text))
+            case Kind.USER_VARIABLE:
+                return UserVariable(self.take().text)
+            case Kind.SYSTEM_VARIABLE:
+                self.take()
                 return SystemVariable(token.scope, token.text)
-            case _Kind.QUOTED:
-                return Word(self._take().text)
-            case _Kind.WORD:
+            case Kind.QUOTED:
+                return Word(self.take().text)
+            case Kind.WORD:
                 return self._word_value()
             case _:
                 return self._operator_value()
 
     def _operator_value(self) -> Expression:
-        if self._operator("("):
+        if self.operator("("):
             expression = self._expression()
-            self._expect_operator(")")
+            self.expect_operator(")")
             return expression
-        if sign := self._operator("-", "+"):
-            token = self._next
-            value = _number_value(token.text) if token.kind is _Kind.NUMBER else None
+        if sign := self.operator("-", "+"):
+            token = self.next
+            value = number_value(token.text) if token.kind is Kind.NUMBER else None
             if value is None:
-                raise self._error()
-            self._take()
+                raise self.error()
+            self.take()
             if sign == "+":
                 return Literal(value)
             return Literal(-value if isinstance(value, int) else f"-{value}")
-        raise self._error()
+        raise self.error()
 
     def _word_value(self) -> Expression:
-        token = self._take()
+        token = self.take()
         word = token.text.upper()
-        if self._next.kind is _Kind.OPERATOR and self._next.text == "(":
+        if self.next.kind is Kind.OPERATOR and self.next.text == "(":
             return Call(word.lower(), self._arguments())
-        if word.startswith("_") and self._next.kind is _Kind.STRING:
-            return Literal(self._text())  # a character set before a string
+        if word.startswith("_") and self.next.kind is Kind.STRING:
+            return Literal(self.text())  # a character set before a string
         match word:
             case "NULL":
                 return Literal(None)
@@ -738,8 +567,8 @@ class _Parser:
             case "FALSE":
                 return Literal(0)
             case "FROM" | "LIMIT" | "WHERE" | "AS" | "SELECT":
-                self._index -= 1
-                raise self._error()
+                self.index -= 1
+                raise self.error()
             case _ if word in _NO_ARGUMENT_WORDS:
                 return Call(word.lower(), ())
             case _:

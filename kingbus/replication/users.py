@@ -7,7 +7,7 @@ of `caching_sha2_password` (dropped when the password changes).
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from kingbus.mysql import auth
@@ -18,7 +18,65 @@ REPLICATION = "replication"
 """The right to register, to dump, and to see binlogs and replicas."""
 
 ADMIN = "admin"
-"""The right to see and end everybody's connections."""
+"""The right to see and end everybody's connections, to purge, to administer receiver and users."""
+
+MONITOR = "monitor"
+"""The right to see binlogs, replicas and the receiver, without a dump."""
+
+PROCESS = "process"
+"""The right to see everybody's connections."""
+
+_ALL = frozenset({REPLICATION, ADMIN, MONITOR, PROCESS})
+_NOTHING: frozenset[str] = frozenset()
+
+RIGHTS_OF_PRIVILEGE: Mapping[str, frozenset[str]] = {
+    "ALL": _ALL,
+    "BINLOG_ADMIN": frozenset({ADMIN}),
+    "CONNECTION_ADMIN": frozenset({ADMIN}),
+    "CREATE USER": frozenset({ADMIN}),
+    "LOCK TABLES": _NOTHING,
+    "PROCESS": frozenset({PROCESS}),
+    "RELOAD": _NOTHING,
+    "REPLICATION CLIENT": frozenset({MONITOR}),
+    "REPLICATION SLAVE": frozenset({REPLICATION}),
+    "REPLICATION_SLAVE_ADMIN": frozenset({ADMIN}),
+    "SELECT": _NOTHING,
+    "SHOW DATABASES": _NOTHING,
+    "SUPER": frozenset({ADMIN}),
+    "USAGE": _NOTHING,
+}
+"""What MySQL's privileges give here. Those that administer are one right; those that give nothing
+are for tables, which a relay has none of: the grants of a CDC client's manual are taken as they
+are, and make nobody an administrator."""
+
+_SHOWN = (
+    (REPLICATION, ("REPLICATION SLAVE", "REPLICATION CLIENT")),
+    (MONITOR, ("REPLICATION CLIENT",)),
+    (PROCESS, ("PROCESS",)),
+    (
+        ADMIN,
+        (
+            "PROCESS",
+            "SUPER",
+            "CREATE USER",
+            "BINLOG_ADMIN",
+            "CONNECTION_ADMIN",
+            "REPLICATION_SLAVE_ADMIN",
+        ),
+    ),
+)
+
+
+def rights_of(privileges: Iterable[str]) -> frozenset[str]:
+    """The rights that these privileges of `RIGHTS_OF_PRIVILEGE` give together."""
+    return _NOTHING.union(*(RIGHTS_OF_PRIVILEGE[name] for name in privileges))
+
+
+def privileges_of(rights: Collection[str]) -> list[str]:
+    """The rights in MySQL's words, each once; none is USAGE."""
+    names = [name for right, names in _SHOWN if right in rights for name in names]
+    return list(dict.fromkeys(names)) or ["USAGE"]
+
 
 HOSTS_MAX = 1024
 """Hosts whose failures are remembered; the one longest without a failure is forgotten first."""
@@ -39,10 +97,15 @@ class ServerUser:
     rights: frozenset[str]
 
 
-def new_user(name: str, password: str, rights: Iterable[str] = (REPLICATION,)) -> command_pb2.User:
-    """A user as it is stored; takes 50 ms. Raises VerifierError for an impossible password."""
+def new_user(
+    name: str, password: str, rights: Iterable[str] = (REPLICATION,), *, native: bool = True
+) -> command_pb2.User:
+    """A user as it is stored; takes 50 ms. Raises VerifierError for an impossible password.
+
+    `native` says whether `mysql_native_password` is to work.
+    """
     salt = auth.make_salt(secrets.token_bytes(SALT_SIZE))
-    verifier = auth.make_verifier(password.encode(), salt=salt)
+    verifier = auth.make_verifier(password.encode(), salt=salt, native=native)
     return command_pb2.User(
         name=name,
         native_verifier=verifier.native or b"",

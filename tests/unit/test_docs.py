@@ -10,6 +10,8 @@ import typer
 from kingbus import config, metrics
 from kingbus.admin.app import create_app
 from kingbus.cli.main import app
+from kingbus.replication import administration
+from kingbus.replication.users import RIGHTS_OF_PRIVILEGE
 from scripts.benchmark.catalogue import PARTS, WHOLE_RUN, rows_of
 from tests.unit.admin.fakes import Pair
 
@@ -26,6 +28,17 @@ def test_every_configuration_key_is_explained(key: str) -> None:
     """In the reference, and (by its last word) in the commented example."""
     assert f"`{key}`" in text("configuration.md")
     assert f"{key.rpartition('.')[2]}:" in (ROOT / "conf/kingbus.yaml").read_text(encoding="utf-8")
+
+
+def test_what_sql_is_taken_is_explained() -> None:
+    """Every privilege and its right, every option that does something, by name."""
+    page = text("sql.md")
+    for privilege, rights in RIGHTS_OF_PRIVILEGE.items():
+        row = next(line for line in page.splitlines() if f"`{privilege}`" in line)
+        right = row.split("|")[1].strip() if row.startswith("|") else ""
+        assert rights == ({right} if right in RIGHTS_OF_PRIVILEGE["ALL"] else rights), privilege
+    for option in sorted(administration.TAKEN_OPTIONS):
+        assert f"`{option}" in page, option
 
 
 def test_the_examples_have_no_problems() -> None:

@@ -10,7 +10,7 @@ from kingbus.admin.listener import ListenerControl
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import ServerConfig
-from kingbus.replication.users import ServerUser
+from kingbus.replication.users import ADMIN, REPLICATION, ServerUser, new_user
 
 ME = 7
 HERE = "127.0.0.1:3390"
@@ -189,3 +189,19 @@ async def test_another_node_stopping_its_listener_is_not_mine(rig: Rig) -> None:
 
     await rig.control.reconcile()
     assert rig.listening == HERE
+
+
+async def test_users_of_the_cluster_are_let_in(rig: Rig) -> None:
+    """Beside the listener's own, which counts where both have a name; dropped ones are not."""
+    rig.state.users = {"a": new_user("a", "x", ()), "repl": new_user("repl", "other", (ADMIN,))}
+    await rig.control.start(HERE, "repl", "secret")
+    assert [user.name for user in rig.server.users] == ["repl", "a"]
+    assert rig.server.users[0].verifier.check_password(b"secret")
+    assert rig.server.users[0].rights == {REPLICATION}
+
+    rig.state.users = {"b": new_user("b", "x", ())}
+    rig.control.apply_users()
+    assert [user.name for user in rig.server.users] == ["repl", "b"]
+    rig.state.users = {}
+    await rig.control.reconcile()
+    assert [user.name for user in rig.server.users] == ["repl"]

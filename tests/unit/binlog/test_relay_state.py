@@ -18,6 +18,8 @@ from kingbus.pb.command_pb2 import (
     Purge,
     ServerConfig,
     SourceConfig,
+    User,
+    UserChanges,
 )
 from kingbus.pb.record_pb2 import BatchRow, FileRow
 from kingbus.pb.record_pb2 import RelayState as StateRecord
@@ -413,6 +415,7 @@ def history() -> tuple[Applied, list[tuple[int, Command, int]], dict[int, StateR
                 assert applied.batch(cutter, file, packets[at : at + 3]).accepted
             assert applied.state.in_transaction == bool(part)
             apply(Command(server_config=ServerConfig(member_id=part, address=f"h:{number}")))
+            apply(Command(user_changes=UserChanges(users=[User(name=f"u{number}")])))
     return applied, commands, starts
 
 
@@ -486,6 +489,22 @@ def test_the_first_cluster_key_counts() -> None:
     assert applied.apply(Command(cluster_key=ClusterKey(key_id="one"))).accepted
     assert not applied.apply(Command(cluster_key=ClusterKey(key_id="two"))).accepted
     assert applied.state.cluster_key == ClusterKey(key_id="one")
+
+
+def test_users_come_and_go() -> None:
+    """One command changes several; the rest stay, and the stored state has them all."""
+    applied = Applied()
+    seen = applied.state.users
+    for users, dropped in (("ab", ""), ("b", "a"), ("c", "x")):
+        made = [User(name=name, rights=[*users]) for name in users]
+        applied.apply(Command(user_changes=UserChanges(users=made, dropped=[*dropped])))
+        assert applied.state.users is not seen, "a change is noticed by that"
+        seen = applied.state.users
+
+    assert seen == {"b": User(name="b", rights=["b"]), "c": User(name="c", rights=["c"])}
+    again = RelayState.from_record(applied.state.to_record())
+    assert again.users == seen
+    assert again.digest() == applied.state.digest()
 
 
 def test_the_last_configuration_of_a_member_counts() -> None:

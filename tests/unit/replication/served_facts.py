@@ -1,19 +1,58 @@
 """A small source that lives in memory: everything the answers are made of, with fixed values."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kingbus.mysql.errors import MySQLError, unknown_log_file, unknown_thread
+from kingbus.mysql.errors import (
+    MySQLError,
+    receiver_is_running,
+    unknown_log_file,
+    unknown_thread,
+)
 from kingbus.mysql.resultset import Value
+from kingbus.replication.administration import SourceChange, UserOrder
 from kingbus.replication.queries import (
     BinlogEventRow,
     ProcessFacts,
-    ReceiverFacts,
     RegisteredReplica,
     Session,
 )
+from kingbus.replication.replica_status import ReceiverFacts
 
 UUID = "50b5308f-e4f4-11f1-a9f2-02fc00000001"
+
+
+@dataclass
+class MemoryAdministration:
+    """Notes what it is asked for; the receiver runs or not, as it was told last."""
+
+    asked: list[object] = field(default_factory=list)
+    is_started: bool = False
+    known: dict[str, Collection[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    async def change_source(self, change: SourceChange) -> None:
+        if self.is_started:
+            raise receiver_is_running()
+        self.asked.append(change)
+
+    async def start_receiver(self) -> bool:
+        was, self.is_started = self.is_started, True
+        return not was
+
+    async def stop_receiver(self) -> bool:
+        was, self.is_started = self.is_started, False
+        return was
+
+    async def forget_source(self) -> None:
+        self.asked.append("forget")
+
+    async def change_users(self, order: UserOrder) -> Sequence[str]:
+        self.asked.append(order)
+        return self.left_out
+
+    def users(self) -> Mapping[str, Collection[str]]:
+        return self.known
 
 
 @dataclass
@@ -35,6 +74,7 @@ class MemorySource:
     source: ReceiverFacts | None = None
     known: dict[str, Value] = field(default_factory=dict)
     purges: list[str | float | None] = field(default_factory=list)
+    administration: MemoryAdministration = field(default_factory=MemoryAdministration)
 
     def gtid_executed(self) -> str:
         return self.executed
@@ -51,7 +91,7 @@ class MemorySource:
     def visible_position(self) -> tuple[str, int] | None:
         return self.files[-1] if self.files else None
 
-    def receiver(self) -> ReceiverFacts | None:
+    async def receiver(self) -> ReceiverFacts | None:
         return self.source
 
     def bytes_until_purge(self, file: str) -> int | None:

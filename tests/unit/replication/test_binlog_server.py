@@ -277,6 +277,14 @@ async def test_an_error_leaves_the_connection_open() -> None:
         assert await client.packet() is None
 
 
+async def test_notes_are_counted_in_the_answer() -> None:
+    """So that a prompt says that there are some."""
+    async with serving() as server, await replica(server, "root") as client:
+        noted = bytes.fromhex("00000002000100")
+        assert await client.execute("FLUSH BINARY LOGS") == noted
+        assert await client.execute("SET @a = 1") == OK
+
+
 async def test_rights_for_replication() -> None:
     """Without the right a dump is 1227 and registering is 1045, as a source answers."""
     register = encode_register(RegisterReplica(server_id=7, host="h", port=3306, source_id=0))

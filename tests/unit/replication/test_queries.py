@@ -4,13 +4,8 @@ import pytest
 
 from kingbus.mysql.errors import MySQLError
 from kingbus.mysql.resultset import ResultSet
-from kingbus.replication.queries import (
-    ProcessFacts,
-    ReceiverFacts,
-    RegisteredReplica,
-    Session,
-    answer,
-)
+from kingbus.replication.queries import ProcessFacts, RegisteredReplica, Session, answer
+from kingbus.replication.replica_status import ReceiverFacts
 from tests.unit.replication.served_facts import UUID, MemoryConnections, MemorySource
 
 NOW = 1795187460.25
@@ -69,6 +64,59 @@ async def test_a_modern_replica() -> None:
     assert on.user_variables.checksum == "CRC32"
     assert on.user_variables.heartbeat_period_s == 2.0
     assert on.user_variables.replica_uuid == UUID
+
+
+@pytest.mark.parametrize(
+    ("sql", "captured"),
+    [
+        (
+            "SELECT UNIX_TIMESTAMP()",
+            "0364656600000010554e49585f54494d455354414d502829000c3f0015000000088100000000",
+        ),
+        (
+            "SELECT @@GLOBAL.SERVER_ID",
+            "03646566000000124040474c4f42414c2e5345525645525f4944000c3f001500000008a000000000",
+        ),
+        (
+            "SELECT @source_binlog_checksum",
+            "036465660000001740736f757263655f62696e6c6f675f636865636b73756d000cff00f4ffff0bfb00001f0000",
+        ),
+        (
+            "SELECT @@GLOBAL.GTID_MODE",
+            "03646566000000124040474c4f42414c2e475449445f4d4f4445000cff0054550100fd00001f0000",
+        ),
+        (
+            "SELECT @@GLOBAL.SERVER_UUID",
+            "03646566000000144040474c4f42414c2e5345525645525f55554944000cff0054550100fd00001f0000",
+        ),
+    ],
+)
+async def test_columns_are_described_as_a_source_does(sql: str, captured: str) -> None:
+    """To the byte as a 9.7 source was seen to, for what a replica asks."""
+    on = session()
+    await ask("SET @source_binlog_checksum = @@global.binlog_checksum", on)
+    result = await answer(sql, session=on, connections=MemoryConnections())
+
+    assert result.encode(deprecate_eof=True)[1].hex() == captured
+
+
+@pytest.mark.parametrize(
+    ("sql", "column", "kind", "flags"),
+    [
+        ("SHOW BINARY LOGS", "File_size", 0x08, 0xA1),
+        ("SHOW BINARY LOG STATUS", "Position", 0x08, 0xA1),
+        ("SHOW REPLICAS", "Server_Id", 0x03, 0xA1),
+        ("SHOW REPLICAS", "Port", 0x03, 0xA1),
+    ],
+)
+async def test_numbers_in_lists_are_counts(sql: str, column: str, kind: int, flags: int) -> None:
+    """Type and flags as a 9.7 source was seen to send them; clients choose their types by these."""
+    result = await answer(sql, session=session(), connections=MemoryConnections())
+    place = [each.name for each in result.columns].index(column)
+    described = result.encode(deprecate_eof=True)[1 + place]
+
+    assert described[-6] == kind
+    assert int.from_bytes(described[-5:-3], "little") == flags
 
 
 async def test_an_old_replica() -> None:
@@ -197,6 +245,20 @@ async def test_a_java_connector() -> None:
     ]
 
 
+async def test_times() -> None:
+    """In UTC, with as many digits behind the point as are asked for."""
+    assert await ask("SELECT NOW(), NOW(3), CURRENT_TIMESTAMP(6), CURRENT_TIMESTAMP") == [
+        [
+            "2026-11-20 15:11:00",
+            "2026-11-20 15:11:00.250",
+            "2026-11-20 15:11:00.250000",
+            "2026-11-20 15:11:00",
+        ]
+    ]
+    assert await error("SELECT NOW(7)") == 1426
+    assert await error("SELECT NOW('x')") == 1426
+
+
 async def test_gtid_functions() -> None:
     """Subset and difference as MySQL computes them."""
     assert await ask(
@@ -237,6 +299,7 @@ async def test_unknown_and_forbidden_variables() -> None:
     assert await error("SET nosuch = 1") == 1193
     assert await error("SET @@global.nosuch = 1") == 1193
     assert await error("SET GLOBAL wait_timeout = 1") == 1227
+    assert await error("SET GLOBAL wait_timeout = 1", session(rights="admin")) == 1235
     assert await error("SET autocommit = 'maybe'") == 1231
     assert await error("SET @a = '" + "x" * (1 << 20) + "y'") == 1231
 
@@ -253,9 +316,22 @@ async def test_one_connection_cannot_set_variables_without_end() -> None:
 
 async def test_the_source_s_own_settings_are_shown() -> None:
     """What the provider knows of the source goes before MySQL's defaults."""
-    on = session(MemorySource(known={"binlog_row_metadata": "FULL"}))
+    known = {
+        "binlog_row_metadata": "FULL",
+        "max_binlog_size": "4096",
+        "binlog_transaction_compression": "ON",
+        "autocommit": "OFF",
+        "server_id": "1",
+    }
+    on = session(MemorySource(known=known))
 
-    assert await ask("SELECT @@global.binlog_row_metadata", on) == [["FULL"]]
+    assert await ask(
+        "SELECT @@global.binlog_row_metadata, @@max_binlog_size, @@binlog_transaction_compression",
+        on,
+    ) == [["FULL", 4096, 1]]
+    # These are not the source's to say.
+    assert await ask("SELECT @@autocommit, @@server_id", on) == [[1, 11]]
+    assert await error("SET @@session.binlog_row_metadata = 'FULL'", on) == 1238
 
 
 async def test_a_source_without_gtids() -> None:
@@ -284,7 +360,6 @@ async def test_rights() -> None:
     assert await ask("SELECT 1", nobody) == [[1]]
     assert await error("FLUSH BINARY LOGS") == 1227
     assert await error("PURGE BINARY LOGS TO 'x'") == 1227
-    assert await error("FLUSH BINARY LOGS", session(rights="admin")) == 1235
 
 
 async def test_purge() -> None:
@@ -395,6 +470,20 @@ async def test_the_receiver_as_a_replica() -> None:
         result = await answer(sql, session=on, connections=MemoryConnections())
         row = dict(zip([column.name for column in result.columns], result.rows[0], strict=True))
         assert (row[running], row[host]) == ("Yes", "10.0.0.1")
+        assert len(row) == len(result.columns) == 60
+        old = "Master" in host
+        assert not any(("Source" in name) == old for name in row if "Source" in name)
+        assert not any("Replica_" in name for name in row) or not old
+        wanted = {
+            "Slave_SQL_Running" if old else "Replica_SQL_Running": "Yes",
+            "Seconds_Behind_Master" if old else "Seconds_Behind_Source": 0,
+            "Last_IO_Errno": 0,
+            "Last_SQL_Error": "",
+            "Executed_Gtid_Set": f"{UUID}:1-29",
+            "Auto_Position": 1,
+            "Channel_Name": "",
+        }
+        assert wanted.items() <= row.items()
 
 
 async def test_a_reset_connection_forgets() -> None:

@@ -1,0 +1,291 @@
+"""Administration by SQL on either of two nodes: what is stored, and MySQL's own refusals."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kingbus.admin.sql import SqlAdministration
+from kingbus.binlog.relay_state import RelayState
+from kingbus.mysql.errors import MySQLError
+from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
+from kingbus.replication.admin_statements import AccountPassword
+from kingbus.replication.administration import SourceChange, UserAction, UserOrder
+from kingbus.replication.users import ADMIN, REPLICATION, has_password
+from kingbus.secrets import SOURCE_PASSWORD
+from kingbus.transport.errors import PeerUnreachableError
+from tests.unit.admin.fakes import Pair
+
+
+class Rig:
+    """Two members, and administration as it is on each."""
+
+    def __init__(self) -> None:
+        self.pair = Pair()
+        self.applied = 0
+        self.follower = self._on("n2")
+        self.leader = self._on("n1")
+
+    def _on(self, name: str) -> SqlAdministration:
+        member = getattr(self.pair, name)
+        return SqlAdministration(
+            operations=lambda: member.operations,
+            state=lambda: member.node.state,
+            receiver=member.receiver.status,
+            own_users=list,
+            users_applied=self._note,
+            runner=self._run,
+        )
+
+    def _note(self) -> None:
+        self.applied += 1
+
+    @staticmethod
+    async def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    @property
+    def state(self) -> RelayState:
+        return self.pair.shared.state
+
+    @property
+    def source(self) -> SourceConfig:
+        config = self.state.source_config
+        assert config is not None
+        return config
+
+    @property
+    def password(self) -> str:
+        assert self.pair.secret is not None
+        return self.pair.secret.open(self.source.password, SOURCE_PASSWORD)
+
+    async def change(self, action: UserAction, *names: str, **more: Any) -> list[str]:
+        passwords = more.pop("passwords", [None] * len(names))
+        users = tuple(
+            AccountPassword(user=name, password=password, native=more.get("native", True))
+            for name, password in zip(names, passwords, strict=True)
+        )
+        more.pop("native", None)
+        return list(await self.follower.change_users(UserOrder(action=action, users=users, **more)))
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+async def refused(awaitable: Any) -> tuple[int, str]:
+    with pytest.raises(MySQLError) as caught:
+        await awaitable
+    return caught.value.code, caught.value.message
+
+
+FULL = SourceChange(host="10.0.0.1", port=3307, user="u", password="p")
+
+
+async def test_a_source_is_set_and_changed_in_part(rig: Rig) -> None:
+    """On the follower; what is not said stays, the password sealed."""
+    await rig.follower.change_source(FULL)
+    assert list(rig.source.addresses) == ["10.0.0.1:3307"]
+    assert (rig.source.user, rig.password, rig.source.started) == ("u", "p", False)
+
+    await rig.follower.change_source(SourceChange(password="q"))
+    await rig.follower.change_source(SourceChange(port=3308))
+    assert (list(rig.source.addresses), rig.password) == (["10.0.0.1:3308"], "q")
+    await rig.follower.change_source(SourceChange(host="fe80::1", user="v"))
+    assert (list(rig.source.addresses), rig.source.user) == (["[fe80::1]:3308"], "v")
+    assert rig.password == "q"
+    assert b'"q"' not in rig.source.SerializeToString()
+
+
+async def test_several_addresses_stay_where_none_is_said(rig: Rig) -> None:
+    """Another user does not forget the other candidates; another host is the only one then."""
+    rig.state.source_config = SourceConfig(addresses=["a:1", "b:2"], user="u", server_id=7)
+    await rig.follower.change_source(SourceChange(user="v"))
+    assert list(rig.source.addresses) == ["a:1", "b:2"]
+    assert rig.source.server_id == 7
+    await rig.follower.change_source(SourceChange(host="c"))
+    assert list(rig.source.addresses) == ["c:1"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "change", "mode"),
+    [
+        ("", {}, ""),
+        ("required", {}, "required"),
+        ("required", {"ssl": False}, "disabled"),
+        ("", {"ssl": True}, "required"),
+        ("preferred", {"ssl_ca": "/ca"}, "verify-ca"),
+        ("disabled", {"ssl_ca": "/ca"}, "disabled"),
+        ("disabled", {"ssl": True, "ssl_ca": "/ca", "ssl_verify": True}, "verify-identity"),
+        ("verify-identity", {"ssl_ca": "/other"}, "verify-identity"),
+        ("verify-identity", {"ssl_verify": False, "ssl_ca": "/ca"}, "verify-ca"),
+    ],
+)
+async def test_tls_never_gets_weaker_unsaid(
+    rig: Rig, stored: str, change: dict[str, Any], mode: str
+) -> None:
+    """Only SOURCE_SSL=0 switches it off, only VERIFY=0 ends the check of the name."""
+    config = SourceConfig(addresses=["a:1"], user="u")
+    if stored:
+        config.tls.mode = stored
+        config.tls.ca = "/stored" if stored.startswith("verify") else ""
+    rig.state.source_config = config
+    await rig.follower.change_source(SourceChange(user="v", **change))
+
+    assert rig.source.tls.mode == mode
+
+
+async def test_a_source_that_cannot_be(rig: Rig) -> None:
+    """The leader's words, and nothing is stored."""
+    code, message = await refused(rig.follower.change_source(SourceChange(user="u")))
+    assert code == 1105
+    assert "mysql_addr is required" in message
+    assert (await refused(rig.follower.change_source(SourceChange(port=1))))[0] == 1105
+    rig.state.source_config = SourceConfig(addresses=["a:1"], user="u")
+    await_refused = rig.follower.change_source(SourceChange(ssl=True, ssl_cert="/c"))
+    assert "cert and key go together" in (await refused(await_refused))[1]
+
+
+async def test_start_and_stop(rig: Rig) -> None:
+    """Checked as the API checks it; without a source, and the second time, as MySQL says it."""
+    assert (await refused(rig.follower.start_receiver()))[0] == 1200
+    assert not await rig.follower.stop_receiver()
+    await rig.follower.change_source(FULL)
+    rig.pair.n1.receiver.refusal = "Access denied for user 'u'"
+    code, message = await refused(rig.follower.start_receiver())
+    assert code == 1105
+    assert "Access denied for user 'u'" in message
+    assert not rig.source.started
+
+    rig.pair.n1.receiver.refusal = ""
+    assert await rig.follower.start_receiver()
+    assert rig.pair.n1.receiver.checked[-1] == ("10.0.0.1:3307", "p")
+    assert rig.source.started
+    assert not await rig.follower.start_receiver()
+    assert (await refused(rig.follower.change_source(SourceChange(user="w"))))[0] == 3021
+    assert (await refused(rig.follower.forget_source()))[0] == 3081
+    assert await rig.follower.stop_receiver()
+    assert not rig.source.started
+
+
+async def test_a_forgotten_source(rig: Rig) -> None:
+    """Neither address nor password is left, and it cannot be started; another may be set."""
+    await rig.follower.change_source(FULL)
+    await rig.follower.forget_source()
+    assert not rig.source.addresses
+    assert not rig.source.HasField("password")
+    assert (await refused(rig.follower.start_receiver()))[0] == 1200
+    await rig.follower.forget_source()
+    await rig.follower.change_source(FULL)
+    assert list(rig.source.addresses) == ["10.0.0.1:3307"]
+
+
+async def test_the_receiver_is_the_leaders(rig: Rig) -> None:
+    """Asked on the follower; without a leader this node's own is told."""
+    rig.pair.n1.receiver.now.status = "running"
+    rig.pair.n1.receiver.now.seconds_behind_source = 3
+    told = await rig.follower.receiver()
+    assert (told.status, told.seconds_behind_source) == ("running", 3)
+
+    def unreachable(_target: int) -> None:
+        raise PeerUnreachableError("gone", was_sent=False)
+
+    rig.pair.transport.before = unreachable
+    assert (await rig.follower.receiver()).status == "stopped"
+
+
+async def test_purge(rig: Rig) -> None:
+    """1373 for a file that is not held."""
+    rig.pair.n1.purger.held = {"binlog.000002"}
+    await rig.follower.purge(to="binlog.000002", before=None)
+    await rig.follower.purge(to="", before=0.0)
+    assert rig.pair.n1.purger.asked == ["binlog.000002", 0.0]
+    assert (await refused(rig.follower.purge(to="x", before=None)))[0] == 1373
+
+
+async def test_users_are_made_and_changed(rig: Rig) -> None:
+    """In the log, for all members, with verifiers instead of passwords."""
+    await rig.change("create", "a", "b", passwords=["x", "y"])
+    await rig.change("grant", "a", rights=frozenset({REPLICATION, ADMIN}))
+    await rig.change("revoke", "a", rights=frozenset({ADMIN}))
+    await rig.change("password", "b", passwords=["z"], native=False)
+    users = rig.state.users
+
+    assert {name: list(user.rights) for name, user in users.items()} == {
+        "a": [REPLICATION],
+        "b": [],
+    }
+    assert has_password(users["a"], "x")
+    assert has_password(users["b"], "z")
+    assert users["a"].native_verifier
+    assert not users["b"].native_verifier
+    assert rig.applied == 4
+    assert rig.leader.users().keys() == {"a", "b"}
+    await rig.change("drop", "a")
+    assert set(rig.state.users) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("action", "names", "code"),
+    [
+        ("create", ["a"], 1396),
+        ("create", ["new", "a"], 1396),
+        ("create", ["listener"], 1396),
+        ("password", ["nobody"], 1396),
+        ("drop", ["a", "nobody"], 1396),
+        ("grant", ["nobody"], 1410),
+        ("revoke", ["nobody"], 1396),
+        ("drop", ["listener"], 1105),
+        ("grant", ["listener"], 1105),
+    ],
+)
+async def test_refusals(rig: Rig, action: UserAction, names: list[str], code: int) -> None:
+    """As MySQL numbers them, and nothing of the order is done."""
+    await rig.change("create", "a", passwords=["x"])
+    rig.state.servers[1] = ServerConfig(member_id=1, users=[User(name="listener")])
+    before = dict(rig.state.users)
+    passwords = ["x"] * len(names)
+    found, _ = await refused(rig.change(action, *names, passwords=passwords))
+
+    assert found == code
+    assert rig.state.users == before
+
+
+async def test_lenient_orders_leave_out(rig: Rig) -> None:
+    """IF EXISTS and IF NOT EXISTS do the rest, and name who was left out."""
+    await rig.change("create", "a", passwords=["x"])
+    left_out = await rig.change("create", "a", "b", passwords=["y", "z"], lenient=True)
+    assert left_out == ["a"]
+    assert has_password(rig.state.users["a"], "x")
+    assert await rig.change("drop", "a", "c", lenient=True) == ["c"]
+    assert set(rig.state.users) == {"b"}
+    index = rig.pair.shared.index
+    assert await rig.change("drop", "c", lenient=True) == ["c"]
+    assert rig.pair.shared.index == index, "nothing to propose"
+
+
+@pytest.mark.parametrize("password", ["", None, "x" * 257, "a\0b"])
+async def test_passwords_that_cannot_be(rig: Rig, password: str | None) -> None:
+    """1819, before anything is sent; a user without a password would let anybody in."""
+    code, _ = await refused(rig.change("create", "a", passwords=[password]))
+    assert code == 1819
+    assert rig.pair.transport.calls == 0
+
+
+async def test_a_repeated_order_whose_outcome_was_unknown(rig: Rig) -> None:
+    """The leader's answer is lost once: the repeat finds it done, and that is success."""
+    to_lose = 1
+
+    def lose(_target: int) -> None:
+        nonlocal to_lose
+        to_lose -= 1
+        if to_lose >= 0:
+            raise PeerUnreachableError("gone", was_sent=True)
+
+    rig.pair.transport.after = lose
+    await rig.change("create", "a", passwords=["x"])
+    assert set(rig.state.users) == {"a"}
+    to_lose = 1
+    await rig.change("drop", "a")
+    assert rig.state.users == {}
