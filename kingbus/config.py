@@ -214,6 +214,14 @@ class TlsOptions(_Model):
     key: Annotated[Path | None, BeforeValidator(_optional_path)] = None
 
 
+class ServerTls(_Model):
+    """TLS that replicas are offered; files are PEM."""
+
+    cert: Annotated[Path, BeforeValidator(_path)]
+    key: Annotated[Path, BeforeValidator(_path)]
+    require: Annotated[bool, Field(strict=True)] = False
+
+
 class SourceSection(_Model):
     """Seeds the receiver's configuration once, at the first start of the cluster."""
 
@@ -261,7 +269,7 @@ class RetainSection(_Model):
 class TlsSection(_Model):
     peer: Annotated[None, BeforeValidator(_not_available("TLS between members"))] = None
     admin: Annotated[None, BeforeValidator(_not_available("TLS on the admin API"))] = None
-    server: Annotated[None, BeforeValidator(_not_available("TLS towards replicas"))] = None
+    server: ServerTls | None = None
     source: TlsOptions | None = None
 
 

@@ -131,7 +131,8 @@ class BinlogServer:
     """The listener of one node. `run` it in a nursery; then `start` and `stop` as often as wanted.
 
     `facts` is what statements are answered from, `dumper` performs dumps, `ssl_context` is set
-    where TLS is offered. `rsa_key` is made once per process.
+    where TLS is offered, and `require_tls` where nobody is let in without. `rsa_key` is made once
+    per process.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class BinlogServer:
         dumper: Dumper,
         rsa_key: auth.RsaKey,
         ssl_context: ssl.SSLContext | None = None,
+        require_tls: bool = False,
         clock: Callable[[], float] = time.time,
         connections_max: int = CONNECTIONS_MAX,
         logins_max: int = LOGINS_MAX,
@@ -149,6 +151,7 @@ class BinlogServer:
         self.dumper = dumper
         self.rsa_key = rsa_key
         self.ssl_context = ssl_context
+        self.require_tls = require_tls
         self.clock = clock
         self.connections_max = connections_max
         self.logins_max = logins_max
@@ -298,6 +301,7 @@ class _Client:
             salt=auth.make_salt(secrets.token_bytes(SALT_SIZE)),
             rsa_key=server.rsa_key,
             offer_tls=server.ssl_context is not None,
+            require_tls=server.require_tls,
         )
 
     async def run(self) -> None:

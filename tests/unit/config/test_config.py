@@ -162,7 +162,12 @@ def test_a_password_in_a_url_is_never_shown() -> None:
         ({"archive": {"to": "/mnt/x", "compression": "gzip"}}, "archive.compression", "zstd"),
         ({"tls": {"peer": {"cert": "x"}}}, "tls.peer", "not available yet"),
         ({"tls": {"admin": {"cert": "x"}}}, "tls.admin", "not available yet"),
-        ({"tls": {"server": {"cert": "x"}}}, "tls.server", "not available yet"),
+        ({"tls": {"server": {"cert": "x"}}}, "tls.server.key", "is required"),
+        (
+            {"tls": {"server": {"cert": "x", "key": "y", "require": 1}}},
+            "tls.server.require",
+            "bool",
+        ),
         ({"source": {"user": "u"}}, "source.addr", "needed"),
         ({"source": {"addr": "h:1"}}, "source.user", "needed"),
         ({"source": {"addr": "h:1", "addrs": "h:1", "user": "u"}}, "source.addrs", "not both"),

@@ -1,5 +1,6 @@
 """A client of a few lines that shows every packet, for what PyMySQL hides."""
 
+import ssl
 from typing import Self
 
 import trio
@@ -7,7 +8,13 @@ import trio
 from kingbus.mysql import auth
 from kingbus.mysql.constants import Capability
 from kingbus.mysql.errors import MySQLError
-from kingbus.mysql.messages import Greeting, HandshakeResponse, decode_err
+from kingbus.mysql.messages import (
+    Greeting,
+    HandshakeResponse,
+    SslRequest,
+    decode_err,
+    encode_auth_switch,
+)
 from kingbus.mysql.packet import Packet, PacketReader, encode_payload
 
 FLAGS = Capability.PROTOCOL_41 | Capability.SECURE_CONNECTION | Capability.PLUGIN_AUTH
@@ -17,7 +24,9 @@ class RawClient:
     """Packets in, packets out. Use as an asynchronous context manager, or close `stream`."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
+        self.stream: trio.SocketStream | trio.SSLStream = stream
+        self._greeting: Greeting | None = None
+        self._login_sequence = 1
         self.reader = PacketReader(payload_bytes_max=1 << 26)
         self.thread_id = 0
 
@@ -41,19 +50,64 @@ class RawClient:
         assert payload[:1] == b"\xff", payload
         return decode_err(payload)
 
-    async def login(self, user: str, password: str) -> bytes:
-        """Log in with the native plugin; the server's last word."""
-        greeting = Greeting.decode(await self.payload())
-        self.thread_id = greeting.thread_id
-        response = HandshakeResponse(
-            capabilities=FLAGS,
-            user=user,
-            auth_response=auth.native_scramble(password.encode(), greeting.salt),
-            auth_plugin="mysql_native_password",
+    async def greeting(self) -> Greeting:
+        """The server's first packet; asked for once, kept."""
+        if self._greeting is None:
+            self._greeting = Greeting.decode(await self.payload())
+            self.thread_id = self._greeting.thread_id
+        return self._greeting
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Ask for TLS and go on inside; the server is `localhost`."""
+        offered = (await self.greeting()).capabilities
+        assert offered & Capability.SSL
+        request = SslRequest(capabilities=FLAGS | Capability.SSL, max_packet_size=0, charset=45)
+        await self._say(request.encode())
+        assert isinstance(self.stream, trio.SocketStream)
+        self.stream = trio.SSLStream(
+            self.stream, context, server_hostname="localhost", https_compatible=True
         )
-        await self.stream.send_all(encode_payload(response.encode(), 1)[0])
-        self.reader.expected_sequence = 2
-        return await self.payload()
+        await self.stream.do_handshake()
+
+    async def _say(self, payload: bytes) -> None:
+        """A packet within the login."""
+        data, self._login_sequence = encode_payload(payload, self._login_sequence)
+        await self.stream.send_all(data)
+        self.reader.expected_sequence = self._login_sequence
+
+    async def _hear(self) -> bytes:
+        packet = await self.packet()
+        assert packet is not None, "the server closed"
+        self._login_sequence = packet.sequence + 1
+        return packet.payload
+
+    async def login(
+        self, user: str, password: str, *, plugin: str = "native", flags: Capability = FLAGS
+    ) -> bytes:
+        """Log in; the server's last word. `plugin` says which way, in words."""
+        greeting = await self.greeting()
+        scramble = auth.native_scramble if "native" in plugin else auth.sha2_scramble
+        answer = scramble(password.encode(), greeting.salt)
+        response = HandshakeResponse(
+            capabilities=flags,
+            user=user,
+            auth_response=b"" if plugin.startswith("switched") else answer,
+            auth_plugin="mysql_native_password" if "native" in plugin else "caching_sha2_password",
+        )
+        await self._say(response.encode())
+        word = await self._hear()
+        if plugin == "switched to native":
+            assert word == encode_auth_switch("mysql_native_password", greeting.salt)
+        elif plugin == "fast sha2":
+            assert word == b"\x01\x03"
+            return await self._hear()
+        elif plugin == "full sha2":
+            assert word == b"\x01\x04"
+            answer = password.encode() + b"\0"
+        else:
+            return word
+        await self._say(answer)
+        return await self._hear()
 
     async def send(self, payload: bytes) -> None:
         """Send a command; answers begin with number 1."""

@@ -5,16 +5,11 @@ import uuid as uuids
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pymysql
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
@@ -33,6 +28,7 @@ from kingbus.replication.binlog_server import AddressInUseError, BinlogServer, L
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
+from tests.support.certificates import certificate
 from tests.unit.replication.raw_client import RawClient
 from tests.unit.replication.served_facts import UUID, MemorySource
 
@@ -215,30 +211,6 @@ async def test_garbage_gets_one_error_and_harms_nobody() -> None:
         assert await other.execute("SET @a = 1") == OK
 
 
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost: its file and its key's."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
-    certificate_file.write_bytes(signed.public_bytes(pem))
-    key_file.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_file, key_file
-
-
 async def test_login_through_tls(tmp_path: Path) -> None:
     """Where a certificate is configured TLS is offered, and the password travels inside."""
     certificate_file, key_file = certificate(tmp_path)
@@ -252,6 +224,33 @@ async def test_login_through_tls(tmp_path: Path) -> None:
             assert got == [(11, UUID)]
         # Without TLS it goes on as before.
         assert await trio.to_thread.run_sync(lambda: login(server, ssl_disabled=True))
+
+
+@pytest.mark.parametrize("plugin", ["native", "switched to native", "full sha2", "fast sha2"])
+async def test_every_way_to_log_in_goes_through_tls(tmp_path: Path, plugin: str) -> None:
+    """Then a dump comes the same way, packet for packet."""
+    certificate_file, key_file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    async with serving(ssl_context=context, require_tls=True) as server:
+        if plugin == "fast sha2":
+            server.users.remember(server.users.account("repl"), PASSWORD.encode())
+        async with await connect(server) as client:
+            await client.start_tls(ssl.create_default_context(cafile=str(certificate_file)))
+            assert await client.login("repl", PASSWORD, plugin=plugin) == OK
+            await begin_dump(client)
+
+
+async def test_where_tls_is_required_nobody_comes_in_without(tmp_path: Path) -> None:
+    """Error 3159, before any password is spoken of, for known and unknown users alike."""
+    certificate_file, key_file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    async with serving(ssl_context=context, require_tls=True) as server:
+        for user in ("repl", "nobody"):
+            async with await connect(server) as client:
+                assert (await client.login(user, PASSWORD))[:3] == b"\xff\x57\x0c"
+                assert await client.packet() is None
 
 
 # Commands --------------------------------------------------------------------------------------
