@@ -26,6 +26,7 @@ from kingbus.mysql.commands import (
     BinlogDumpGtid,
     decode_command,
 )
+from kingbus.mysql.compression import ZSTD_LEVEL_DEFAULT, Codec, algorithm_of, codec
 from kingbus.mysql.constants import (
     CACHING_SHA2_PASSWORD,
     COMMAND_PAYLOAD_BYTES_MAX,
@@ -392,8 +393,16 @@ class ServerConnection:
             LoginRefused(user=self._response.user, using_password=using_password, error=error)
         )
 
+    def compression(self) -> Codec | None:
+        """What everything behind the login's last packet is compressed with, both ways."""
+        assert self._response is not None
+        algorithm = algorithm_of(self.capabilities)
+        if algorithm is None:
+            return None
+        return codec(algorithm, zstd_level=self._response.zstd_level or ZSTD_LEVEL_DEFAULT)
+
     def accept_login(self) -> bytes:
-        """Let the client in. Commands follow."""
+        """Let the client in. Commands follow, in frames if there is `compression`."""
         self._expect(Phase.VERDICT)
         data = b""
         if self._fast_path:

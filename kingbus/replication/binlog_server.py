@@ -68,6 +68,7 @@ from kingbus.mysql.server import (
     TlsRequested,
     Wait,
 )
+from kingbus.replication.compressed_stream import CompressedStream
 from kingbus.replication.connections import (
     QUERY,
     SLEEP,
@@ -295,6 +296,7 @@ class _Client:
         self._server = server
         self._connection = connection
         self._stream: Stream = stream
+        self._compressed: CompressedStream | None = None
         self._protocol = ServerConnection(
             server_version=server.facts.version,
             thread_id=connection.thread_id,
@@ -325,6 +327,8 @@ class _Client:
                 host=self._connection.host,
                 error=error.message,
             )
+            if self._compressed is not None:
+                self._compressed.answer_follows()
             await self._farewell(error)
 
     # Moving bytes --------------------------------------------------------------------------------
@@ -423,6 +427,9 @@ class _Client:
             return False
         connection.session = session
         await self._send(self._protocol.accept_login())
+        codec = self._protocol.compression()
+        if codec is not None:
+            self._stream = self._compressed = CompressedStream(self._stream, codec)
         return True
 
     async def _refuse(self, refused: LoginRefused) -> None:
@@ -448,6 +455,8 @@ class _Client:
             event: Event | None = None
             with trio.move_on_after(IDLE_SECONDS_MAX):
                 event = await self._event()
+            if self._compressed is not None:
+                self._compressed.answer_follows()
             match event:
                 case None | Quit():
                     return
@@ -605,7 +614,7 @@ class _Client:
         try:
             while await self._stream.receive_some(RECEIVE_BYTES):
                 pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError):
             pass
         finally:
             sink.hurry()

@@ -1,9 +1,11 @@
 """A client of a few lines that shows every packet, for what PyMySQL hides."""
 
 import ssl
+import zlib
 from typing import Self
 
 import trio
+import zstandard
 
 from kingbus.mysql import auth
 from kingbus.mysql.constants import Capability
@@ -20,11 +22,60 @@ from kingbus.mysql.packet import Packet, PacketReader, encode_payload
 FLAGS = Capability.PROTOCOL_41 | Capability.SECURE_CONNECTION | Capability.PLUGIN_AUTH
 
 
+class Framed:
+    """A stream inside compressed frames, as a client speaks them: by zlib and zstd themselves."""
+
+    def __init__(self, stream: trio.abc.Stream, flags: Capability) -> None:
+        self._stream = stream
+        self._zlib = bool(flags & Capability.COMPRESS)
+        self._buffer = bytearray()
+        self._next = 0
+        self.frames = 0
+        self.compressed = 0
+
+    async def send_all(self, data: bytes) -> None:
+        """One frame: the first of a command."""
+        body = zlib.compress(data) if self._zlib else zstandard.compress(data)
+        header = len(body).to_bytes(3, "little") + b"\0" + len(data).to_bytes(3, "little")
+        self._next = 1
+        await self._stream.send_all(header + body)
+
+    async def _read(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            data = await self._stream.receive_some()
+            if not data:
+                assert not self._buffer, "the stream ends inside a frame"
+                return b""
+            self._buffer += data
+        found = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return found
+
+    async def receive_some(self, _max_bytes: int) -> bytes:
+        header = await self._read(7)
+        if not header:
+            return b""
+        assert header[3] == self._next & 0xFF, "the number of a frame"
+        self._next += 1
+        self.frames += 1
+        body = await self._read(int.from_bytes(header[:3], "little"))
+        size = int.from_bytes(header[4:], "little")
+        if not size:
+            return body
+        self.compressed += 1
+        data = zlib.decompress(body) if self._zlib else zstandard.decompress(body)
+        assert len(data) == size
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class RawClient:
     """Packets in, packets out. Use as an asynchronous context manager, or close `stream`."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream: trio.SocketStream | trio.SSLStream = stream
+        self.stream: trio.SocketStream | trio.SSLStream | Framed = stream
         self._greeting: Greeting | None = None
         self._login_sequence = 1
         self.reader = PacketReader(payload_bytes_max=1 << 26)
@@ -109,6 +160,12 @@ class RawClient:
         await self._say(answer)
         return await self._hear()
 
+    def start_frames(self, flags: Capability) -> Framed:
+        """Everything behind the login is compressed if it was agreed on."""
+        assert not isinstance(self.stream, Framed)
+        self.stream = Framed(self.stream, flags)
+        return self.stream
+
     async def send(self, payload: bytes) -> None:
         """Send a command; answers begin with number 1."""
         await self.stream.send_all(encode_payload(payload, 0)[0])
@@ -123,4 +180,5 @@ class RawClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await trio.aclose_forcefully(self.stream)
+        with trio.move_on_after(0):
+            await self.stream.aclose()

@@ -22,14 +22,14 @@ from kingbus.mysql.commands import (
     encode_dump_gtid,
     encode_register,
 )
-from kingbus.mysql.constants import DumpFlag
+from kingbus.mysql.constants import PACKET_PAYLOAD_MAX, Capability, DumpFlag
 from kingbus.mysql.packet import encode_payload
 from kingbus.replication.binlog_server import AddressInUseError, BinlogServer, ListenError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
 from tests.support.certificates import certificate
-from tests.unit.replication.raw_client import RawClient
+from tests.unit.replication.raw_client import FLAGS, Framed, RawClient
 from tests.unit.replication.served_facts import UUID, MemorySource
 
 KEY = auth.PrivateKey.generate()
@@ -251,6 +251,72 @@ async def test_where_tls_is_required_nobody_comes_in_without(tmp_path: Path) -> 
             async with await connect(server) as client:
                 assert (await client.login(user, PASSWORD))[:3] == b"\xff\x57\x0c"
                 assert await client.packet() is None
+
+
+# Compression -------------------------------------------------------------------------------------
+
+ZLIB, ZSTD = Capability.COMPRESS, Capability.ZSTD_COMPRESSION_ALGORITHM
+
+
+@pytest.mark.parametrize("wanted", [ZLIB, ZSTD, ZLIB | ZSTD])
+@pytest.mark.parametrize("inside_tls", [False, True])
+async def test_statements_and_dumps_are_compressed(
+    tmp_path: Path, wanted: Capability, inside_tls: bool
+) -> None:
+    """Behind the login everything travels in frames; the packets in them are what they would be."""
+    certificate_file, key_file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    events = [b"r" * 40, b"f" * 120, b"e" * 700_000, bytes(PACKET_PAYLOAD_MAX), b"x"]
+    async with (
+        serving(ssl_context=context, dumper=MemoryDumper(events=events)) as server,
+        await connect(server) as client,
+    ):
+        if inside_tls:
+            await client.start_tls(ssl.create_default_context(cafile=str(certificate_file)))
+        assert await client.login("repl", PASSWORD, flags=FLAGS | wanted) == OK
+        frames = client.start_frames(wanted)
+        for _ in range(3):
+            assert await client.execute("SET @a = 1") == OK
+        assert (await client.execute("SELECT @@nosuch"))[:3] == b"\xff\xa9\x04"
+        assert frames.compressed == 0  # too short
+        await client.send(dump_gtid(flags=1))
+        for event in events:
+            assert await client.payload() == b"\0" + event
+        assert await client.payload() == bytes.fromhex("fe00000200")
+        assert await client.packet() is None
+        assert frames.compressed > 60
+        assert server.dumper.requests[0].non_blocking
+
+
+async def test_a_compressed_dump_is_ended_with_its_error() -> None:
+    """What the client says meanwhile moves no number; the error carries on those of the dump."""
+    async with serving() as server, await connect(server) as client, await replica(server) as other:
+        assert await client.login("repl", PASSWORD, flags=FLAGS | ZLIB) == OK
+        client.start_frames(ZLIB)
+        await client.execute(f"SET @replica_uuid = '{REPLICA}'")
+        await begin_dump(client)
+        assert isinstance(client.stream, Framed)
+        following = client.stream._next
+        for _ in range(3):
+            await client.stream.send_all(encode_payload(b"\x0e", 0)[0])
+        client.stream._next = following
+        await begin_dump(other)
+        assert (await client.error()).code == 1236
+        assert await client.packet() is None
+
+
+async def test_bytes_that_are_no_frame_get_one_error() -> None:
+    """The connection ends, the others do not."""
+    async with serving() as server, await connect(server) as client, await replica(server) as other:
+        assert await client.login("repl", PASSWORD, flags=FLAGS | ZSTD) == OK
+        raw = client.stream
+        await raw.send_all(b"\x03\0\0\0\x20\0\0xyz")
+        client.start_frames(ZSTD)._next = 1
+        client.reader.expected_sequence = 3
+        assert (await client.error()).code == 1835
+        assert await client.packet() is None
+        assert await other.execute("SET @a = 1") == OK
 
 
 # Commands --------------------------------------------------------------------------------------
