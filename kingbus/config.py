@@ -237,6 +237,7 @@ class SourceSection(_Model):
     start_from: Text = "earliest"
     mode: Annotated[str, BeforeValidator(_mode)] = "gtid"
     flavor: Annotated[str, BeforeValidator(_flavor)] = "mysql"
+    compression: Literal["none", "zlib", "zstd"] = "none"
     tls: TlsOptions | None = None
 
     @property

@@ -364,6 +364,7 @@ class LeaderOperations:
             start_from=checked_start(start_from or "earliest"),
             mode="gtid",
             flavor=wanted.flavor,
+            compression="" if wanted.compression == "none" else wanted.compression,
         )
         if wanted.tls is not None:
             config.tls.CopyFrom(TlsOptions(**wanted.tls.model_dump()))

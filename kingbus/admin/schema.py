@@ -8,7 +8,7 @@ are never null, GTID sets are on one line, times are RFC 3339 in UTC.
 import ipaddress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -187,6 +187,7 @@ class StartSource(Body):
     syncer_uuid: Annotated[str, Field(pattern=rf"^$|{_UUID}")] = ""
     start_from: Annotated[str, Field(max_length=GTID_SET_CHARACTERS_MAX)] = ""
     flavor: str = "mysql"
+    compression: Literal["", "none", "zlib", "zstd"] = ""
     tls: SourceTls | None = None
 
     @property

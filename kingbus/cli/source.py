@@ -32,6 +32,9 @@ def set_source(
     start_from: Annotated[
         str, typer.Option("--start-from", help="earliest, now or a GTID set.")
     ] = "",
+    compression: Annotated[
+        str, typer.Option("--compression", help="Of the connection: none, zlib or zstd.")
+    ] = "",
     password_file: PasswordFile = None,
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
@@ -50,6 +53,8 @@ def set_source(
         body["mysql_addrs"] = addresses
     if start_from:
         body["start_from"] = start_from
+    if compression:
+        body["compression"] = compression
     found = password(password_file, "KINGBUS_SOURCE_PASSWORD")
     if found is not None:
         body["mysql_password"] = found

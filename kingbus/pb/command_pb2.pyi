@@ -359,6 +359,7 @@ class SourceConfig(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     FLAVOR_FIELD_NUMBER: _builtins.int
     TLS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     started: _builtins.bool
     user: _builtins.str
@@ -372,6 +373,8 @@ class SourceConfig(_message.Message):
     mode: _builtins.str
     """gtid or position"""
     flavor: _builtins.str
+    compression: _builtins.str
+    """of the protocol: empty, zlib or zstd"""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """host:port"""
@@ -395,10 +398,11 @@ class SourceConfig(_message.Message):
         mode: _builtins.str = ...,
         flavor: _builtins.str = ...,
         tls: Global___TlsOptions | None = ...,
+        compression: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["password", b"password", "tls", b"tls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "channel", b"channel", "flavor", b"flavor", "mode", b"mode", "password", b"password", "semi_sync", b"semi_sync", "server_id", b"server_id", "server_uuid", b"server_uuid", "start_from", b"start_from", "started", b"started", "tls", b"tls", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "channel", b"channel", "compression", b"compression", "flavor", b"flavor", "mode", b"mode", "password", b"password", "semi_sync", b"semi_sync", "server_id", b"server_id", "server_uuid", b"server_uuid", "start_from", b"start_from", "started", b"started", "tls", b"tls", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -135,7 +135,7 @@ class Connect(Protocol):
     """Opens one and logs in; raises as SourceConnection.open does."""
 
     async def __call__(
-        self, address: str, *, user: str, password: Secret, tls: TlsOptions
+        self, address: str, *, user: str, password: Secret, tls: TlsOptions, compression: str
     ) -> Connection: ...
 
 
@@ -385,7 +385,11 @@ class Receiver:
         own_id = self._identity.server_id_of(config)
         own_uuid = self._identity.server_uuid_of(config)
         connection = await self._connect(
-            address, user=config.user, password=password, tls=config.tls
+            address,
+            user=config.user,
+            password=password,
+            tls=config.tls,
+            compression=config.compression,
         )
         try:
             facts = await connection.ask(replica_uuid=own_uuid, heartbeat_seconds=HEARTBEAT_SECONDS)
@@ -481,6 +485,7 @@ class Receiver:
             point,
             first_rotate_has_crc=facts.checksum != "NONE",
             batch_bytes=self._batch_bytes,
+            is_numbered=not config.compression,
         )
         command, body = dump_command(point, server_id=self._identity.server_id_of(config))
         await connection.start_dump(command, body)

@@ -16,6 +16,7 @@ from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import RelayState
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
+from kingbus.mysql.compression import Algorithm
 from kingbus.pb.command_pb2 import SourceConfig
 
 COM_BINLOG_DUMP: Final = 0x12
@@ -81,6 +82,8 @@ def unfit_config(config: SourceConfig) -> str:
         return "semi-sync towards the source is not available yet"
     if config.mode not in {"", "gtid"}:
         return "a source without GTIDs is not available yet"
+    if config.compression not in {"", *(each.value for each in Algorithm)}:
+        return f"compression {config.compression!r} is neither zlib nor zstd"
     if not config.addresses:
         return "no source address is configured"
     if config.start_from not in {"", _EARLIEST, _NOW}:

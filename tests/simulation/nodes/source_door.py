@@ -32,7 +32,7 @@ class SourceDoor:
         self._member = member
 
     async def connect(
-        self, address: str, *, user: str, password: Secret, tls: TlsOptions
+        self, address: str, *, user: str, password: Secret, tls: TlsOptions, compression: str
     ) -> "SourceLink":
         assert address == "source:3306"
         link = SourceLink(self._member)

@@ -14,7 +14,8 @@ import trio
 from kingbus import metrics
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
-from kingbus.mysql import auth
+from kingbus.mysql import auth, server
+from kingbus.mysql.constants import Capability
 from kingbus.mysql.packet import encode_payload
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
 from kingbus.replication.binlog_server import BinlogServer
@@ -56,6 +57,7 @@ class ScriptedSource:
     later: list[bytes] = field(default_factory=list)
     at_once: bool = False
     """All events of a script in one piece: they are read together."""
+    skipped_numbers: bool = False
     ended: int = 0
     address: str = ""
 
@@ -78,6 +80,7 @@ class ScriptedSource:
         pieces = []
         for event in events:
             data, progress.next_sequence = encode_payload(b"\0" + event, progress.next_sequence)
+            progress.next_sequence += self.skipped_numbers
             pieces.append(data)
         for piece in [b"".join(pieces)] if self.at_once else pieces:
             await sink.send(piece)
@@ -208,6 +211,31 @@ async def test_a_session_stores_what_comes():
         recorded = pull.node.state.source
         assert (recorded.source_uuid, recorded.source_id) == (SOURCE_UUID, 11)
         assert (recorded.epoch, recorded.source_version) == (1, "9.7.4-kingbus")
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+async def test_a_compressed_connection_carries_the_same(compression: str) -> None:
+    """Byte for byte, whatever numbers the source's packets have: on a compressed connection real
+    ones leave some out, and nobody looks."""
+    file = one_file(300)
+    source = source_of(file, executed=f"{A_TEXT}:1-301", at_once=True, skipped_numbers=True)
+    async with pulling(source, compression=compression) as pull:
+        await pull.until_whole(file)
+        file.transaction(A, 301, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until_whole(file)
+        assert pull.node.sessions() == 1
+
+
+async def test_compression_that_a_source_does_not_offer_is_refused() -> None:
+    """It is an operator's matter, and said in words; nothing is pulled without."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    with pytest.MonkeyPatch.context() as patch:
+        offered = server.SERVER_CAPABILITIES & ~Capability.ZSTD_COMPRESSION_ALGORITHM
+        patch.setattr(server, "SERVER_CAPABILITIES", offered)
+        async with pulling(source, compression="zstd") as pull:
+            await pull.until_status("error", "the source does not offer zstd compression")
+            assert source.requests == []
 
 
 async def test_the_dump_is_asked_for_only_after_the_session_is_applied():
