@@ -181,10 +181,8 @@ def _semi_sync(value: bool) -> bool:
 
 def _mode(value: object) -> str:
     mode = _plain(value).lower()
-    if mode == "position":
-        raise ValueError("a source without GTIDs is not available yet")
-    if mode != "gtid":
-        raise ValueError("must be gtid")
+    if mode not in {"gtid", "position"}:
+        raise ValueError("must be gtid or position")
     return mode
 
 

@@ -306,6 +306,8 @@ class ReceiverSession(_message.Message):
     FLAVOR_FIELD_NUMBER: _builtins.int
     START_SET_FIELD_NUMBER: _builtins.int
     SOURCE_ADDRESS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    GTID_MODE_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     member_id: _builtins.int
     """who pulls"""
@@ -319,6 +321,10 @@ class ReceiverSession(_message.Message):
     start_set: _builtins.bytes
     """encoded GTID set: where an empty relay starts (executed and purged become it)"""
     source_address: _builtins.str
+    mode: _builtins.str
+    """gtid or position; empty: gtid"""
+    gtid_mode: _builtins.str
+    """the source's, as it said; empty: ON"""
     def __init__(
         self,
         *,
@@ -332,10 +338,12 @@ class ReceiverSession(_message.Message):
         flavor: _builtins.str = ...,
         start_set: _builtins.bytes = ...,
         source_address: _builtins.str = ...,
+        mode: _builtins.str = ...,
+        gtid_mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "epoch", b"epoch", "flavor", b"flavor", "member_id", b"member_id", "source_address", b"source_address", "source_id", b"source_id", "source_uuid", b"source_uuid", "source_version", b"source_version", "start_set", b"start_set", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "epoch", b"epoch", "flavor", b"flavor", "gtid_mode", b"gtid_mode", "member_id", b"member_id", "mode", b"mode", "source_address", b"source_address", "source_id", b"source_id", "source_uuid", b"source_uuid", "source_version", b"source_version", "start_set", b"start_set", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

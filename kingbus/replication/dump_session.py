@@ -236,7 +236,7 @@ class DumpSession:
         """
         config = state.source_config
         if config is not None and config.mode == "position":
-            raise refused(errors.gtid_mode_not_on("OFF"))
+            raise refused(errors.gtid_mode_not_on("OFF"))  # the listener says it with the mode
         if not state.executed.contains(gtids.only(source_uuids(state))):
             raise _PerhapsBehindError(errors.replica_has_more())
         missing = state.purged.subtract(gtids)

@@ -195,6 +195,16 @@ class SourceConnection:
         """The source's gtid_executed and gtid_purged, now."""
         return await self._run(self._gtid_sets)
 
+    async def newest_file(self) -> str:
+        """The name of the file that the source is writing. Needs REPLICATION CLIENT there."""
+        return await self._run(self._newest_file)
+
+    def _newest_file(self) -> str:
+        try:
+            return self._value("SHOW BINARY LOG STATUS")
+        except pymysql.err.ProgrammingError:  # before 8.2 it has another name
+            return self._value("SHOW MASTER STATUS")
+
     async def register(self, *, server_id: int, port: int) -> None:
         """COM_REGISTER_SLAVE; it also shows whether the user may replicate."""
         body = register_command(server_id=server_id, host=socket.gethostname(), port=port)
