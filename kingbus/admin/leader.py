@@ -354,8 +354,10 @@ class LeaderOperations:
         user = wanted.mysql_user or (stored.user if stored is not None else "")
         if not user:
             raise BadRequestError("mysql_user is required")
-        start_from = wanted.start_from or (stored.start_from if stored is not None else "")
         mode = wanted.mode or (stored.mode if stored is not None else "") or GTID
+        start_from = wanted.start_from
+        if not start_from and stored is not None and mode == (stored.mode or GTID):
+            start_from = stored.start_from  # where to begin is said differently in each mode
         config = SourceConfig(
             addresses=wanted.addresses,
             user=user,
