@@ -31,6 +31,7 @@ _TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}")
 _NUMBERS = re.compile(r"(\d{1,19})(?:\s*-\s*(\d{1,19}))?")
 _U64 = Struct("<Q")
+_SINGLE = Struct("<QQQ")
 _TAGGED_FORM = 1
 
 
@@ -177,6 +178,8 @@ class _Intervals:
         return bool((starts[at[is_there]] < last[is_there]).any())
 
     def encode(self) -> bytes:
+        if len(self.starts) == 1:  # of most uuids there is one
+            return _SINGLE.pack(1, self.starts[0], self.ends[0])
         flat = np.empty((len(self.starts), 2), dtype="<u8")
         flat[:, 0], flat[:, 1] = self._in_numpy()
         return _U64.pack(len(self.starts)) + flat.tobytes()
