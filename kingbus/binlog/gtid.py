@@ -214,7 +214,8 @@ def _merged(one: _Numbers, two: _Numbers) -> _Numbers:
     """The numbers of two ordered arrays in order, each once."""
     both = np.concatenate((one, two))
     both.sort(kind="stable")  # of two sorted runs: a merge
-    return both[np.append(True, both[1:] != both[:-1])[: len(both)]]
+    single: _Numbers = both[np.append(True, both[1:] != both[:-1])[: len(both)]]
+    return single
 
 
 def _are_in(numbers: _Numbers, starts: _Numbers, ends: _Numbers) -> npt.NDArray[np.bool_]:

@@ -78,7 +78,7 @@ class _Parts(Protocol):
     def _force_close(self) -> None: ...
 
 
-class _CompressedConnection(Connection):  # type: ignore[type-arg]  # of no cursor of its own
+class _CompressedConnection(Connection):
     """PyMySQL's connection, which knows no compression, with the compressed protocol behind the
     login.
     """
@@ -110,7 +110,7 @@ class _CompressedConnection(Connection):  # type: ignore[type-arg]  # of no curs
         if self._adds_level and len(payload) != SSL_REQUEST_BYTES:
             self._adds_level = False
             payload += bytes((ZSTD_LEVEL_DEFAULT,))
-        super().write_packet(payload)  # type: ignore[misc]
+        super().write_packet(payload)
 
 
 class _File:

@@ -65,7 +65,12 @@ def an_incident(source: MySQLServer) -> None:
     source.execute("SET GLOBAL max_binlog_stmt_cache_size = 4096")
     try:
         rows = ", ".join(["(REPEAT('l', 20000))"] * 20)
-        with contextlib.suppress(pymysql.err.MySQLError):
-            source.execute(f"INSERT INTO t.lost VALUES {rows}")
+        # The size counts for connections that begin later.
+        with (
+            contextlib.closing(source.connect()) as connection,
+            connection.cursor() as cursor,
+            contextlib.suppress(pymysql.err.MySQLError),
+        ):
+            cursor.execute(f"INSERT INTO t.lost VALUES {rows}")
     finally:
         source.execute("SET GLOBAL max_binlog_stmt_cache_size = DEFAULT")
