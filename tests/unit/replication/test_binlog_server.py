@@ -1,5 +1,6 @@
 """The listener with real clients over loopback, and a small source in memory behind it."""
 
+import random
 import ssl
 import uuid as uuids
 from collections.abc import AsyncIterator
@@ -304,6 +305,43 @@ async def test_a_compressed_dump_is_ended_with_its_error() -> None:
         await begin_dump(other)
         assert (await client.error()).code == 1236
         assert await client.packet() is None
+
+
+@pytest.mark.parametrize("wanted", [ZLIB, ZSTD])
+async def test_a_slow_compressed_client_gets_whole_frames_before_the_error(
+    wanted: Capability,
+) -> None:
+    """A dump that is replaced in the middle of a large buffer ends between two packets."""
+    large = MemoryDumper(events=[random.Random(1).randbytes(8 << 20)])
+    async with (
+        serving(dumper=large) as server,
+        await connect(server) as first,
+        await replica(server) as second,
+    ):
+        assert await first.login("repl", PASSWORD, flags=FLAGS | wanted) == OK
+        first.start_frames(wanted)
+        await first.execute(f"SET @replica_uuid = '{REPLICA}'")
+        await first.send(dump_gtid())
+        await until(lambda: len(server.replicas()) == 1)
+        await second.send(dump_gtid())
+        assert await first.payload() == b"\0" + large.events[0]
+        assert (await first.error()).code == 1236
+
+
+@pytest.mark.slow
+async def test_a_compressed_client_that_takes_nothing_cannot_hold_up_the_end() -> None:
+    """It is given a second, then cut off; others are not held up by it."""
+    large = MemoryDumper(events=[random.Random(1).randbytes(8 << 20)] * 4)
+    async with serving(dumper=large) as server, await connect(server) as client:
+        assert await client.login("repl", PASSWORD, flags=FLAGS | ZLIB) == OK
+        client.start_frames(ZLIB)
+        await client.send(dump_gtid())
+        await until(lambda: len(server.replicas()) == 1)
+        async with await replica(server, "root", "") as other:
+            assert await other.execute("SET @a = 1") == OK
+        await server.stop()
+
+        assert not len(server.connections)
 
 
 async def test_bytes_that_are_no_frame_get_one_error() -> None:
