@@ -149,6 +149,7 @@ def test_registration_is_that_of_a_real_replica():
         ({"mode": "position", "start_from": "../bin.000007"}, "not the name"),
         ({"start_from": "bin.000007"}, "start-from"),
         ({"compression": "zstd"}, ""),
+        ({"compression": "zstd", "semi_sync": True}, "over a compressed connection is not avail"),
         ({"compression": "lz4"}, "neither zlib nor zstd"),
         ({"addresses": []}, "address"),
         ({"start_from": "now"}, ""),
