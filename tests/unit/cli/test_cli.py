@@ -253,7 +253,7 @@ def test_source(
     assert invoke([*set_source, "--mode", "position", "--compression", "zlib"]) == 0
     config = api.pair.shared.state.source_config
     assert config is not None
-    assert (config.start_from, config.mode, config.compression) == ("now", "position", "zlib")
+    assert (config.start_from, config.mode, config.compression) == ("earliest", "position", "zlib")
     assert "mode" in failed([*set_source, "--mode", "file"], 1, capsys)
     assert invoke(["source", "status"]) == 0
     text = capsys.readouterr().out
