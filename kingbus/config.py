@@ -181,10 +181,8 @@ def _semi_sync(value: bool) -> bool:
 
 def _mode(value: object) -> str:
     mode = _plain(value).lower()
-    if mode == "position":
-        raise ValueError("a source without GTIDs is not available yet")
-    if mode != "gtid":
-        raise ValueError("must be gtid")
+    if mode not in {"gtid", "position"}:
+        raise ValueError("must be gtid or position")
     return mode
 
 
@@ -214,6 +212,14 @@ class TlsOptions(_Model):
     key: Annotated[Path | None, BeforeValidator(_optional_path)] = None
 
 
+class ServerTls(_Model):
+    """TLS that replicas are offered; files are PEM."""
+
+    cert: Annotated[Path, BeforeValidator(_path)]
+    key: Annotated[Path, BeforeValidator(_path)]
+    require: Annotated[bool, Field(strict=True)] = False
+
+
 class SourceSection(_Model):
     """Seeds the receiver's configuration once, at the first start of the cluster."""
 
@@ -229,6 +235,7 @@ class SourceSection(_Model):
     start_from: Text = "earliest"
     mode: Annotated[str, BeforeValidator(_mode)] = "gtid"
     flavor: Annotated[str, BeforeValidator(_flavor)] = "mysql"
+    compression: Literal["none", "zlib", "zstd"] = "none"
     tls: TlsOptions | None = None
 
     @property
@@ -261,7 +268,7 @@ class RetainSection(_Model):
 class TlsSection(_Model):
     peer: Annotated[None, BeforeValidator(_not_available("TLS between members"))] = None
     admin: Annotated[None, BeforeValidator(_not_available("TLS on the admin API"))] = None
-    server: Annotated[None, BeforeValidator(_not_available("TLS towards replicas"))] = None
+    server: ServerTls | None = None
     source: TlsOptions | None = None
 
 

@@ -1,11 +1,12 @@
-"""The passwords and tokens that a configuration names, read from files and environment.
+"""The passwords, tokens and certificates that a configuration names, from files and environment.
 
 `config check` and a start read them alike, here. The cluster's key is not among them: what may be
 in its file is known to `kingbus.secrets`. Must not know what any of them opens.
 """
 
+import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from kingbus.errors import Problem
 from kingbus.secrets import Secret, SecretError, read_secret_file
 
 if TYPE_CHECKING:
-    from kingbus.config import Config
+    from kingbus.config import Config, ServerTls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Credentials:
     read_token: Secret | None = None
     archive_access_key: Secret | None = None
     archive_secret_key: Secret | None = None
+    server_tls: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 def read_credentials(
@@ -78,6 +80,12 @@ def read_credentials(
         secret_key = needed(
             "archive.secret-key-file", archive.secret_key_file, "KINGBUS_ARCHIVE_SECRET_KEY"
         )
+    server_tls = None
+    if config.tls.server is not None:
+        try:
+            server_tls = _server_context(config.tls.server.cert, config.tls.server.key)
+        except (OSError, ValueError) as error:
+            problems.append(_tls_problem(config.tls.server, error))
     credentials = Credentials(
         source_password=source_password,
         server_password=server_password,
@@ -85,5 +93,32 @@ def read_credentials(
         read_token=token("auth.read-token-file", config.auth.read_token_file),
         archive_access_key=access_key,
         archive_secret_key=secret_key,
+        server_tls=server_tls,
     )
     return credentials, problems
+
+
+def _server_context(cert: Path, key: Path) -> ssl.SSLContext:
+    """TLS as a server, 1.2 and later as MySQL 8 has it. OSError, also of TLS; ValueError."""
+    for path in (cert, key):
+        path.open("rb").close()  # says which of the two is missing, which the next step does not
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(cert, key, password=_no_passphrase)
+    return context
+
+
+def _no_passphrase() -> str:
+    # Else OpenSSL would ask at the terminal, and a service would stand still there.
+    raise ValueError("the key is sealed with a passphrase; store it without one, mode 0600")
+
+
+def _tls_problem(tls: "ServerTls", error: Exception) -> Problem:
+    if isinstance(error, ssl.SSLError):
+        return Problem(
+            key="tls.server", message=f"{tls.cert} and {tls.key} are no certificate and its key"
+        )
+    if isinstance(error, OSError):
+        key = "tls.server.cert" if error.filename == str(tls.cert) else "tls.server.key"
+        return Problem(key=key, message=f"{error.filename}: {error.strerror}")
+    return Problem(key="tls.server.key", message=f"{tls.key}: {error}")

@@ -49,7 +49,7 @@ from kingbus.pb.command_pb2 import (
     SourceConfig,
     TlsOptions,
 )
-from kingbus.replication.source_facts import unfit_config
+from kingbus.replication.source_facts import GTID, POSITION, other_mode, unfit_config
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, SecretError, WrongKeyError
 
 _log = get_logger("admin")
@@ -385,22 +385,29 @@ class LeaderOperations:
         user = wanted.mysql_user or (stored.user if stored is not None else "")
         if not user:
             raise BadRequestError("mysql_user is required")
-        start_from = wanted.start_from or (stored.start_from if stored is not None else "")
+        mode = wanted.mode or (stored.mode if stored is not None else "") or GTID
+        start_from = wanted.start_from
+        if not start_from and stored is not None and mode == (stored.mode or GTID):
+            start_from = stored.start_from  # where to begin is said differently in each mode
         config = SourceConfig(
             addresses=wanted.addresses,
             user=user,
             semi_sync=wanted.semi_sync,
             server_id=wanted.syncer_id,
             server_uuid=wanted.syncer_uuid.lower(),
-            start_from=checked_start(start_from or "earliest"),
-            mode="gtid",
+            start_from=checked_start(start_from or "earliest", mode),
+            mode=mode,
             flavor=wanted.flavor,
+            compression="" if wanted.compression == "none" else wanted.compression,
         )
         if wanted.tls is not None:
             config.tls.CopyFrom(TlsOptions(**wanted.tls.model_dump()))
         problem = unfit_config(config)
         if problem:
             raise BadRequestError(problem)
+        problem = other_mode(self._relay.state, config)
+        if problem:
+            raise ConflictError(problem)
         password = wanted.mysql_password
         return config, self._stored_password() if password is None else password
 
@@ -497,11 +504,16 @@ def _check_joins_as(wanted: schema.AddMember, known: Member) -> None:
         )
 
 
-def checked_start(start_from: str) -> str:
-    """`earliest`, `now` or a GTID set on one line; BadRequestError otherwise."""
+def checked_start(start_from: str, mode: str) -> str:
+    """`earliest`, `now` or a GTID set on one line; BadRequestError otherwise.
+
+    Without GTIDs it may be a file instead, of which the name is looked at with all the rest.
+    """
     word = start_from.strip().lower()
     if word in _START_FROM_WORDS:
         return word
+    if mode == POSITION:
+        return start_from.strip()
     try:
         return str(GtidSet.parse(start_from))
     except MalformedGtidSetError as error:

@@ -187,6 +187,8 @@ class StartSource(Body):
     syncer_uuid: Annotated[str, Field(pattern=rf"^$|{_UUID}")] = ""
     start_from: Annotated[str, Field(max_length=GTID_SET_CHARACTERS_MAX)] = ""
     flavor: str = "mysql"
+    mode: Literal["", "gtid", "position"] = ""
+    compression: Literal["", "none", "zlib", "zstd"] = ""
     tls: SourceTls | None = None
 
     @property

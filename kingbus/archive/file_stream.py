@@ -58,7 +58,7 @@ class FileStream:
     indexes. They are not those that the batches had in the log, which may have been cut otherwise.
     """
 
-    def __init__(self, file: ArchivedFile) -> None:
+    def __init__(self, file: ArchivedFile, *, gtid_mode: bool = True) -> None:
         self._file = file
         self._packets = _Packets(file)
         self._count = 0
@@ -77,6 +77,7 @@ class FileStream:
                 file_start=None,
                 last_transaction=None,
                 dump_position=0,
+                gtid_mode=gtid_mode,
             ),
             first_rotate_has_crc=False,
         )

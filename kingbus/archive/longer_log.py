@@ -269,7 +269,10 @@ class LongerLog:
         self._go_on_with(file)
 
     def _go_on_with(self, file: ArchivedFile) -> None:
-        self._file, self._stream, self._next_chunk = file, FileStream(file), 0
+        config = self._live.state.source_config
+        gtid_mode = config is None or config.mode != "position"
+        stream = FileStream(file, gtid_mode=gtid_mode)
+        self._file, self._stream, self._next_chunk = file, stream, 0
 
     async def _fill(self) -> None:
         """Sees to it that the window has enough, as far as the file goes."""

@@ -61,8 +61,11 @@ _CLASS_OF_TYPE: Final = {
     EventType.HEARTBEAT_V2: EventClass.IGNORE,
 }
 
-CLASS_OF_TYPE: Final[Codes] = np.full(256, EventClass.STATEMENT, dtype=np.uint8)
-"""The class of each event type; a QUERY is told apart by its text."""
+CLASS_OF_TYPE: Final[Codes] = np.full(256, EventClass.IGNORE, dtype=np.uint8)
+"""The class of each event type; a QUERY is told apart by its text. A type of a later server's may
+stand anywhere, as those that its readers may ignore do; should it be one that begins transactions,
+what follows it stands outside of all, and that is noticed."""
+CLASS_OF_TYPE[list(EventType)] = EventClass.STATEMENT
 for _type, _class in _CLASS_OF_TYPE.items():
     CLASS_OF_TYPE[_type] = _class
 CLASS_OF_TYPE.setflags(write=False)

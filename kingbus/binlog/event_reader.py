@@ -26,6 +26,7 @@ from kingbus.binlog.events import (
 )
 from kingbus.binlog.gtid import GTID_NUMBER_MAX
 from kingbus.binlog.receive_buffer import ReceiveBuffer
+from kingbus.binlog.tagged_gtids import TAG_WORDS, read_tagged
 
 LENGTH_MAX: Final = 1 << 62
 """Of a transaction in bytes: sums with positions stay within 64 bits."""
@@ -61,6 +62,14 @@ class EventReader:
             return places, []
         stops = stops - self.crc_bytes
         if (types != EventType.GTID).any():
+            if allow_anonymous and (types == EventType.ANONYMOUS_GTID).all():
+                if (stops - places < GTID_BYTES_MIN).any():
+                    raise MalformedEventError("a GTID event that is too short")
+                anonymous = Run(uuid=b"", tag="", first=1, last=len(places))
+                return self._lengths(places, stops), [anonymous]
+            found = self._gtids_with_tags(places, stops, types)
+            if found is not None:
+                return found
             return self._gtids_one_by_one(places, stops, allow_anonymous=allow_anonymous)
         if (stops - places < GTID_BYTES_MIN).any():
             raise MalformedEventError("a GTID event that is too short")
@@ -85,6 +94,47 @@ class EventReader:
             )
         ]
         return self._lengths(places, stops), runs
+
+    def _gtids_with_tags(
+        self, places: Indexes, stops: Indexes, types: Codes
+    ) -> tuple[Indexes, list[Run]] | None:
+        """For runs of events of which some, or all, have tags; None where it is not that easy."""
+        tagged = np.flatnonzero(types == EventType.GTID_TAGGED)
+        plain = np.flatnonzero(types == EventType.GTID)
+        if len(tagged) + len(plain) < len(places):
+            return None
+        found = read_tagged(self._buffer, places[tagged], stops[tagged])
+        if found is None or (found.lengths > LENGTH_MAX).any():
+            return None
+        if (stops[plain] - places[plain] < GTID_BYTES_MIN).any():
+            return None
+        u64, at = self._buffer.unaligned("<u8"), places[plain]
+        # One row for each event: uuid, tag and its length, which together name a run, and number.
+        rows = np.zeros((len(places), 2 + TAG_WORDS + 2), dtype=np.uint64)
+        rows[plain, 0], rows[plain, 1] = u64[at + GTID_UUID], u64[at + GTID_UUID + 8]
+        rows[plain, -1] = u64[at + GTID_NUMBER]
+        rows[tagged, :2], rows[tagged, 2 : 2 + TAG_WORDS] = found.uuids, found.tags
+        rows[tagged, -2], rows[tagged, -1] = found.tag_lengths, found.numbers
+        if (rows[:, -1] - np.uint64(1) > np.uint64(GTID_NUMBER_MAX - 1)).any():
+            return None
+        lengths = np.zeros(len(places), dtype=np.int64)
+        lengths[plain] = self._lengths(places[plain], stops[plain])
+        lengths[tagged] = found.lengths.astype(np.int64)
+        changes = (rows[1:, :-1] != rows[:-1, :-1]).any(axis=1)
+        changes |= rows[1:, -1] != rows[:-1, -1] + np.uint64(1)
+        firsts = [0, *(np.flatnonzero(changes) + 1).tolist()]
+        lasts = [*(first - 1 for first in firsts[1:]), len(places) - 1]
+        names = [rows[first, :-1].tobytes() for first in firsts]
+        runs = [
+            Run(
+                uuid=name[:16],
+                tag=name[16 : 16 + name[-8]].decode("ascii", "replace"),
+                first=int(rows[first, -1]),
+                last=int(rows[last, -1]),
+            )
+            for name, first, last in zip(names, firsts, lasts, strict=True)
+        ]
+        return lengths, runs
 
     def _gtids_one_by_one(
         self, places: Indexes, stops: Indexes, *, allow_anonymous: bool

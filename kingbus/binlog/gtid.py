@@ -10,14 +10,15 @@ the set in COM_BINLOG_DUMP_GTID, in the old form (no tag in the set) or the tagg
 # ruff: noqa: SLF001 - a set looks into other sets of its own kind
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
-from itertools import chain
 from struct import Struct
 from typing import Final
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 
 from kingbus.errors import KingbusError
 
@@ -30,6 +31,7 @@ _TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}")
 _NUMBERS = re.compile(r"(\d{1,19})(?:\s*-\s*(\d{1,19}))?")
 _U64 = Struct("<Q")
+_SINGLE = Struct("<QQQ")
 _TAGGED_FORM = 1
 
 
@@ -37,18 +39,37 @@ class MalformedGtidSetError(KingbusError):
     """A text or an encoding that is no GTID set."""
 
 
-class _Intervals:
-    """Sorted, disjoint, not touching half-open intervals, as two parallel lists.
+_BULK: Final = 64
+"""From so many intervals on whole sets are computed with in numpy, whose calls cost a little."""
 
-    Two lists rather than one of pairs: bisect works on them without a key function, and a copy is
-    two memory copies.
+_Numbers = npt.NDArray[np.uint64]
+
+
+class _Intervals:
+    """Sorted, disjoint, not touching half-open intervals, as two parallel arrays.
+
+    Arrays of machine words rather than lists: a hundred thousand intervals are copied, encoded and
+    compared without an object for each. Two of them rather than one of pairs: bisect works on them
+    without a key function.
     """
 
-    __slots__ = ("ends", "starts")
+    __slots__ = ("_text", "_texts", "ends", "starts")
 
-    def __init__(self, starts: list[int], ends: list[int]) -> None:
+    def __init__(self, starts: "array[int]", ends: "array[int]") -> None:
         self.starts = starts
         self.ends = ends
+        self._text = ""  # of the first intervals,
+        self._texts = 0  # so many: what is behind them still changes
+
+    @classmethod
+    def of(cls, start: int, end: int) -> "_Intervals":
+        """A single one."""
+        return cls(array("Q", (start,)), array("Q", (end,)))
+
+    @classmethod
+    def from_numpy(cls, starts: _Numbers, ends: _Numbers) -> "_Intervals":
+        """They must be in order."""
+        return cls(array("Q", starts.tobytes()), array("Q", ends.tobytes()))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Intervals):
@@ -57,14 +78,21 @@ class _Intervals:
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 
+    def __len__(self) -> int:
+        return len(self.starts)
+
     def copy(self) -> "_Intervals":
-        return _Intervals(self.starts.copy(), self.ends.copy())
+        return _Intervals(self.starts[:], self.ends[:])
+
+    def _in_numpy(self) -> tuple[_Numbers, _Numbers]:
+        """Views: to be let go before anything is added, as an array in view does not grow."""
+        return np.frombuffer(self.starts, np.uint64), np.frombuffer(self.ends, np.uint64)
 
     def count(self) -> int:
         return sum(self.ends) - sum(self.starts)
 
     def add(self, start: int, end: int) -> None:
-        """Adds [start, end): O(1) at the end, else O(log n) and one memory move."""
+        """Adds [start, end): O(1) at the end, else O(log n) and a memory move of what follows."""
         starts, ends = self.starts, self.ends
         if not starts or start > ends[-1]:
             starts.append(start)
@@ -72,106 +100,130 @@ class _Intervals:
             return
         if start == ends[-1]:
             ends[-1] = end
+            self._forget_text(len(ends) - 1)
             return
         low = bisect_left(ends, start)  # the first that touches or lies behind
         high = bisect_right(starts, end, low)  # the first that begins behind a gap
         if low < high:
             start = min(start, starts[low])
             end = max(end, ends[high - 1])
-        starts[low:high] = [start]
-        ends[low:high] = [end]
+        self._forget_text(low)
+        if high - low == 1:
+            starts[low], ends[low] = start, end
+        else:
+            starts[low:high] = array("Q", (start,))
+            ends[low:high] = array("Q", (end,))
 
     def has(self, start: int, end: int) -> bool:
         at = bisect_right(self.starts, start) - 1
         return at >= 0 and self.ends[at] >= end
 
+    def meets(self, start: int, end: int) -> bool:
+        """Whether any number of [start, end) is in it."""
+        at = bisect_right(self.ends, start)
+        return at < len(self.starts) and self.starts[at] < end
+
     def contains(self, other: "_Intervals") -> bool:
-        if len(other.starts) * 16 < len(self.starts):
+        if len(other) < _BULK or len(other) * 16 < len(self):
             return all(map(self.has, other.starts, other.ends))
-        starts, ends, at, size = self.starts, self.ends, 0, len(self.starts)
-        for start, end in zip(other.starts, other.ends, strict=True):
-            while at < size and ends[at] < end:
-                at += 1
-            if at == size or starts[at] > start:
-                return False
-        return True
+        starts, ends = self._in_numpy()
+        first, last = other._in_numpy()
+        at = np.searchsorted(starts, first, side="right")
+        return bool(at.all() and (ends[at - 1] >= last).all())
 
     def union(self, other: "_Intervals") -> "_Intervals":
-        # Sorting two sorted runs is a merge in C.
-        pairs = sorted(
-            chain(
-                zip(self.starts, self.ends, strict=True), zip(other.starts, other.ends, strict=True)
-            )
-        )
-        merged = _Intervals([], [])
-        starts, ends = merged.starts, merged.ends
-        last = -1
-        for start, end in pairs:
-            if start > last:
-                starts.append(start)
-                ends.append(end)
-                last = end
-            elif end > last:
-                ends[-1] = last = end
-        return merged
+        if not self.starts or not other.starts:
+            return (self if self.starts else other).copy()
+        starts = np.concatenate((self._in_numpy()[0], other._in_numpy()[0]))
+        ends = np.concatenate((self._in_numpy()[1], other._in_numpy()[1]))
+        order = np.argsort(starts, kind="stable")  # of two sorted runs: a merge
+        starts, reach = starts[order], np.maximum.accumulate(ends[order])
+        begins = np.append(True, starts[1:] > reach[:-1])
+        stops = np.append(begins[1:], True)
+        return self.from_numpy(starts[begins], reach[stops])
 
     def subtract(self, other: "_Intervals") -> "_Intervals":
-        left = _Intervals([], [])
-        holes, hole_ends, size = other.starts, other.ends, len(other.starts)
-        at = bisect_right(hole_ends, self.starts[0]) if self.starts else 0
-        for first, end in zip(self.starts, self.ends, strict=True):
-            start = first
-            while at < size and hole_ends[at] <= start:
-                at += 1
-            look = at
-            while look < size and holes[look] < end:
-                if holes[look] > start:
-                    left.starts.append(start)
-                    left.ends.append(holes[look])
-                start = hole_ends[look]
-                if start >= end:
-                    break
-                look += 1
-            at = look
-            if start < end:
-                left.starts.append(start)
-                left.ends.append(end)
-        return left
+        if not other.starts:
+            return self.copy()
+        # What is left is what lies in the holes of the other one.
+        starts, ends = other._in_numpy()
+        holes = np.append(_ZERO, ends), np.append(starts, _NUMBERS_END)
+        return self._within(*holes)
 
     def intersect(self, other: "_Intervals") -> "_Intervals":
-        both = _Intervals([], [])
-        mine = other_at = 0
-        while mine < len(self.starts) and other_at < len(other.starts):
-            start = max(self.starts[mine], other.starts[other_at])
-            end = min(self.ends[mine], other.ends[other_at])
-            if start < end:
-                both.starts.append(start)
-                both.ends.append(end)
-            if self.ends[mine] < other.ends[other_at]:
-                mine += 1
-            else:
-                other_at += 1
-        return both
+        return self._within(*other._in_numpy())
+
+    def _within(self, starts: _Numbers, ends: _Numbers) -> "_Intervals":
+        """What of it lies in those intervals, which are in order and do not touch.
+
+        Each piece begins where one side does and the other is in the middle of an interval, or
+        where both do; it ends likewise. As no two pieces touch, the beginnings and ends pair up.
+        """
+        mine, my_ends = self._in_numpy()
+        begins = _merged(mine[_are_in(mine, starts, ends)], starts[_are_in(starts, mine, my_ends)])
+        stops = _merged(
+            my_ends[_are_in(my_ends - _ONE, starts, ends)],
+            ends[_are_in(ends - _ONE, mine, my_ends)],
+        )
+        return self.from_numpy(begins, stops)
 
     def overlaps(self, other: "_Intervals") -> bool:
-        few, many = (self, other) if len(self.starts) < len(other.starts) else (other, self)
-        for start, end in zip(few.starts, few.ends, strict=True):
-            at = bisect_right(many.ends, start)
-            if at < len(many.starts) and many.starts[at] < end:
-                return True
-        return False
+        few, many = (self, other) if len(self) < len(other) else (other, self)
+        if len(few) < _BULK or len(few) * 16 < len(many):
+            return any(map(many.meets, few.starts, few.ends))
+        starts, ends = many._in_numpy()
+        first, last = few._in_numpy()
+        at = np.searchsorted(ends, first, side="right")
+        is_there = at < len(starts)
+        return bool((starts[at[is_there]] < last[is_there]).any())
 
     def encode(self) -> bytes:
+        if len(self.starts) == 1:  # of most uuids there is one
+            return _SINGLE.pack(1, self.starts[0], self.ends[0])
         flat = np.empty((len(self.starts), 2), dtype="<u8")
-        flat[:, 0] = self.starts
-        flat[:, 1] = self.ends
+        flat[:, 0], flat[:, 1] = self._in_numpy()
         return _U64.pack(len(self.starts)) + flat.tobytes()
 
     def text(self) -> str:
-        return ":".join(
-            str(start) if end == start + 1 else f"{start}-{end - 1}"
-            for start, end in zip(self.starts, self.ends, strict=True)
-        )
+        """`1-5:7`. What does not change between two calls is not written again."""
+        last = len(self.starts) - 1
+        if self._texts < last:
+            more = map(
+                _interval_text, self.starts[self._texts : last], self.ends[self._texts : last]
+            )
+            self._text += "".join(f"{each}:" for each in more)
+            self._texts = last
+        return self._text + _interval_text(self.starts[last], self.ends[last])
+
+    def _forget_text(self, first: int) -> None:
+        """The interval at `first`, and perhaps what follows, is about to change."""
+        if first < self._texts:
+            self._text, self._texts = "", 0
+
+
+def _interval_text(start: int, end: int) -> str:
+    return str(start) if end == start + 1 else f"{start}-{end - 1}"
+
+
+_ZERO: Final = np.uint64(0)
+_ONE: Final = np.uint64(1)
+_NUMBERS_END: Final = np.uint64(1 << 63)
+
+
+def _merged(one: _Numbers, two: _Numbers) -> _Numbers:
+    """The numbers of two ordered arrays in order, each once."""
+    both = np.concatenate((one, two))
+    both.sort(kind="stable")  # of two sorted runs: a merge
+    single: _Numbers = both[np.append(True, both[1:] != both[:-1])[: len(both)]]
+    return single
+
+
+def _are_in(numbers: _Numbers, starts: _Numbers, ends: _Numbers) -> npt.NDArray[np.bool_]:
+    """Which of the numbers lie in one of the intervals."""
+    at = np.searchsorted(starts, numbers, side="right")
+    found: npt.NDArray[np.bool_] = at > 0
+    found[found] = ends[at[found] - 1] > numbers[found]
+    return found
 
 
 class GtidSet:
@@ -279,7 +331,7 @@ class GtidSet:
         in_order = (starts < ends).all() and (ends[:-1] < starts[1:]).all()
         if not in_order or starts[0] == 0 or ends[-1] > GTID_NUMBER_MAX + 1:
             raise MalformedGtidSetError("an encoded GTID set has intervals out of order")
-        intervals = _Intervals(starts.tolist(), ends.tolist())
+        intervals = _Intervals.from_numpy(starts.astype(np.uint64), ends.astype(np.uint64))
         known = self._groups.get((uuid, tag))
         self._groups[uuid, tag] = intervals if known is None else known.union(intervals)
         return at + count * 16
@@ -307,7 +359,7 @@ class GtidSet:
         assert 0 < first <= last <= GTID_NUMBER_MAX
         intervals = self._groups.get((uuid, tag))
         if intervals is None:
-            self._groups[uuid, tag] = _Intervals([first], [last + 1])
+            self._groups[uuid, tag] = _Intervals.of(first, last + 1)
         else:
             intervals.add(first, last + 1)
 
@@ -380,9 +432,10 @@ class GtidSet:
         return intervals is not None and intervals.has(first, last + 1)
 
     def overlaps(self, other: "GtidSet") -> bool:
-        """Whether any GTID is in both."""
-        for key, theirs in other._groups.items():
-            mine = self._groups.get(key)
+        """Whether any GTID is in both; what it takes goes by the smaller of the two."""
+        few, many = (self, other) if len(self._groups) < len(other._groups) else (other, self)
+        for key, theirs in few._groups.items():
+            mine = many._groups.get(key)
             if mine is not None and mine.overlaps(theirs):
                 return True
         return False
@@ -390,7 +443,7 @@ class GtidSet:
     def overlaps_run(self, uuid: bytes, tag: str, first: int, last: int) -> bool:
         """Whether any number from first to last, inclusive, is in it."""
         intervals = self._groups.get((uuid, tag))
-        return intervals is not None and intervals.overlaps(_Intervals([first], [last + 1]))
+        return intervals is not None and intervals.meets(first, last + 1)
 
     def count(self) -> int:
         """How many transactions it names."""

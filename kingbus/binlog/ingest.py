@@ -96,8 +96,12 @@ class IngestStream:
         entry_bytes_max: int = ENTRY_BYTES_MAX,
         first_rotate_has_crc: bool = True,
         packet_length_max: int = PACKET_LENGTH_MAX,
+        is_numbered: bool = True,
     ) -> None:
         """`first_rotate_has_crc`: the checksum that the connection announced is not NONE.
+
+        `is_numbered`: packets bear the numbers that follow one another. On compressed connections
+        a source leaves numbers out, as nobody looks at them there.
 
         `packet_length_max` is the protocol's number; tests set a smaller one, so that events of
         several packets need not be of 16 MiB.
@@ -109,6 +113,7 @@ class IngestStream:
         self._batch_bytes = batch_bytes
         self._entry_bytes_max = entry_bytes_max
         self._packet_length_max = packet_length_max
+        self._is_numbered = is_numbered
         self._buffer = ReceiveBuffer(
             bytes_usual=batch_bytes * 2, bytes_max=batch_bytes + ENTRY_BYTES_MAX
         )
@@ -242,7 +247,7 @@ class IngestStream:
         bytes8, u32 = buffer.bytes8, buffer.unaligned("<u4")
         numbers = bytes8[offsets + 3]
         wrong = numbers != (np.arange(len(numbers)) + self._sequence).astype(np.uint8)
-        if wrong.any():
+        if self._is_numbered and wrong.any():
             at = int(wrong.argmax())
             if at:  # what was before it counts
                 self._look_at(offsets[:at], int(offsets[at]))
@@ -780,6 +785,8 @@ class IngestStream:
         Each was compared with the one before it as it came, and whatever is left out cuts the
         batch; so the last one tells whether one is missing.
         """
+        if not self._is_numbered:
+            return
         data, base, offsets = self._buffer.data, self._buffer.base, meta.packet_offsets
         first = data[base + 3]
         last = data[base + int.from_bytes(offsets[-4:], "little") + 3]

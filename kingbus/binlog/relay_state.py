@@ -469,6 +469,8 @@ class RelayState:
         """Each transaction once: one that was counted already is no part of this log."""
         count = 0
         named = 0
+        reached: dict[tuple[bytes, str], int] = {}
+        rises = True
         for uuid, tag, first, last in runs:
             if len(uuid) not in {0, 16}:
                 return "a server uuid is not of 16 bytes"
@@ -478,9 +480,12 @@ class RelayState:
                 return f"{format_gtid(uuid, tag, first)} or later is held already"
             count += last - first + 1
             named += last - first + 1 if uuid else 0
+            rises &= not uuid or reached.get((uuid, tag), 0) < first
+            reached[uuid, tag] = last
         if count != len(meta.transaction_packets) // 4:
             return f"{count} GTIDs for {len(meta.transaction_packets) // 4} transactions"
-        if len(runs) > 1 and _gtids_of(runs).count() != named:
+        # Numbers that only rise cannot be there twice: no set has to be made of them.
+        if not rises and _gtids_of(runs).count() != named:
             return "a transaction is in the batch twice"
         if self._open is not None and self._open.gtid.uuid:
             opened = self._open.gtid

@@ -30,7 +30,13 @@ def set_source(
         int, typer.Option("--server-id", help="Towards the source; 0: the cluster's own.")
     ] = 0,
     start_from: Annotated[
-        str, typer.Option("--start-from", help="earliest, now or a GTID set.")
+        str, typer.Option("--start-from", help="earliest, now or a GTID set (position: a file).")
+    ] = "",
+    mode: Annotated[
+        str, typer.Option("--mode", help="gtid, or position for a source without GTIDs.")
+    ] = "",
+    compression: Annotated[
+        str, typer.Option("--compression", help="Of the connection: none, zlib or zstd.")
     ] = "",
     password_file: PasswordFile = None,
     admin: Admin = DEFAULT_ADMIN_URL,
@@ -50,6 +56,10 @@ def set_source(
         body["mysql_addrs"] = addresses
     if start_from:
         body["start_from"] = start_from
+    if mode:
+        body["mode"] = mode
+    if compression:
+        body["compression"] = compression
     found = password(password_file, "KINGBUS_SOURCE_PASSWORD")
     if found is not None:
         body["mysql_password"] = found

@@ -79,6 +79,7 @@ def _source_config(config: Config) -> SourceConfig | None:
         start_from=source.start_from,
         mode=source.mode,
         flavor=source.flavor,
+        compression="" if source.compression == "none" else source.compression,
     )
     tls = config.source_tls
     paths = {"ca": str(tls.ca or ""), "cert": str(tls.cert or ""), "key": str(tls.key or "")}

@@ -184,7 +184,11 @@ class Member:
         if self._archiving is not None:
             dumper = self._archiving.served(dumper, self._facts)
         self._server = BinlogServer(
-            facts=self._facts, dumper=dumper, rsa_key=auth.PrivateKey.generate()
+            facts=self._facts,
+            dumper=dumper,
+            rsa_key=auth.PrivateKey.generate(),
+            ssl_context=self._options.credentials.server_tls,
+            require_tls=config.tls.server is not None and config.tls.server.require,
         )
 
     def _build_purger(self, ground: Ground) -> None:

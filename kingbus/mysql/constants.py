@@ -84,10 +84,13 @@ SERVER_CAPABILITIES = (
     | Capability.PLUGIN_AUTH_LENENC_CLIENT_DATA
     | Capability.DEPRECATE_EOF
     | Capability.QUERY_ATTRIBUTES
+    | Capability.COMPRESS
+    | Capability.ZSTD_COMPRESSION_ALGORITHM
 )
 """What we offer. SSL is added only where a certificate is configured, because PyMySQL and
-mariadb-binlog switch to TLS whenever it is offered. Not offered: COMPRESS, SESSION_TRACK (it
-changes the form of OK), MULTI_STATEMENTS (one statement, one answer)."""
+mariadb-binlog switch to TLS whenever it is offered. Clients compress only where they are told to.
+Not offered: SESSION_TRACK (it changes the form of OK), MULTI_STATEMENTS (one statement, one
+answer)."""
 
 
 class Command(IntEnum):

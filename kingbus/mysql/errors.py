@@ -70,6 +70,15 @@ def too_many_connections() -> MySQLError:
     return MySQLError(1040, "08004", "Too many connections")
 
 
+def insecure_transport() -> MySQLError:
+    """3159: TLS is required, and this connection has none."""
+    return MySQLError(
+        3159,
+        "HY000",
+        "Connections using insecure transport are prohibited while --require_secure_transport=ON.",
+    )
+
+
 def access_denied(user: str, host: str, *, using_password: bool) -> MySQLError:
     """1045: wrong password, unknown user, or registering without the right to."""
     said = "YES" if using_password else "NO"

@@ -129,6 +129,8 @@ class HandshakeResponse:
     database: str = ""
     auth_plugin: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    zstd_level: int = 0
+    """0: the client does not say, or does not know zstd."""
 
     def encode(self) -> bytes:
         """The payload, in the form that `capabilities` announces."""
@@ -155,6 +157,8 @@ class HandshakeResponse:
             for key, value in self.attributes.items():
                 inner.lenenc_bytes(key.encode()).lenenc_bytes(value.encode())
             writer.lenenc_bytes(inner.finish())
+        if self.capabilities & Capability.ZSTD_COMPRESSION_ALGORITHM:
+            writer.uint(1, self.zstd_level)
         return writer.finish()
 
 
@@ -189,6 +193,9 @@ def decode_handshake_response(payload: bytes) -> HandshakeResponse | SslRequest:
     attributes = {}
     if capabilities & Capability.CONNECT_ATTRS:
         attributes = _attributes(reader)
+    zstd_level = 0
+    if capabilities & Capability.ZSTD_COMPRESSION_ALGORITHM and reader.remaining:
+        zstd_level = reader.uint(1, "zstd level")
     return HandshakeResponse(
         capabilities=capabilities,
         max_packet_size=max_packet_size,
@@ -198,6 +205,7 @@ def decode_handshake_response(payload: bytes) -> HandshakeResponse | SslRequest:
         database=database,
         auth_plugin=plugin,
         attributes=attributes,
+        zstd_level=zstd_level,
     )
 
 

@@ -26,6 +26,7 @@ from kingbus.mysql.commands import (
     BinlogDumpGtid,
     decode_command,
 )
+from kingbus.mysql.compression import ZSTD_LEVEL_DEFAULT, Codec, algorithm_of, codec
 from kingbus.mysql.constants import (
     CACHING_SHA2_PASSWORD,
     COMMAND_PAYLOAD_BYTES_MAX,
@@ -34,7 +35,13 @@ from kingbus.mysql.constants import (
     SERVER_CAPABILITIES,
     Capability,
 )
-from kingbus.mysql.errors import BadHandshakeError, MySQLError, ProtocolError, old_client
+from kingbus.mysql.errors import (
+    BadHandshakeError,
+    MySQLError,
+    ProtocolError,
+    insecure_transport,
+    old_client,
+)
 from kingbus.mysql.messages import (
     Greeting,
     HandshakeResponse,
@@ -156,7 +163,8 @@ class ServerConnection:
     """One connection of a client to this source.
 
     `salt` is 20 random bytes without NUL, new for every connection; `rsa_key` serves the full path
-    of caching_sha2_password without TLS; `offer_tls` is set only where a certificate is configured.
+    of caching_sha2_password without TLS; `offer_tls` is set only where a certificate is configured,
+    `require_tls` refuses whoever does not take the offer, before any password is spoken of.
     """
 
     def __init__(
@@ -168,6 +176,7 @@ class ServerConnection:
         rsa_key: auth.RsaKey,
         auth_plugin: str = CACHING_SHA2_PASSWORD,
         offer_tls: bool = False,
+        require_tls: bool = False,
     ) -> None:
         assert auth_plugin in {CACHING_SHA2_PASSWORD, MYSQL_NATIVE_PASSWORD}
         offered = SERVER_CAPABILITIES
@@ -180,6 +189,8 @@ class ServerConnection:
             capabilities=offered,
             auth_plugin=auth_plugin,
         )
+        assert offer_tls or not require_tls
+        self._require_tls = require_tls
         self._rsa_key = rsa_key
         self._reader = PacketReader(payload_bytes_max=LOGIN_PAYLOAD_BYTES_MAX)
         self._sequence = 0
@@ -278,6 +289,9 @@ class ServerConnection:
         self._response = response
         # Clients send flags that were never offered: only what both sides have is in force.
         self.capabilities = response.capabilities & self._greeting.capabilities
+        if self._require_tls and not self._tls:
+            self._refuse(insecure_transport())
+            return self._events.pop(0)
         self.phase = Phase.ACCOUNT
         return LoginRequest(
             user=response.user, database=response.database, attributes=response.attributes
@@ -379,8 +393,16 @@ class ServerConnection:
             LoginRefused(user=self._response.user, using_password=using_password, error=error)
         )
 
+    def compression(self) -> Codec | None:
+        """What everything behind the login's last packet is compressed with, both ways."""
+        assert self._response is not None
+        algorithm = algorithm_of(self.capabilities)
+        if algorithm is None:
+            return None
+        return codec(algorithm, zstd_level=self._response.zstd_level or ZSTD_LEVEL_DEFAULT)
+
     def accept_login(self) -> bytes:
-        """Let the client in. Commands follow."""
+        """Let the client in. Commands follow, in frames if there is `compression`."""
         self._expect(Phase.VERDICT)
         data = b""
         if self._fast_path:

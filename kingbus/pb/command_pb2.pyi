@@ -331,6 +331,8 @@ class ReceiverSession(_message.Message):
     START_SET_FIELD_NUMBER: _builtins.int
     SOURCE_ADDRESS_FIELD_NUMBER: _builtins.int
     VARIABLES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    GTID_MODE_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     member_id: _builtins.int
     """who pulls"""
@@ -344,6 +346,10 @@ class ReceiverSession(_message.Message):
     start_set: _builtins.bytes
     """encoded GTID set: where an empty relay starts (executed and purged become it)"""
     source_address: _builtins.str
+    mode: _builtins.str
+    """gtid or position; empty: gtid"""
+    gtid_mode: _builtins.str
+    """the source's, as it said; empty: ON"""
     @_builtins.property
     def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """the source's own values of what is shown as its"""
@@ -362,10 +368,12 @@ class ReceiverSession(_message.Message):
         start_set: _builtins.bytes = ...,
         source_address: _builtins.str = ...,
         variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        mode: _builtins.str = ...,
+        gtid_mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "epoch", b"epoch", "flavor", b"flavor", "member_id", b"member_id", "source_address", b"source_address", "source_id", b"source_id", "source_uuid", b"source_uuid", "source_version", b"source_version", "start_set", b"start_set", "term", b"term", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "epoch", b"epoch", "flavor", b"flavor", "gtid_mode", b"gtid_mode", "member_id", b"member_id", "mode", b"mode", "source_address", b"source_address", "source_id", b"source_id", "source_uuid", b"source_uuid", "source_version", b"source_version", "start_set", b"start_set", "term", b"term", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,6 +397,7 @@ class SourceConfig(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     FLAVOR_FIELD_NUMBER: _builtins.int
     TLS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     started: _builtins.bool
     user: _builtins.str
@@ -402,6 +411,8 @@ class SourceConfig(_message.Message):
     mode: _builtins.str
     """gtid or position"""
     flavor: _builtins.str
+    compression: _builtins.str
+    """of the protocol: empty, zlib or zstd"""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """host:port"""
@@ -425,10 +436,11 @@ class SourceConfig(_message.Message):
         mode: _builtins.str = ...,
         flavor: _builtins.str = ...,
         tls: Global___TlsOptions | None = ...,
+        compression: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["password", b"password", "tls", b"tls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "channel", b"channel", "flavor", b"flavor", "mode", b"mode", "password", b"password", "semi_sync", b"semi_sync", "server_id", b"server_id", "server_uuid", b"server_uuid", "start_from", b"start_from", "started", b"started", "tls", b"tls", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "channel", b"channel", "compression", b"compression", "flavor", b"flavor", "mode", b"mode", "password", b"password", "semi_sync", b"semi_sync", "server_id", b"server_id", "server_uuid", b"server_uuid", "start_from", b"start_from", "started", b"started", "tls", b"tls", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,7 @@ from kingbus.mysql.server import (
     TlsRequested,
     Wait,
 )
+from kingbus.replication.compressed_stream import CompressedStream
 from kingbus.replication.connections import (
     QUERY,
     SLEEP,
@@ -131,7 +132,8 @@ class BinlogServer:
     """The listener of one node. `run` it in a nursery; then `start` and `stop` as often as wanted.
 
     `facts` is what statements are answered from, `dumper` performs dumps, `ssl_context` is set
-    where TLS is offered. `rsa_key` is made once per process.
+    where TLS is offered, and `require_tls` where nobody is let in without. `rsa_key` is made once
+    per process.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class BinlogServer:
         dumper: Dumper,
         rsa_key: auth.RsaKey,
         ssl_context: ssl.SSLContext | None = None,
+        require_tls: bool = False,
         clock: Callable[[], float] = time.time,
         connections_max: int = CONNECTIONS_MAX,
         logins_max: int = LOGINS_MAX,
@@ -149,6 +152,7 @@ class BinlogServer:
         self.dumper = dumper
         self.rsa_key = rsa_key
         self.ssl_context = ssl_context
+        self.require_tls = require_tls
         self.clock = clock
         self.connections_max = connections_max
         self.logins_max = logins_max
@@ -296,12 +300,14 @@ class _Client:
         self._server = server
         self._connection = connection
         self._stream: Stream = stream
+        self._compressed: CompressedStream | None = None
         self._protocol = ServerConnection(
             server_version=server.facts.version,
             thread_id=connection.thread_id,
             salt=auth.make_salt(secrets.token_bytes(SALT_SIZE)),
             rsa_key=server.rsa_key,
             offer_tls=server.ssl_context is not None,
+            require_tls=server.require_tls,
         )
 
     async def run(self) -> None:
@@ -325,6 +331,8 @@ class _Client:
                 host=self._connection.host,
                 error=error.message,
             )
+            if self._compressed is not None:
+                self._compressed.answer_follows()
             await self._farewell(error)
 
     # Moving bytes --------------------------------------------------------------------------------
@@ -423,6 +431,9 @@ class _Client:
             return False
         connection.session = session
         await self._send(self._protocol.accept_login())
+        codec = self._protocol.compression()
+        if codec is not None:
+            self._stream = self._compressed = CompressedStream(self._stream, codec)
         return True
 
     async def _refuse(self, refused: LoginRefused) -> None:
@@ -448,6 +459,8 @@ class _Client:
             event: Event | None = None
             with trio.move_on_after(IDLE_SECONDS_MAX):
                 event = await self._event()
+            if self._compressed is not None:
+                self._compressed.answer_follows()
             match event:
                 case None | Quit():
                     return
@@ -605,7 +618,7 @@ class _Client:
         try:
             while await self._stream.receive_some(RECEIVE_BYTES):
                 pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError):
             pass
         finally:
             sink.hurry()

@@ -439,6 +439,8 @@ class _Dump:
     def _heartbeat_at(self) -> float:
         """The period counts from the last packet; without one there is no heartbeat."""
         period = self._request.heartbeat_period_s
+        if not self.session.may_beat:
+            return math.inf
         return self._out.sent_at + max(period, HEARTBEAT_SECONDS_MIN) if period else math.inf
 
     async def _keep_alive(self) -> None:

@@ -236,7 +236,7 @@ class DumpSession:
         """
         config = state.source_config
         if config is not None and config.mode == "position":
-            raise refused(errors.gtid_mode_not_on("OFF"))
+            raise refused(errors.gtid_mode_not_on("OFF"))  # the listener says it with the mode
         if not state.executed.contains(gtids.only(source_uuids(state))):
             raise _PerhapsBehindError(errors.replica_has_more())
         missing = state.purged.subtract(gtids)
@@ -489,16 +489,29 @@ class DumpSession:
         if not self._owes_heartbeat:
             return []
         self._owes_heartbeat = False
-        return [self.heartbeat()]
+        return [self.heartbeat()] if self.may_beat else []
 
     @property
     def _beats_v2(self) -> bool:
         knows_v2 = self._event_types >= HEARTBEAT_V2_TYPES
         return self._request.heartbeat_v2_accepted and knows_v2
 
+    @property
+    def _told_position(self) -> int:
+        return FIRST_POSITION if self._has_rotated else self.position
+
+    @property
+    def may_beat(self) -> bool:
+        """Whether a heartbeat can say where the client is.
+
+        The first kind has 32 bits for it, and what is left past 4 GiB looks to a replica as if the
+        source had gone back, at which it stops for good. Silence only makes it connect again.
+        """
+        return self._beats_v2 or self._told_position <= HEARTBEAT_V1_POSITION_MAX
+
     def heartbeat(self) -> Made:
-        """Where the client is, in the words of the last ROTATE."""
-        position = FIRST_POSITION if self._has_rotated else self.position
+        """Where the client is, in the words of the last ROTATE; only while it `may_beat`."""
+        position = self._told_position
         make = heartbeat_v2 if self._beats_v2 else heartbeat_v1
         return Made(event=make(self.file_name, position, server_id=self._server_id, crc=self._crc))
 

@@ -51,6 +51,8 @@ from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOp
 from kingbus.replication.proposing import Node, Proposal
 from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
 from kingbus.replication.source_facts import (
+    GTID,
+    POSITION,
     SourceBehindError,
     SourceFacts,
     SourceRefusedError,
@@ -58,10 +60,12 @@ from kingbus.replication.source_facts import (
     SourceUnreachableError,
     by_gtid,
     dump_command,
+    lost_way,
     misfit,
     order_of,
     plan_session,
     reachable,
+    start_file,
     start_set,
     unfit_config,
     unfit_source,
@@ -124,6 +128,7 @@ class Connection(Protocol):
 
     async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts: ...
     async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
+    async def newest_file(self) -> str: ...
     async def register(self, *, server_id: int, port: int) -> None: ...
     async def start_dump(self, command: int, body: bytes) -> None: ...
     def read_now(self, room: memoryview) -> int | None: ...
@@ -135,7 +140,7 @@ class Connect(Protocol):
     """Opens one and logs in; raises as SourceConnection.open does."""
 
     async def __call__(
-        self, address: str, *, user: str, password: Secret, tls: TlsOptions
+        self, address: str, *, user: str, password: Secret, tls: TlsOptions, compression: str
     ) -> Connection: ...
 
 
@@ -385,11 +390,15 @@ class Receiver:
         own_id = self._identity.server_id_of(config)
         own_uuid = self._identity.server_uuid_of(config)
         connection = await self._connect(
-            address, user=config.user, password=password, tls=config.tls
+            address,
+            user=config.user,
+            password=password,
+            tls=config.tls,
+            compression=config.compression,
         )
         try:
             facts = await connection.ask(replica_uuid=own_uuid, heartbeat_seconds=HEARTBEAT_SECONDS)
-            reason = unfit_source(facts, own_id=own_id, own_uuid=own_uuid)
+            reason = unfit_source(facts, own_id=own_id, own_uuid=own_uuid, mode=config.mode)
             if reason:
                 raise SourceUnfitError(f"{address}: {reason}")
             await connection.register(server_id=own_id, port=0)
@@ -419,8 +428,11 @@ class Receiver:
         try:
             facts = await self._settled(config, connection, facts)
             self._clock_difference = facts.clock - self._clock()
+            first_file = ""
+            if config.mode == POSITION and self._relay.state.is_empty:
+                first_file = await start_file(config, connection.newest_file)
             session = await self._begin_session(config, facts)
-            await self._dump(config, connection, facts, session)
+            await self._dump(config, connection, facts, session, first_file)
         finally:
             connection.close()
             self._stream = None
@@ -431,7 +443,7 @@ class Receiver:
     ) -> SourceFacts:
         """The facts, asked for again while the sets do not fit; raises SourceMissesError."""
         tries = 0
-        while True:
+        while config.mode != POSITION:
             state, tries = self._relay.state, tries + 1
             has = start_set(config, facts) if state.is_empty else state.executed
             error = misfit(facts, has)
@@ -442,6 +454,7 @@ class Receiver:
             await trio.sleep(MISFIT_PAUSE_SECONDS)
             executed, purged = await connection.gtid_sets()
             facts = replace(facts, gtid_executed=executed, gtid_purged=purged)
+        return facts
 
     async def _begin_session(self, config: SourceConfig, facts: SourceFacts) -> int:
         """Proposes the session; its number when this node has applied it."""
@@ -457,6 +470,8 @@ class Receiver:
             start_set=plan.start_set.encode(),
             source_address=facts.address,
             variables=facts.variables,
+            mode=config.mode or GTID,
+            gtid_mode=facts.gtid_mode.upper(),
         )
         proposal = await self._node.propose(encode(Command(receiver_session=wanted)))
         await proposal.applied()
@@ -472,6 +487,7 @@ class Receiver:
         connection: Connection,
         facts: SourceFacts,
         session: int,
+        first_file: str,
     ) -> None:
         point = self._relay.state.resume_point()
         assert point.session == session
@@ -482,16 +498,18 @@ class Receiver:
             point,
             first_rotate_has_crc=facts.checksum != "NONE",
             batch_bytes=self._batch_bytes,
+            is_numbered=not config.compression,
         )
-        command, body = dump_command(point, server_id=self._identity.server_id_of(config))
+        own_id = self._identity.server_id_of(config)
+        command, body = dump_command(point, server_id=own_id, first_file=first_file)
         await connection.start_dump(command, body)
         _log.info(
             "dump asked for",
             source=facts.address,
             session=session,
             epoch=point.epoch,
-            by="position" if point.by_position else "gtid set",
-            file=point.file_name,
+            by="gtid set" if point.gtid_mode and not point.by_position else "position",
+            file=point.file_name or first_file,
             position=point.dump_position,
         )
         self._stream = stream
@@ -501,10 +519,12 @@ class Receiver:
                 nursery.start_soon(pipeline.watch)
                 try:
                     await self._read(connection, stream, pipeline)
-                except SourceError:
+                except SourceError as error:
                     # What came before it counts; what is under way is not to be thrown away.
                     await pipeline.settled()
-                    raise
+                    if point.gtid_mode:
+                        raise
+                    raise lost_way(error) from error
         except BaseExceptionGroup as group:
             _raise_first(group)
             raise

@@ -20,6 +20,7 @@ from kingbus.replication.binlog_events import read_binlog_events
 from kingbus.replication.queries import BinlogEventRow
 from kingbus.replication.relay import Relay
 from kingbus.replication.replica_status import ReceiverFacts
+from kingbus.replication.source_facts import POSITION
 
 UNKNOWN_VERSION = "8.4.0-kingbus"
 """What the greeting says before any source is known: replicas of every age accept it."""
@@ -113,8 +114,6 @@ class ServedFacts(ClusterIdentity):
     `until_purge` gives the bytes before the file of a first index goes.
     """
 
-    gtid_mode = "ON"  # sources without GTIDs are refused
-
     def __init__(
         self,
         *,
@@ -146,6 +145,17 @@ class ServedFacts(ClusterIdentity):
         source = self._state().source
         own = source.source_version if source is not None else ""
         return self._version or own or UNKNOWN_VERSION
+
+    @property
+    def gtid_mode(self) -> str:
+        """ON where the relay goes by GTIDs; else what the source said, so that replicas fit."""
+        source, config = self._state().source, self._state().source_config
+        if source is None:
+            return "OFF" if config is not None and config.mode == POSITION else "ON"
+        if source.mode != POSITION:
+            return "ON"
+        # ON would promise dumps by GTID set.
+        return "ON_PERMISSIVE" if source.gtid_mode == "ON" else source.gtid_mode or "OFF"
 
     @property
     def binlog_checksum(self) -> str:
@@ -205,6 +215,7 @@ class ServedFacts(ClusterIdentity):
             source_id=source.source_id if source is not None else 0,
             source_uuid=source.source_uuid if source is not None else "",
             executed=str(state.executed),
+            auto_position=config.mode != POSITION,
             seconds_behind=status.seconds_behind_source,
             error=status.error,
             error_code=_error_number(status),

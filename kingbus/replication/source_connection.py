@@ -24,7 +24,11 @@ from pymysql.constants import CLIENT
 
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
+from kingbus.mysql.compression import ZSTD_LEVEL_DEFAULT, Algorithm, codec
+from kingbus.mysql.constants import Capability
+from kingbus.mysql.errors import ProtocolError
 from kingbus.pb.command_pb2 import TlsOptions
+from kingbus.replication.compressed_socket import CompressedSocket
 from kingbus.replication.source_facts import (
     COM_REGISTER_SLAVE,
     SourceFacts,
@@ -50,8 +54,12 @@ VARIABLE_CHARS_MAX: Final = 1024
 _TROUBLE: Final = frozenset((1040, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226))
 """Server errors that pass by themselves: full, stopping, or the network."""
 
-_CLIENT_REFUSALS: Final = frozenset((2026, 2059, 2061))
-"""Client errors (2000 to 2999) that do not pass: no TLS there, an unknown login plugin."""
+CR_COMPRESSION_WRONGLY_CONFIGURED: Final = 2066
+SSL_REQUEST_BYTES: Final = 32
+
+_CLIENT_REFUSALS: Final = frozenset((2026, 2059, 2061, CR_COMPRESSION_WRONGLY_CONFIGURED))
+"""Client errors (2000 to 2999) that do not pass: no TLS there, an unknown login plugin, no
+compression of that kind."""
 
 _T = TypeVar("_T")
 
@@ -59,7 +67,9 @@ _T = TypeVar("_T")
 class _Parts(Protocol):
     """What is used of PyMySQL's Connection beyond its public interface."""
 
-    _sock: socket.socket | None
+    _sock: socket.socket | CompressedSocket | None
+    _rfile: Any
+    server_capabilities: int
     _ssl_required: bool
     server_version: str
     client_flag: int
@@ -72,20 +82,68 @@ class _Parts(Protocol):
     def _force_close(self) -> None: ...
 
 
+class _CompressedConnection(Connection):
+    """PyMySQL's connection, which knows no compression, with the compressed protocol behind the
+    login.
+    """
+
+    def __init__(self, algorithm: Algorithm, **options: Any) -> None:
+        super().__init__(**options)
+        self._algorithm = algorithm
+        self._adds_level = False
+        flag = Capability.ZSTD_COMPRESSION_ALGORITHM
+        self._capability = Capability.COMPRESS if algorithm is Algorithm.ZLIB else flag
+
+    def _request_authentication(self) -> None:
+        parts = cast("_Parts", self)
+        if not parts.server_capabilities & self._capability:
+            raise pymysql.err.OperationalError(
+                CR_COMPRESSION_WRONGLY_CONFIGURED,
+                f"the source does not offer {self._algorithm.value} compression",
+            )
+        parts.client_flag |= self._capability
+        self._adds_level = self._algorithm is Algorithm.ZSTD
+        super()._request_authentication()  # type: ignore[misc]
+        assert isinstance(parts._sock, socket.socket)  # noqa: SLF001
+        compressed = CompressedSocket(parts._sock, codec(self._algorithm))  # noqa: SLF001
+        parts._rfile.close()  # noqa: SLF001
+        parts._sock, parts._rfile = compressed, _File(compressed)  # noqa: SLF001
+
+    def write_packet(self, payload: bytes) -> None:
+        """The handshake's answer with zstd has the level as its last byte."""
+        if self._adds_level and len(payload) != SSL_REQUEST_BYTES:
+            self._adds_level = False
+            payload += bytes((ZSTD_LEVEL_DEFAULT,))
+        super().write_packet(payload)
+
+
+class _File:
+    """What PyMySQL reads from, in place of a file object over its socket."""
+
+    def __init__(self, compressed: CompressedSocket) -> None:
+        self._compressed = compressed
+
+    def read(self, count: int) -> bytes:
+        return self._compressed.read(count)
+
+    def close(self) -> None:
+        """The socket is closed by itself."""
+
+
 class SourceConnection:
     """One connection to a source; made by `open`."""
 
     def __init__(self, connection: "Connection[Any]", address: str) -> None:
         self._connection = connection
         self._parts = cast("_Parts", connection)
-        self._socket: socket.socket | None = None
+        self._socket: socket.socket | CompressedSocket | None = None
         self.address = address
 
     @classmethod
     async def open(
-        cls, address: str, *, user: str, password: Secret, tls: TlsOptions
+        cls, address: str, *, user: str, password: Secret, tls: TlsOptions, compression: str = ""
     ) -> "SourceConnection":
-        """Connects and logs in.
+        """Connects and logs in; `compression` is empty, or zlib or zstd, and then it must be there.
 
         Raises SourceUnreachableError, SourceRefusedError (with the source's own text) and
         SourceUnfitError (TLS files).
@@ -94,20 +152,25 @@ class SourceConnection:
             target = Address.parse(address)
         except ValueError as error:
             raise SourceUnfitError(f"source address {address!r} {error}") from None
-        connection: Connection[Any] = Connection(
-            host=target.host,
-            port=target.port,
-            user=user,
+        options: dict[str, Any] = {
+            "host": target.host,
+            "port": target.port,
+            "user": user,
             # Bytes: PyMySQL would encode text in latin-1, and MySQL's are UTF-8.
-            password=password.reveal().encode(),
-            charset="utf8mb4",
-            autocommit=None,
-            connect_timeout=int(CONNECT_SECONDS_MAX),
-            read_timeout=ANSWER_SECONDS_MAX,
-            write_timeout=ANSWER_SECONDS_MAX,
-            program_name="kingbus",
-            ssl_disabled=True,  # unless we say how
-            defer_connect=True,
+            "password": password.reveal().encode(),
+            "charset": "utf8mb4",
+            "autocommit": None,
+            "connect_timeout": int(CONNECT_SECONDS_MAX),
+            "read_timeout": ANSWER_SECONDS_MAX,
+            "write_timeout": ANSWER_SECONDS_MAX,
+            "program_name": "kingbus",
+            "ssl_disabled": True,  # unless we say how
+            "defer_connect": True,
+        }
+        connection: Connection[Any] = (
+            _CompressedConnection(Algorithm(compression), **options)
+            if compression
+            else Connection(**options)
         )
         self = cls(connection, address)
         if tls.mode != "disabled":
@@ -135,6 +198,16 @@ class SourceConnection:
     async def gtid_sets(self) -> tuple[GtidSet, GtidSet]:
         """The source's gtid_executed and gtid_purged, now."""
         return await self._run(self._gtid_sets)
+
+    async def newest_file(self) -> str:
+        """The name of the file that the source is writing. Needs REPLICATION CLIENT there."""
+        return await self._run(self._newest_file)
+
+    def _newest_file(self) -> str:
+        try:
+            return self._value("SHOW BINARY LOG STATUS")
+        except pymysql.err.ProgrammingError:  # before 8.2 it has another name
+            return self._value("SHOW MASTER STATUS")
 
     async def register(self, *, server_id: int, port: int) -> None:
         """COM_REGISTER_SLAVE; it also shows whether the user may replicate."""
@@ -235,6 +308,8 @@ class SourceConnection:
             return 0
         except OSError as error:
             raise SourceUnreachableError(f"{self.address}: connection lost ({error})") from error
+        except ProtocolError as error:
+            raise SourceUnreachableError(f"{self.address}: {error.message}") from error
 
     async def wait_readable(self) -> None:
         """Until there is something to read.
@@ -319,7 +394,7 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-async def _in_thread(opened: socket.socket, call: Callable[[], _T]) -> _T:
+async def _in_thread(opened: socket.socket | CompressedSocket, call: Callable[[], _T]) -> _T:
     """Runs a blocking call on a socket; a cancellation shuts the socket down and waits for it."""
 
     async def wake_when_cancelled() -> None:
@@ -358,6 +433,8 @@ def _mapped(address: str, call: Callable[[], _T]) -> _T:
         raise _error_of(address, error) from error
     except OSError as error:
         raise SourceUnreachableError(f"{address}: {_reason(error)}") from error
+    except ProtocolError as error:
+        raise SourceUnreachableError(f"{address}: {error.message}") from error
     except (SourceRefusedError, SourceUnreachableError):
         raise
     except (ValueError, LookupError, AssertionError, TypeError, RuntimeError) as error:

@@ -6,16 +6,18 @@ which dump command is right. Must not know how the facts were asked for.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from struct import Struct
 from typing import Final
 
+from kingbus.binlog.errors import DifferentFileError, SourceError, UnknownFileError
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import RelayState
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
+from kingbus.mysql.compression import Algorithm
 from kingbus.pb.command_pb2 import SourceConfig
 
 COM_BINLOG_DUMP: Final = 0x12
@@ -23,6 +25,11 @@ COM_BINLOG_DUMP_GTID: Final = 0x1E
 COM_REGISTER_SLAVE: Final = 0x15
 FLAG_HEARTBEAT_V2: Final = 0x0002
 
+GTID: Final = "gtid"
+POSITION: Final = "position"
+"""Modes: what a relay goes by. It is fixed when the relay gets its first file."""
+
+_FILE_NAME: Final = re.compile(r"[^\0/\\:]{1,500}\.\d{6,20}")
 _EARLIEST: Final = "earliest"
 _NOW: Final = "now"
 _POSITION_MAX: Final = 0xFFFF_FFFF  # of COM_BINLOG_DUMP
@@ -79,13 +86,23 @@ def unfit_config(config: SourceConfig) -> str:
     """What of a configuration is not possible yet; "" if it is all right."""
     if config.flavor not in {"", "mysql"}:
         return "a MariaDB source is not available yet"
+    if config.semi_sync and config.compression:
+        # Each begins to number packets again in its own way, which no real pair was seen to do.
+        return "semi-sync over a compressed connection is not available yet"
     if config.semi_sync:
         return "semi-sync towards the source is not available yet"
-    if config.mode not in {"", "gtid"}:
-        return "a source without GTIDs is not available yet"
+    if config.mode not in {"", GTID, POSITION}:
+        return f"mode {config.mode!r} is neither {GTID} nor {POSITION}"
+    if config.compression not in {"", *(each.value for each in Algorithm)}:
+        return f"compression {config.compression!r} is neither zlib nor zstd"
     if not config.addresses:
         return "no source address is configured"
-    if config.start_from not in {"", _EARLIEST, _NOW}:
+    if config.start_from in {"", _EARLIEST, _NOW}:
+        return ""
+    if config.mode == POSITION:
+        if _FILE_NAME.fullmatch(config.start_from) is None:
+            return f"start-from: {config.start_from[:80]!r} is not the name of a binary log file"
+    else:
         try:
             GtidSet.parse(config.start_from)
         except MalformedGtidSetError as error:
@@ -93,14 +110,25 @@ def unfit_config(config: SourceConfig) -> str:
     return ""
 
 
-def unfit_source(facts: SourceFacts, *, own_id: int, own_uuid: str) -> str:
+def other_mode(state: RelayState, config: SourceConfig) -> str:
+    """That the relay was begun in another mode; "" if it was not. What it holds fits one only."""
+    mode, begun = config.mode or GTID, (state.source.mode if state.source is not None else "")
+    if state.is_empty or mode == (begun or GTID):
+        return ""
+    return f"the relay was begun in mode {begun or GTID} and cannot go on in mode {mode}"
+
+
+def unfit_source(facts: SourceFacts, *, own_id: int, own_uuid: str, mode: str = GTID) -> str:
     """What of the source itself makes a pull impossible; "" if nothing does."""
     if "mariadb" in facts.version.lower():
         return f"the source is {facts.version}; a MariaDB source is not available yet"
     if not facts.has_binlog:
         return "the source writes no binary log; start it with log_bin"
-    if facts.gtid_mode.upper() != "ON":
-        return f"the source has gtid_mode={facts.gtid_mode or 'OFF'}; it must be ON"
+    if mode != POSITION and facts.gtid_mode.upper() != "ON":
+        return (
+            f"the source has gtid_mode={facts.gtid_mode or 'OFF'}; it must be ON, "
+            "or the relay begun with source.mode: position"
+        )
     if not facts.server_uuid:
         return "the source has no server uuid"
     if facts.server_uuid.lower() == own_uuid.lower():
@@ -112,11 +140,33 @@ def unfit_source(facts: SourceFacts, *, own_id: int, own_uuid: str) -> str:
 
 def start_set(config: SourceConfig, facts: SourceFacts) -> GtidSet:
     """Where an empty relay begins: all in this set counts as had, and purged."""
+    if config.mode == POSITION:
+        return GtidSet()
     if config.start_from in {"", _EARLIEST}:
         return facts.gtid_purged.copy()
     if config.start_from == _NOW:
         return facts.gtid_executed.copy()
     return GtidSet.parse(config.start_from)
+
+
+async def start_file(config: SourceConfig, ask_newest: Callable[[], Awaitable[str]]) -> str:
+    """The file in which an empty relay begins without GTIDs; "" for the source's oldest.
+
+    A file is always begun at its beginning, so `now` is that of the one that is being written.
+    """
+    if config.start_from in {"", _EARLIEST}:
+        return ""
+    return await ask_newest() if config.start_from == _NOW else config.start_from
+
+
+def lost_way(error: SourceError) -> SourceError | SourceMissesError:
+    """An error of the stream as it is without GTIDs, where some leave no way to go on."""
+    if not isinstance(error, (UnknownFileError, DifferentFileError)):
+        return error
+    return SourceMissesError(
+        f"{error}; without GTIDs nobody can tell where to go on",
+        hint="Begin again with an empty relay.",
+    )
 
 
 def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
@@ -153,14 +203,25 @@ def plan_session(
 ) -> SessionPlan:
     """The epoch rises with another server uuid, or when the source shows a different file.
 
-    Raises SourceMissesError.
+    Raises SourceUnfitError, also as SourceMissesError.
     """
+    reason = other_mode(state, config)
+    if reason:
+        raise SourceUnfitError(reason)
     start = start_set(config, facts)
-    error = misfit(facts, start if state.is_empty else state.executed)
-    if error is not None:
-        raise error
     known = state.source
     is_same = known is not None and known.source_uuid.lower() == facts.server_uuid.lower()
+    if config.mode == POSITION:
+        if not is_same and not state.is_empty:
+            raise SourceMissesError(
+                f"{facts.address} is not the server that the relay was pulling from; without "
+                "GTIDs nobody can tell where to go on",
+                hint="Begin again with an empty relay.",
+            )
+    else:
+        error = misfit(facts, start if state.is_empty else state.executed)
+        if error is not None:
+            raise error
     return SessionPlan(
         epoch=state.epoch if is_same and not new_epoch else state.epoch + 1, start_set=start
     )
@@ -176,18 +237,25 @@ def reachable(point: ResumePoint, version: str) -> ResumePoint:
 
     COM_BINLOG_DUMP has 32 bits for the position. From 5.7 on the GTID form takes a file and a
     64-bit position; a 5.6 source does not find what follows (measured), so there the file is read
-    again from its beginning, and what is held is dropped on arrival. A file grows past 4 GiB only
+    again from its beginning, and what is held is dropped on arrival. So it is where the source
+    has no GTIDs, and refuses that form altogether. A file grows past 4 GiB only
     by a transaction of that size.
     """
     number = re.match(r"(\d+)\.(\d+)", version)
     is_old = number is not None and (int(number[1]), int(number[2])) < (5, 7)
-    if is_old and point.by_position and point.dump_position > _POSITION_MAX:
+    if (
+        (is_old or not point.gtid_mode)
+        and point.by_position
+        and point.dump_position > _POSITION_MAX
+    ):
         return replace(point, dump_position=FIRST_POSITION)
     return point
 
 
-def dump_command(point: ResumePoint, *, server_id: int) -> tuple[int, bytes]:
+def dump_command(point: ResumePoint, *, server_id: int, first_file: str = "") -> tuple[int, bytes]:
     """The command and its body for going on at a resume point.
+
+    Without GTIDs, where nothing is held, it is COM_BINLOG_DUMP of `first_file`, see `start_file`.
 
     By position it is COM_BINLOG_DUMP, and past 4 GiB the GTID form with file name and position
     and an *empty* set: nothing is to be skipped. Otherwise the GTID form without a file name.
@@ -195,6 +263,10 @@ def dump_command(point: ResumePoint, *, server_id: int) -> tuple[int, bytes]:
     if point.by_position and point.dump_position <= _POSITION_MAX:
         head = _DUMP.pack(point.dump_position, FLAG_HEARTBEAT_V2, server_id)
         return COM_BINLOG_DUMP, head + point.file_name.encode()
+    if not point.gtid_mode:
+        assert not point.by_position, "see `reachable`"
+        head = _DUMP.pack(FIRST_POSITION, FLAG_HEARTBEAT_V2, server_id)
+        return COM_BINLOG_DUMP, head + first_file.encode()
     name, position, gtids = b"", FIRST_POSITION, point.executed
     if point.by_position:
         name, position, gtids = point.file_name.encode(), point.dump_position, GtidSet()

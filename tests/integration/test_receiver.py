@@ -18,6 +18,7 @@ from kingbus.replication import source_facts
 from kingbus.replication.receiver import Receiver, SourceCheckError
 from kingbus.replication.served_facts import ClusterIdentity
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
+from tests.support.event_kinds import every_kind_of_transaction
 from tests.support.events import BinlogFile, packets_of
 from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
 from tests.support.solo_node import SoloNode
@@ -99,57 +100,6 @@ def assert_files_are_those_of(source: MySQLServer, node: SoloNode) -> None:
         real = bytearray(source.binlog_path(name).read_bytes())
         real[4 + 17] &= 0xFE
         assert data == bytes(real), name
-
-
-def every_kind_of_transaction(source: MySQLServer, directory) -> None:
-    """What real servers write that looks unlike a plain transaction."""
-    loaded = directory / "load.txt"
-    loaded.write_text("1000\tone\n")
-    source.execute("CREATE DATABASE t")
-    source.execute("CREATE TABLE t.i (id INT AUTO_INCREMENT PRIMARY KEY, x VARCHAR(200))")
-    source.execute("CREATE TABLE t.m (id INT AUTO_INCREMENT PRIMARY KEY, x TEXT) ENGINE=MyISAM")
-    source.execute("CREATE TEMPORARY TABLE t.tmp (a INT)")
-    source.execute("DROP TEMPORARY TABLE t.tmp")
-    with contextlib.closing(source.connect(autocommit=False, local_infile=True)) as connection:
-
-        def run(*statements):
-            with connection.cursor() as cursor:
-                for statement in statements:
-                    cursor.execute(statement)
-
-        insert = "INSERT INTO t.i (x) VALUES ('x')"
-        run("SAVEPOINT a", insert, "SAVEPOINT b", insert, "ROLLBACK TO b", "COMMIT")
-        run(insert, "SAVEPOINT b", insert, "ROLLBACK TO b", insert, "COMMIT")
-        run("XA START 'p'", insert, "XA END 'p'", "XA PREPARE 'p'", "XA COMMIT 'p'")
-        run("XA START 'q'", insert, "XA END 'q'", "XA PREPARE 'q'", "XA ROLLBACK 'q'")
-        run("XA START 'r'", insert, "XA END 'r'", "XA COMMIT 'r' ONE PHASE")
-        for form in ("STATEMENT", "MIXED", "ROW"):
-            run(f"SET SESSION binlog_format={form}", "SET @u = 'user'")
-            run(insert, "INSERT INTO t.i (x) VALUES (@u)", "COMMIT")
-            run("INSERT INTO t.m (x) VALUES (@u)", "INSERT INTO t.m (x) VALUES (RAND())", "COMMIT")
-            run(insert, "ROLLBACK")
-            for table in ("t.i", "t.m"):
-                run(f"LOAD DATA LOCAL INFILE '{loaded}' INTO TABLE {table} (x)", "COMMIT")
-            run("DROP TABLE IF EXISTS t.nothing", "DELETE FROM t.m WHERE id = 1", "COMMIT")
-            run(f"CREATE TABLE t.of_{form} (a INT)", f"TRUNCATE t.of_{form}")
-        run("FLUSH LOGS")
-        run("SET SESSION binlog_rows_query_log_events=ON", insert, "COMMIT")
-        run("CREATE FUNCTION t.f() RETURNS INT DETERMINISTIC RETURN 1")
-        run(f"SET gtid_next='{source.server_uuid()}:777'", "BEGIN", "COMMIT")
-        run("SET gtid_next='AUTOMATIC'")
-        if not source.is_old:
-            run("CREATE TABLE t.ctas AS SELECT * FROM t.i")
-            run("SET SESSION binlog_transaction_compression=ON")
-            run("INSERT INTO t.i (x) SELECT REPEAT('z', 200) FROM t.i", insert, "COMMIT")
-            run("SET SESSION binlog_transaction_compression=OFF")
-            run("SET gtid_next='AUTOMATIC:tagged'", insert, "COMMIT", "SET gtid_next='AUTOMATIC'")
-            run("FLUSH LOGS")
-            run("CREATE TABLE t.j (j JSON)", """INSERT INTO t.j VALUES ('{"a": "b"}')""", "COMMIT")
-            run("SET SESSION binlog_row_value_options=PARTIAL_JSON")
-            run("UPDATE t.j SET j = JSON_SET(j, '$.a', 'y')", "COMMIT")
-    source.execute("CREATE TABLE t.big (b LONGBLOB)")
-    for size in (16777100, 40 << 20):
-        source.execute("INSERT INTO t.big VALUES (REPEAT('g', %s))", size)
 
 
 def assert_boundaries_are_where_the_next_begins(source: MySQLServer) -> None:

@@ -68,6 +68,7 @@ class BinlogFile:
     event_types: int = 42
     events: list[Event] = field(default_factory=list)
     time: int = 1000
+    leapt_to: int = 0
 
     def __post_init__(self) -> None:
         body = b"\x04\x00" + self.version.encode().ljust(50, b"\0")
@@ -79,7 +80,13 @@ class BinlogFile:
 
     @property
     def end(self) -> int:
-        return self.events[-1].end if self.events else 4
+        return max(self.events[-1].end if self.events else 4, self.leapt_to)
+
+    def leap(self, position: int) -> int:
+        """What follows lies there, as if the file had grown so far; how many bytes are left out."""
+        left_out = position - self.end
+        self.leapt_to = position
+        return left_out
 
     def _add(
         self,

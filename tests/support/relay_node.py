@@ -319,6 +319,10 @@ class Replica:
                 assert beat.position >= position
                 assert beat.position > 0
                 position = beat.position
+            elif position + len(event) > 0xFFFF_FFFF and event[4] != FORMAT_DESCRIPTION:
+                # The header has the lower half of it.
+                position += len(event)
+                assert log_pos == position & 0xFFFF_FFFF
             elif log_pos and event[4] != FORMAT_DESCRIPTION:
                 assert log_pos > position
                 position = log_pos

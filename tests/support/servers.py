@@ -245,8 +245,13 @@ class MySQLServer:
         file: str | None = None,
         position: int | None = None,
         heartbeat_seconds: float = 1.0,
+        tls: bool = False,
+        compression: str = "",
     ) -> None:
-        """Point this server at a source; retries come every second, for as long as it takes."""
+        """Point this server at a source; retries come every second, for as long as it takes.
+
+        `tls` and `compression` are for new servers only.
+        """
         old = self.is_old
         prefix = "MASTER" if old else "SOURCE"
         options = {
@@ -263,7 +268,8 @@ class MySQLServer:
             options |= {"LOG_FILE": repr(file), "LOG_POS": str(position or 4)}
         words = [f"{prefix}_{name}={value}" for name, value in options.items()]
         if not old:
-            words += ["SOURCE_SSL=0", "GET_SOURCE_PUBLIC_KEY=1"]
+            words += [f"SOURCE_SSL={int(tls)}", f"GET_SOURCE_PUBLIC_KEY={int(not tls)}"]
+            words += [f"SOURCE_COMPRESSION_ALGORITHMS='{compression or 'uncompressed'}'"]
         verb = "CHANGE MASTER TO" if old else "CHANGE REPLICATION SOURCE TO"
         with _quiet():
             self.execute(f"{verb} {', '.join(words)}")

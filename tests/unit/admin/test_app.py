@@ -15,7 +15,7 @@ from kingbus.admin.errors import UnavailableError
 from kingbus.admin.schema import AddMember
 from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
-from kingbus.pb.command_pb2 import MemberAttributes
+from kingbus.pb.command_pb2 import MemberAttributes, ReceiverSession
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
 from kingbus.storage.at_rest import AtRestStatus
 from kingbus.transport.errors import PeerUnreachableError
@@ -306,6 +306,32 @@ async def test_a_source_is_checked_sealed_and_replicated(pair: Pair, asked: str)
     assert "hunter2" not in json.dumps(status)
 
 
+async def test_a_source_without_gtids_and_over_a_compressed_connection(pair: Pair) -> None:
+    """Mode and compression are stored; the mode is kept when it is not said again, and cannot be
+    changed once there is a file."""
+    browser = Browser(pair.n1)
+    wanted = {**SOURCE, "mode": "position", "start_from": "bin.000004", "compression": "zstd"}
+    await browser.data("PUT", "/binlog/syncer/start", wanted)
+    config = pair.shared.state.source_config
+    assert config is not None
+    assert (config.mode, config.start_from, config.compression) == (
+        "position",
+        "bin.000004",
+        "zstd",
+    )
+    await browser.data("PUT", "/binlog/syncer/start", {**SOURCE, "compression": "none"})
+    config = pair.shared.state.source_config
+    assert config is not None
+    assert (config.mode, config.compression) == ("position", "")
+    pair.shared.state._names_used["bin.000004"] = 1
+    pair.shared.state.source = ReceiverSession(mode="position")
+    found = await browser.refused("PUT", "/binlog/syncer/start", {**SOURCE, "mode": "gtid"})
+    assert found == (
+        409,
+        "the relay was begun in mode position and cannot go on in mode gtid",
+    )
+
+
 async def test_a_refusing_source_changes_nothing(pair: Pair) -> None:
     """502 with the source's own text, also through a follower; nothing is stored."""
     pair.n1.receiver.refusal = "Access denied for user 'repl'@'relay' (using password: YES)"
@@ -385,6 +411,14 @@ async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
         ("PUT", "/binlog/syncer/start", {**SOURCE, "flavor": "mariadb"}, "not available yet"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "semi_sync": True}, "not available yet"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "tls": {"mode": "maybe"}}, "tls.mode"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "mode": "file"}, "mode"),
+        ("PUT", "/binlog/syncer/start", {**SOURCE, "compression": "lz4"}, "compression"),
+        (
+            "PUT",
+            "/binlog/syncer/start",
+            {**SOURCE, "mode": "position", "start_from": "yesterday"},
+            "not the name of a binary log file",
+        ),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "colour": 1}, "colour is not known"),
         ("PUT", "/binlog/server/start", {"addr": "x", "user": "u", "password": ""}, "host:port"),
         ("PUT", "/binlog/server/start", {"addr": "h:1", "user": "u"}, "password is required"),

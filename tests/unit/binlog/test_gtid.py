@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kingbus.binlog import gtid
 from kingbus.binlog.gtid import (
     GTID_NUMBER_MAX,
     GtidSet,
@@ -77,6 +78,51 @@ def test_algebra_is_that_of_sets(left, right):
     assert one.union(two) == two.union(one)
     assert one.union(two).subtract(two) == one.subtract(two)
     assert members(one) == model_one, "the operands are left alone"
+
+
+@given(runs, runs)
+def test_large_sets_are_computed_with_as_small_ones_are(left, right):
+    """What is done in numpy from some size on has the same results at any size."""
+    one, model_one = build(left)
+    two, model_two = build(right)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gtid, "_BULK", 0)
+        assert one.contains(two) == (model_one >= model_two)
+        assert one.overlaps(two) == two.overlaps(one) == bool(model_one & model_two)
+        assert one.union(two).contains(one)
+
+
+@given(st.lists(st.tuples(runs, runs), max_size=6))
+def test_the_text_follows_every_change(steps):
+    """A set is written again and again while it grows at its end, in the middle and by others."""
+    gtids, model = GtidSet(), set()
+    for single, together in steps:
+        for uuid, tag, first, more in single:
+            gtids.add(uuid, tag, first, first + more)
+            assert GtidSet.parse(str(gtids)) == gtids
+        more_of_them, more_model = build(together)
+        gtids.update(more_of_them)
+        model |= build(single)[1] | more_model
+        assert members(GtidSet.parse(str(gtids))) == model
+        assert str(gtids.copy()) == str(gtids)
+
+
+@given(st.lists(st.tuples(st.integers(0, 999), st.integers(1, 30)), max_size=60), runs)
+def test_a_thousand_uuids_are_a_set_like_any_other(pieces, others):
+    """Against sets of a few, in both directions, which is how a dump asks for each batch."""
+    many, model = GtidSet(), set()
+    for number in range(1000):
+        many.add(number.to_bytes(16), "", 1, 3)
+        model |= {(number.to_bytes(16), "", each) for each in (1, 2, 3)}
+    few, few_model = build(others)
+    for number, first in pieces:
+        few.add(number.to_bytes(16), "", first, first)
+        few_model.add((number.to_bytes(16), "", first))
+
+    assert many.overlaps(few) == few.overlaps(many) == bool(model & few_model)
+    assert many.contains(few) == (model >= few_model)
+    assert members(few.subtract(many)) == few_model - model
+    assert GtidSet.decode(many.encode()) == many == GtidSet.parse(str(many))
 
 
 @given(runs, st.integers(1, 50), st.integers(0, 8))

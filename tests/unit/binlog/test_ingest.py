@@ -695,6 +695,45 @@ def test_anonymous_transactions_are_refused_while_gtids_are_followed(version):
     check_against_relay_state(batches)
 
 
+FUTURE = (200, b"of a later server")
+
+
+@pytest.mark.parametrize("version", [MODERN, OLD])
+@pytest.mark.parametrize("gtid_mode", [True, False])
+def test_types_of_later_servers_pass_untouched(version, gtid_mode):
+    """Between transactions and inside them, alone in one, and of several packets."""
+    large = (201, bytes(range(256)) * 4)
+    file = BinlogFile("bin.1", version=version).begin().add(*FUTURE)
+    file.transaction(A, 1, [FUTURE, BEGIN, rows(10), FUTURE, large, XID]).add(*FUTURE).add(*large)
+    file.transaction(A, 2, [FUTURE, (EventType.QUERY, query(b"CREATE TABLE t (a INT)"))])
+    if version == MODERN:  # only its length says where such a one ends
+        file.transaction(A, 3, [large, FUTURE]).transaction(A, 4, [])
+    file.transaction(A, 5, insert()).add(*FUTURE).rotate("bin.2")
+    packets = packets_of(file.sent_from(4), length_max=SHORT_PACKETS)
+    for batch_bytes in (1 << 20, 150):
+        stream = IngestStream(
+            fresh(gtid_mode=gtid_mode), batch_bytes=batch_bytes, packet_length_max=SHORT_PACKETS
+        )
+        batches = ingest(stream, packets)
+        assert events_of(batches, length_max=SHORT_PACKETS) == [e.event for e in file.events]
+        numbers = [
+            number
+            for batch in batches
+            for run in batch.meta.gtid_runs
+            for number in range(run.first, run.last + 1)
+        ]
+        assert numbers == ([1, 2, 3, 4, 5] if version == MODERN else [1, 2, 5])
+        assert batches[-1].meta.visible_position == file.position
+
+
+def test_a_later_servers_kind_of_gtid_is_noticed():
+    """What follows it would be a transaction that nobody counts."""
+    file = BinlogFile("bin.1").begin().transaction(A, 1, insert()).add(*FUTURE).add(*BEGIN)
+    _, error = failure_of(IngestStream(fresh()), packets_of(file.sent_from(4)))
+
+    assert isinstance(error, AnonymousTransactionError) and error.fatal
+
+
 def test_a_source_without_any_gtid_events():
     """A 5.6 source without GTIDs: refused with GTIDs, whole transactions by position."""
     file = BinlogFile("bin.1", version=OLD).format_description()

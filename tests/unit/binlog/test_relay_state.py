@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -649,6 +649,23 @@ def test_a_transaction_is_held_once() -> None:
         changes = applied.batch(cutter, again, packets_of(again.events[start:]))
 
         assert not changes.accepted
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 6)), min_size=1, max_size=6))
+def test_a_batch_holds_each_transaction_once(numbers: list[tuple[str, int]]) -> None:
+    """In any order of sources and numbers; what is in it twice makes it no part of the log."""
+    applied, file, _, cutter = opened(0)
+    before = len(file.events)
+    for name, number in numbers:
+        file.uuid = UUID_A if name == "a" else UUID_B
+        file.transaction(number)
+
+    changes = applied.batch(cutter, file, packets_of(file.events[before:]))
+
+    assert changes.accepted == (len(set(numbers)) == len(numbers)), changes.reason
+    if changes.accepted:
+        together = ",".join(f"{name}:{number}" for name, number in numbers)
+        assert applied.state.executed == gtids(together)
 
 
 def test_a_file_that_cannot_be_is_ignored() -> None:

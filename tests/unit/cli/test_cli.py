@@ -250,6 +250,11 @@ def test_source(
     assert invoke(["source", "stop"]) == 0
     monkeypatch.setenv("KINGBUS_SOURCE_PASSWORD", "hunter3")
     assert invoke([*set_source, "--server-id", "9", "--start-from", "now"]) == 0
+    assert invoke([*set_source, "--mode", "position", "--compression", "zlib"]) == 0
+    config = api.pair.shared.state.source_config
+    assert config is not None
+    assert (config.start_from, config.mode, config.compression) == ("earliest", "position", "zlib")
+    assert "mode" in failed([*set_source, "--mode", "file"], 1, capsys)
     assert invoke(["source", "status"]) == 0
     text = capsys.readouterr().out
     assert "10.0.0.9:3306" in text

@@ -8,6 +8,7 @@ from kingbus import config
 from kingbus.credentials import read_credentials
 from kingbus.daemon import options_of
 from kingbus.errors import ConfigError
+from tests.support.certificates import certificate
 
 SOURCE, SERVER = "KINGBUS_SOURCE_PASSWORD", "KINGBUS_SERVER_PASSWORD"
 
@@ -78,3 +79,31 @@ def test_the_keys_of_an_archive(tmp_path: Path) -> None:
     assert found.archive_secret_key.reveal() == "secret"
     _, problems = read_credentials(parsed(archive={"to": "/mnt/archive"}), {})
     assert problems == []
+
+
+def test_the_certificate_that_replicas_see(tmp_path: Path) -> None:
+    """It is loaded with its key; what may be wrong with the two is told, with the file."""
+    cert, key = certificate(tmp_path)
+    other = tmp_path / "other"
+    sealed = tmp_path / "sealed"
+    for directory, passphrase in ((other, b""), (sealed, b"hunter2")):
+        directory.mkdir()
+        certificate(directory, passphrase)
+
+    def told(cert: Path, key: Path) -> list[tuple[str, str]]:
+        wanted = parsed(tls={"server": {"cert": str(cert), "key": str(key)}})
+        found, problems = read_credentials(wanted, {})
+        assert (found.server_tls is None) == bool(problems)
+        return [(problem.key, problem.message) for problem in problems]
+
+    assert told(cert, key) == []
+    (missing,) = told(cert, tmp_path / "none")
+    assert missing == ("tls.server.key", f"{tmp_path / 'none'}: No such file or directory")
+    (mixed,) = told(cert, other / "key.pem")
+    assert mixed == (
+        "tls.server",
+        f"{cert} and {other / 'key.pem'} are no certificate and its key",
+    )
+    ((where, why),) = told(sealed / "certificate.pem", sealed / "key.pem")
+    assert where == "tls.server.key"
+    assert "passphrase" in why

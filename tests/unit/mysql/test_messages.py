@@ -39,11 +39,9 @@ def test_the_greeting_of_a_real_server_is_read_and_written_alike() -> None:
 
 
 def test_our_greeting_offers_only_what_is_served() -> None:
-    """Neither compression nor session tracking nor TLS is promised by default."""
+    """Neither session tracking nor TLS is promised by default."""
     refused = (
         Capability.SSL
-        | Capability.COMPRESS
-        | Capability.ZSTD_COMPRESSION_ALGORITHM
         | Capability.SESSION_TRACK
         | Capability.MULTI_STATEMENTS
         | Capability.LOCAL_FILES

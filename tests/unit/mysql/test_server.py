@@ -15,6 +15,7 @@ from kingbus.mysql.commands import (
     encode_dump_gtid,
     encode_query,
 )
+from kingbus.mysql.compression import ZlibCodec, ZstdCodec
 from kingbus.mysql.constants import Capability, DumpFlag
 from kingbus.mysql.errors import (
     BadHandshakeError,
@@ -347,9 +348,27 @@ def test_result_sets_end_as_the_client_expects() -> None:
 
 def test_flags_that_were_not_offered_are_not_in_force() -> None:
     """Clients set them all the same; what counts is what both sides have."""
-    conn = logged_in(FLAGS | Capability.SESSION_TRACK | Capability.COMPRESS)
+    conn = logged_in(FLAGS | Capability.SESSION_TRACK | Capability.LOCAL_FILES)
 
     assert conn.capabilities == FLAGS
+    assert conn.compression() is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        (Capability.COMPRESS, ZlibCodec),
+        (Capability.ZSTD_COMPRESSION_ALGORITHM, ZstdCodec),
+        (Capability.COMPRESS | Capability.ZSTD_COMPRESSION_ALGORITHM, ZlibCodec),
+    ],
+)
+def test_compression_begins_behind_the_login(flags: Capability, kind: type) -> None:
+    """The login itself, its last OK included, is as it is without."""
+    conn = connection()
+    _, sent = login(conn, CACHED, answer(auth.sha2_scramble(PASSWORD, SALT), flags=FLAGS | flags))
+
+    assert sent == [bytes.fromhex("02000002" + "0103" + "07000003" + OK)]
+    assert isinstance(conn.compression(), kind)
 
 
 DUMP = BinlogDumpGtid(file="", position=4, flags=DumpFlag(2), server_id=9, gtid_set=bytes(8))

@@ -1,20 +1,16 @@
 """The listener with real clients over loopback, and a small source in memory behind it."""
 
+import random
 import ssl
 import uuid as uuids
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pymysql
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
@@ -27,13 +23,14 @@ from kingbus.mysql.commands import (
     encode_dump_gtid,
     encode_register,
 )
-from kingbus.mysql.constants import DumpFlag
+from kingbus.mysql.constants import PACKET_PAYLOAD_MAX, Capability, DumpFlag
 from kingbus.mysql.packet import encode_payload
 from kingbus.replication.binlog_server import AddressInUseError, BinlogServer, ListenError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
-from tests.unit.replication.raw_client import RawClient
+from tests.support.certificates import certificate
+from tests.unit.replication.raw_client import FLAGS, Framed, RawClient
 from tests.unit.replication.served_facts import UUID, MemorySource
 
 KEY = auth.PrivateKey.generate()
@@ -215,30 +212,6 @@ async def test_garbage_gets_one_error_and_harms_nobody() -> None:
         assert await other.execute("SET @a = 1") == OK
 
 
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost: its file and its key's."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
-    certificate_file.write_bytes(signed.public_bytes(pem))
-    key_file.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_file, key_file
-
-
 async def test_login_through_tls(tmp_path: Path) -> None:
     """Where a certificate is configured TLS is offered, and the password travels inside."""
     certificate_file, key_file = certificate(tmp_path)
@@ -252,6 +225,136 @@ async def test_login_through_tls(tmp_path: Path) -> None:
             assert got == [(11, UUID)]
         # Without TLS it goes on as before.
         assert await trio.to_thread.run_sync(lambda: login(server, ssl_disabled=True))
+
+
+@pytest.mark.parametrize("plugin", ["native", "switched to native", "full sha2", "fast sha2"])
+async def test_every_way_to_log_in_goes_through_tls(tmp_path: Path, plugin: str) -> None:
+    """Then a dump comes the same way, packet for packet."""
+    certificate_file, key_file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    async with serving(ssl_context=context, require_tls=True) as server:
+        if plugin == "fast sha2":
+            server.users.remember(server.users.account("repl"), PASSWORD.encode())
+        async with await connect(server) as client:
+            await client.start_tls(ssl.create_default_context(cafile=str(certificate_file)))
+            assert await client.login("repl", PASSWORD, plugin=plugin) == OK
+            await begin_dump(client)
+
+
+async def test_where_tls_is_required_nobody_comes_in_without(tmp_path: Path) -> None:
+    """Error 3159, before any password is spoken of, for known and unknown users alike."""
+    certificate_file, key_file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    async with serving(ssl_context=context, require_tls=True) as server:
+        for user in ("repl", "nobody"):
+            async with await connect(server) as client:
+                assert (await client.login(user, PASSWORD))[:3] == b"\xff\x57\x0c"
+                assert await client.packet() is None
+
+
+# Compression -------------------------------------------------------------------------------------
+
+ZLIB, ZSTD = Capability.COMPRESS, Capability.ZSTD_COMPRESSION_ALGORITHM
+
+
+@pytest.mark.parametrize("wanted", [ZLIB, ZSTD, ZLIB | ZSTD])
+@pytest.mark.parametrize("inside_tls", [False, True])
+async def test_statements_and_dumps_are_compressed(
+    tmp_path: Path, wanted: Capability, inside_tls: bool
+) -> None:
+    """Behind the login everything travels in frames; the packets in them are what they would be."""
+    certificate_file, key_file = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    events = [b"r" * 40, b"f" * 120, b"e" * 700_000, bytes(PACKET_PAYLOAD_MAX), b"x"]
+    async with (
+        serving(ssl_context=context, dumper=MemoryDumper(events=events)) as server,
+        await connect(server) as client,
+    ):
+        if inside_tls:
+            await client.start_tls(ssl.create_default_context(cafile=str(certificate_file)))
+        assert await client.login("repl", PASSWORD, flags=FLAGS | wanted) == OK
+        frames = client.start_frames(wanted)
+        for _ in range(3):
+            assert await client.execute("SET @a = 1") == OK
+        assert (await client.execute("SELECT @@nosuch"))[:3] == b"\xff\xa9\x04"
+        assert frames.compressed == 0  # too short
+        await client.send(dump_gtid(flags=1))
+        for event in events:
+            assert await client.payload() == b"\0" + event
+        assert await client.payload() == bytes.fromhex("fe00000200")
+        assert await client.packet() is None
+        assert frames.compressed > 60
+        assert server.dumper.requests[0].non_blocking
+
+
+async def test_a_compressed_dump_is_ended_with_its_error() -> None:
+    """What the client says meanwhile moves no number; the error carries on those of the dump."""
+    async with serving() as server, await connect(server) as client, await replica(server) as other:
+        assert await client.login("repl", PASSWORD, flags=FLAGS | ZLIB) == OK
+        client.start_frames(ZLIB)
+        await client.execute(f"SET @replica_uuid = '{REPLICA}'")
+        await begin_dump(client)
+        assert isinstance(client.stream, Framed)
+        following = client.stream._next
+        for _ in range(3):
+            await client.stream.send_all(encode_payload(b"\x0e", 0)[0])
+        client.stream._next = following
+        await begin_dump(other)
+        assert (await client.error()).code == 1236
+        assert await client.packet() is None
+
+
+@pytest.mark.parametrize("wanted", [ZLIB, ZSTD])
+async def test_a_slow_compressed_client_gets_whole_frames_before_the_error(
+    wanted: Capability,
+) -> None:
+    """A dump that is replaced in the middle of a large buffer ends between two packets."""
+    large = MemoryDumper(events=[random.Random(1).randbytes(8 << 20)])
+    async with (
+        serving(dumper=large) as server,
+        await connect(server) as first,
+        await replica(server) as second,
+    ):
+        assert await first.login("repl", PASSWORD, flags=FLAGS | wanted) == OK
+        first.start_frames(wanted)
+        await first.execute(f"SET @replica_uuid = '{REPLICA}'")
+        await first.send(dump_gtid())
+        await until(lambda: len(server.replicas()) == 1)
+        await second.send(dump_gtid())
+        assert await first.payload() == b"\0" + large.events[0]
+        assert (await first.error()).code == 1236
+
+
+@pytest.mark.slow
+async def test_a_compressed_client_that_takes_nothing_cannot_hold_up_the_end() -> None:
+    """It is given a second, then cut off; others are not held up by it."""
+    large = MemoryDumper(events=[random.Random(1).randbytes(8 << 20)] * 4)
+    async with serving(dumper=large) as server, await connect(server) as client:
+        assert await client.login("repl", PASSWORD, flags=FLAGS | ZLIB) == OK
+        client.start_frames(ZLIB)
+        await client.send(dump_gtid())
+        await until(lambda: len(server.replicas()) == 1)
+        async with await replica(server, "root", "") as other:
+            assert await other.execute("SET @a = 1") == OK
+        await server.stop()
+
+        assert not len(server.connections)
+
+
+async def test_bytes_that_are_no_frame_get_one_error() -> None:
+    """The connection ends, the others do not."""
+    async with serving() as server, await connect(server) as client, await replica(server) as other:
+        assert await client.login("repl", PASSWORD, flags=FLAGS | ZSTD) == OK
+        raw = client.stream
+        await raw.send_all(b"\x03\0\0\0\x20\0\0xyz")
+        client.start_frames(ZSTD)._next = 1
+        client.reader.expected_sequence = 3
+        assert (await client.error()).code == 1835
+        assert await client.packet() is None
+        assert await other.execute("SET @a = 1") == OK
 
 
 # Commands --------------------------------------------------------------------------------------

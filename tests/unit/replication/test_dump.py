@@ -497,6 +497,64 @@ async def test_the_second_kind_of_heartbeat_needs_both_sides(
     assert replica.kinds[-1].startswith(f"beat{kind} ")
 
 
+FAR = 1 << 32
+
+
+def far_file() -> tuple[RelayNode, BinlogFile, list[int]]:
+    """Two transactions, and three more around 4 GiB; where each event of those begins."""
+    node, file = RelayNode(), binlog(1, range(1, 3))
+    packets = packets_of(file.events)
+    node.session()
+    node.batch(file, packets)
+    gap = file.leap(FAR - 250)
+    for number in (3, 4, 5):
+        file.transaction(number)
+    far = file.events[len(packets) :]
+    for at in range(0, len(far), 2):
+        node.batch(file, packets_of(far[at : at + 2]), gap_before=0 if at else gap)
+    assert far[0].start < FAR < far[-1].start
+    return node, file, [event.start for event in far]
+
+
+@pytest.mark.parametrize("at", range(12))
+async def test_positions_past_4_gib_are_places_to_start(at: int) -> None:
+    """In the form that has room for them: what begins there is sent, and nothing before it."""
+    node, file, starts = far_file()
+    request = by_gtid(file_name=file.name, position=starts[at])
+    replica = await node.dump(request)
+    assert replica.kinds[0] == f"rotate* {file.name}:{starts[at]}"
+    assert b"".join(replica.stored[1:]) == file.bytes(start=starts[at])
+    assert replica.finished
+    beyond = await node.dump(by_gtid(file_name=file.name, position=file.end + 1))
+    assert beyond.refusal is not None
+    assert "position > file size" in beyond.refusal.message
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_heartbeats_past_4_gib_are_whole_or_none(
+    accepted: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Half a position would stop a replica for good, so a client of the first kind gets silence."""
+    node, file, starts = far_file()
+    request = by_gtid(
+        file_name=file.name,
+        position=starts[8],
+        non_blocking=False,
+        heartbeat_period_s=0.4,
+        heartbeat_v2_accepted=accepted,
+    )
+    async with node.dumping(request) as replica:
+        before = len(replica.events)
+        await trio.sleep(1)
+        beats = [f"beat2 {file.name}:{file.end}"] * 2 if accepted else []
+        assert replica.kinds[before:] == beats
+    # And behind a stretch that is skipped.
+    replica = await node.dump(by_gtid("a:1-5", heartbeat_v2_accepted=accepted))
+    assert [kind for kind in replica.kinds if kind.startswith("beat")] == (
+        [f"beat2 {file.name}:{file.end}"] if accepted else []
+    )
+
+
 async def test_behind_a_rotate_a_heartbeat_names_the_next_file(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -13,8 +13,10 @@ import trio
 
 from kingbus import metrics
 from kingbus.addresses import Address
+from kingbus.binlog.event_types import EventType
 from kingbus.binlog.gtid import GtidSet
-from kingbus.mysql import auth
+from kingbus.mysql import auth, server
+from kingbus.mysql.constants import Capability
 from kingbus.mysql.packet import encode_payload
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
 from kingbus.replication.binlog_server import BinlogServer
@@ -24,7 +26,7 @@ from kingbus.replication.served_facts import ClusterIdentity
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
-from tests.support.events import BinlogFile, query
+from tests.support.events import MODERN, OLD, BinlogFile, query
 from tests.support.solo_node import SoloNode
 from tests.unit.replication.served_facts import MemorySource
 
@@ -56,6 +58,7 @@ class ScriptedSource:
     later: list[bytes] = field(default_factory=list)
     at_once: bool = False
     """All events of a script in one piece: they are read together."""
+    skipped_numbers: bool = False
     ended: int = 0
     address: str = ""
 
@@ -78,6 +81,7 @@ class ScriptedSource:
         pieces = []
         for event in events:
             data, progress.next_sequence = encode_payload(b"\0" + event, progress.next_sequence)
+            progress.next_sequence += self.skipped_numbers
             pieces.append(data)
         for piece in [b"".join(pieces)] if self.at_once else pieces:
             await sink.send(piece)
@@ -208,6 +212,31 @@ async def test_a_session_stores_what_comes():
         recorded = pull.node.state.source
         assert (recorded.source_uuid, recorded.source_id) == (SOURCE_UUID, 11)
         assert (recorded.epoch, recorded.source_version) == (1, "9.7.4-kingbus")
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+async def test_a_compressed_connection_carries_the_same(compression: str) -> None:
+    """Byte for byte, whatever numbers the source's packets have: on a compressed connection real
+    ones leave some out, and nobody looks."""
+    file = one_file(300)
+    source = source_of(file, executed=f"{A_TEXT}:1-301", at_once=True, skipped_numbers=True)
+    async with pulling(source, compression=compression) as pull:
+        await pull.until_whole(file)
+        file.transaction(A, 301, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until_whole(file)
+        assert pull.node.sessions() == 1
+
+
+async def test_compression_that_a_source_does_not_offer_is_refused() -> None:
+    """It is an operator's matter, and said in words; nothing is pulled without."""
+    source = source_of(one_file(), executed=f"{A_TEXT}:1-2")
+    with pytest.MonkeyPatch.context() as patch:
+        offered = server.SERVER_CAPABILITIES & ~Capability.ZSTD_COMPRESSION_ALGORITHM
+        patch.setattr(server, "SERVER_CAPABILITIES", offered)
+        async with pulling(source, compression="zstd") as pull:
+            await pull.until_status("error", "the source does not offer zstd compression")
+            assert source.requests == []
 
 
 async def test_the_dump_is_asked_for_only_after_the_session_is_applied():
@@ -640,3 +669,75 @@ async def test_a_password_sealed_with_another_key_is_an_error():
         foreign.password.CopyFrom(ClusterSecret.generate().seal("secret", SOURCE_PASSWORD))
         pull.node.configure(foreign)
         await pull.until_status("error", "the stored password cannot be read")
+
+
+# Without GTIDs -----------------------------------------------------------------------------------
+
+
+def anonymous_file(name="bin.000001", *, old=False) -> BinlogFile:
+    """Of a source with gtid_mode OFF; one of 5.6 has no GTID events at all."""
+    file = BinlogFile(name, version=OLD if old else MODERN)
+    if not old:
+        return file.begin().transaction(b"", 0, DDL).transaction(b"", 0, DDL)
+    file.format_description()
+    for _ in range(2):
+        file.add(EventType.QUERY, query(b"BEGIN")).add(EventType.QUERY, query(b"INSERT"))
+        file.add(EventType.XID, bytes(8)).add(EventType.QUERY, query(b"CREATE TABLE u (a INT)"))
+    return file
+
+
+@pytest.mark.parametrize("old", [False, True])
+async def test_a_source_without_gtids_is_pulled_by_position(old: bool):
+    """From its oldest file on; after a lost connection from where the relay ends; no set is ever
+    asked for, and nothing is counted as executed."""
+    file = anonymous_file(old=old)
+    source = source_of(file)
+    source.facts.gtid_mode = "OFF"
+    async with pulling(source, mode="position") as pull:
+        await pull.until_whole(file)
+        assert pull.receiver.status().status == "running"
+        source.end()
+        await pull.until(lambda: len(source.requests) >= 2, "a second session")
+        file.add(EventType.QUERY, query(b"DROP TABLE t")) if old else file.transaction(b"", 0, DDL)
+        await pull.until_status("running")
+        source.send(*[e.event for e in file.events[-1 if old else -2 :]])
+        await pull.until_whole(file)
+        assert [request.kind for request in source.requests] == ["position"] * 2
+        first, second = source.requests
+        assert (first.file_name, first.position) == ("", 4)
+        assert (second.file_name, second.position > 4) == (file.name, True)
+        assert not pull.node.state.executed
+        assert (pull.node.state.source.mode, pull.node.state.source.gtid_mode) == (
+            "position",
+            "OFF",
+        )
+
+
+async def test_now_is_the_file_that_a_source_without_gtids_is_writing():
+    """It is asked for by name, from its beginning."""
+    file = anonymous_file("binlog.000003")
+    source = source_of(anonymous_file("binlog.000002"), file)
+    source.facts.gtid_mode = "OFF"
+    async with pulling(source, mode="position", start_from="now") as pull:
+        await pull.until_whole(file)
+        assert [each.name for each in pull.node.state.files] == [file.name]
+        assert source.requests[0].file_name == file.name
+
+
+async def test_without_gtids_a_lost_file_is_an_operators_matter():
+    """A source that purged the file of the relay cannot be gone on with, and no set can be asked
+    for instead."""
+    file = anonymous_file()
+    source = source_of(file)
+    source.facts.gtid_mode = "OFF"
+    gone = DumpRefusedError(
+        1236, "HY000", "Could not find first log file name in binary log index file"
+    )
+    source.refusals = [None, *[gone] * 50]
+    async with pulling(source, mode="position") as pull:
+        await pull.until_whole(file)
+        source.scripts = [source.scripts[0], lambda _: []]
+        source.end()
+        await pull.until_status("error", "nobody can tell where to go on")
+        assert {request.kind for request in source.requests} == {"position"}
+        assert pull.node.state.epoch == 1

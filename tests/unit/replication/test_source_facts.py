@@ -2,17 +2,26 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.binlog.resume import ResumePoint
-from kingbus.pb.command_pb2 import Command, LastTransaction, ReceiverSession, SourceConfig
+from kingbus.pb.command_pb2 import (
+    Command,
+    EventBatch,
+    FileStart,
+    LastTransaction,
+    ReceiverSession,
+    SourceConfig,
+)
 from kingbus.replication.source_facts import (
     COM_BINLOG_DUMP,
     COM_BINLOG_DUMP_GTID,
     SourceFacts,
     SourceMissesError,
+    SourceUnfitError,
     by_gtid,
     dump_command,
     misfit,
@@ -20,10 +29,12 @@ from kingbus.replication.source_facts import (
     plan_session,
     reachable,
     register_command,
+    start_file,
     start_set,
     unfit_config,
     unfit_source,
 )
+from tests.support.events import BinlogFile, packets_of
 
 UUID = "50b5308f-e4f4-11f1-a9f2-02fc00000001"
 OTHER = "51e89af9-e4f4-11f1-8609-02fc00000001"
@@ -130,7 +141,16 @@ def test_registration_is_that_of_a_real_replica():
         ({"flavor": ""}, ""),
         ({"flavor": "mariadb"}, "MariaDB"),
         ({"semi_sync": True}, "semi-sync towards the source is not available yet"),
-        ({"mode": "position"}, "without GTIDs"),
+        ({"mode": "position"}, ""),
+        ({"mode": "file"}, "neither gtid nor position"),
+        ({"mode": "position", "start_from": "now"}, ""),
+        ({"mode": "position", "start_from": "bin.000007"}, ""),
+        ({"mode": "position", "start_from": f"{UUID}:1-5"}, "not the name of a binary log file"),
+        ({"mode": "position", "start_from": "../bin.000007"}, "not the name"),
+        ({"start_from": "bin.000007"}, "start-from"),
+        ({"compression": "zstd"}, ""),
+        ({"compression": "zstd", "semi_sync": True}, "over a compressed connection is not avail"),
+        ({"compression": "lz4"}, "neither zlib nor zstd"),
         ({"addresses": []}, "address"),
         ({"start_from": "now"}, ""),
         ({"start_from": f"{UUID}:1-5"}, ""),
@@ -159,6 +179,80 @@ def test_an_unfit_source_is_told_what_it_lacks(changed, words):
     """gtid_mode, binary log, flavor and identities are looked at before anything else."""
     reason = unfit_source(facts(**changed), own_id=99, own_uuid=OTHER)
     assert words in reason and bool(reason) == bool(words), reason
+
+
+@pytest.mark.parametrize("gtid_mode", ["OFF", "OFF_PERMISSIVE", "ON_PERMISSIVE", "ON", ""])
+def test_by_position_any_gtid_mode_will_do(gtid_mode):
+    """Sources go from one to the other while they run; what else must be fit still must."""
+    known = facts(gtid_mode=gtid_mode)
+    assert unfit_source(known, own_id=99, own_uuid=OTHER, mode="position") == ""
+    without = dataclasses.replace(known, has_binlog=False)
+    assert "no binary log" in unfit_source(without, own_id=99, own_uuid=OTHER, mode="position")
+
+
+def begun(mode):
+    """The state of a relay that holds a file, begun in that mode."""
+    state = RelayState()
+    session = ReceiverSession(epoch=1, source_uuid=UUID, mode=mode)
+    assert state.apply(1, Command(receiver_session=session)).accepted
+    file = BinlogFile("bin.000001").begin()
+    start = FileStart(created=file.created, server_version=file.version, checksum_algorithm=1)
+    packets = packets_of([each.event for each in file.events])
+    lengths = [0, *(len(each) for each in packets)][: len(packets)]
+    batch = EventBatch(
+        session=1,
+        epoch=1,
+        file_name=file.name,
+        start_position=4,
+        end_position=file.position,
+        packet_offsets=np.cumsum(lengths).astype("<u4").tobytes(),
+        visible_packets=len(packets),
+        visible_position=file.position,
+        file_start=start,
+    )
+    changes = state.apply(2, Command(event_batch=batch))
+    assert changes.accepted, changes.reason
+    return state
+
+
+def test_by_position_only_the_same_server_is_gone_on_with():
+    """Sets are not compared; another server is refused, and so is another mode than the first."""
+    wanted = config(mode="position")
+    strange = facts(gtid_executed=gtids(f"{OTHER}:1"), gtid_purged=gtids(f"{OTHER}:1"))
+    assert plan_session(RelayState(), wanted, strange, new_epoch=False).epoch == 1
+    assert plan_session(begun("position"), wanted, strange, new_epoch=False).epoch == 1
+    other = dataclasses.replace(strange, server_uuid=OTHER)
+    with pytest.raises(SourceMissesError, match="not the server that the relay was pulling from"):
+        plan_session(begun("position"), wanted, other, new_epoch=False)
+    for first in ("gtid", ""):
+        with pytest.raises(SourceUnfitError, match="begun in mode gtid and cannot go on in mode p"):
+            plan_session(begun(first), wanted, facts(), new_epoch=False)
+    with pytest.raises(SourceUnfitError, match="begun in mode position and cannot go on in mode g"):
+        plan_session(begun("position"), config(mode=""), facts(), new_epoch=False)
+
+
+def test_by_position_no_dump_is_asked_for_by_set():
+    """An empty relay names a file or none; past 4 GiB the file is read again from its beginning."""
+    empty = point(by_position=False, file_name="", gtid_mode=False)
+    for first_file in ("", "bin.000004"):
+        command, body = dump_command(empty, server_id=71, first_file=first_file)
+        assert (command, body[:4]) == (COM_BINLOG_DUMP, (4).to_bytes(4, "little"))
+        assert body[10:] == first_file.encode()
+    far = point(gtid_mode=False, dump_position=(1 << 32) + 5, position=(1 << 32) + 99)
+    assert reachable(far, "9.7.4").dump_position == 4
+    assert dump_command(reachable(far, "9.7.4"), server_id=1)[0] == COM_BINLOG_DUMP
+
+
+async def test_where_an_empty_relay_begins_without_gtids():
+    """At the oldest file, at the one that is written now, or at one that is named."""
+
+    async def newest():
+        return "bin.000009"
+
+    assert await start_file(config(), newest) == ""
+    assert await start_file(config(start_from="earliest"), newest) == ""
+    assert await start_file(config(start_from="now"), newest) == "bin.000009"
+    assert await start_file(config(start_from="bin.000004"), newest) == "bin.000004"
 
 
 def test_sets_that_do_not_fit_are_named():
