@@ -47,7 +47,7 @@ from kingbus.pb.command_pb2 import (
     SourceConfig,
     TlsOptions,
 )
-from kingbus.replication.source_facts import unfit_config
+from kingbus.replication.source_facts import unfit_config, unfit_flavor
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, SecretError, WrongKeyError
 
 _log = get_logger("admin")
@@ -367,7 +367,7 @@ class LeaderOperations:
         )
         if wanted.tls is not None:
             config.tls.CopyFrom(TlsOptions(**wanted.tls.model_dump()))
-        problem = unfit_config(config)
+        problem = unfit_config(config) or unfit_flavor(self._relay.state.flavor, config)
         if problem:
             raise BadRequestError(problem)
         password = wanted.mysql_password

@@ -98,6 +98,13 @@ class EventTooLargeError(SourceError):
     fatal = True
 
 
+class EncryptedStreamError(SourceError):
+    """The source sends its binary log encrypted."""
+
+    fatal = True
+    hint = "Set encrypt_binlog=OFF at the source and begin a new binary log there."
+
+
 class InconsistentTransactionError(SourceError):
     """Transactions do not begin and end where the events say; asking again would not help."""
 

@@ -264,6 +264,32 @@ def replaced_by_same_replica(
     )
 
 
+def mariadb_state_purged() -> MySQLError:
+    """1236 in MariaDB's words: what the replica lacks is held no longer."""
+    return fatal_dump_error(
+        "Could not find GTID state requested by slave in any binlog files. Probably the slave "
+        "state is too old and required binlog files have been purged."
+    )
+
+
+def mariadb_not_in_log(gtid: str) -> MySQLError:
+    """1236 in MariaDB's words: the replica is ahead."""
+    return fatal_dump_error(
+        f"Error: connecting slave requested to start from GTID {gtid}, which is not in the "
+        "master's binlog"
+    )
+
+
+def mariadb_diverged(gtid: str) -> MySQLError:
+    """1236 in MariaDB's words: the replica has what was never in this log, and is not ahead."""
+    return fatal_dump_error(
+        f"Error: connecting slave requested to start from GTID {gtid}, which is not in the "
+        "master's binlog. Since the master's binlog contains GTIDs with higher sequence numbers, "
+        "it probably means that the slave has diverged due to executing extra erroneous "
+        "transactions"
+    )
+
+
 NEXT_LOG_MISSING = "could not find next log"
 
 

@@ -25,7 +25,9 @@ import trio
 
 from kingbus import metrics
 from kingbus.addresses import Address
-from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError
+from kingbus.binlog.header import FIRST_POSITION
+from kingbus.binlog.mariadb_gtid import MARIADB, Position
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.mysql import auth
@@ -42,11 +44,12 @@ from kingbus.mysql.commands import (
     Statistics,
     UnknownCommand,
 )
-from kingbus.mysql.constants import SALT_SIZE, DumpFlag
+from kingbus.mysql.constants import MARIADB_SEND_ANNOTATE_ROWS, SALT_SIZE, DumpFlag
 from kingbus.mysql.errors import (
     MySQLError,
     ProtocolError,
     access_denied,
+    fatal_dump_error,
     gtid_mode_not_on,
     internal_error,
     malformed_gtid_encoding,
@@ -76,7 +79,12 @@ from kingbus.replication.connections import (
     ReplicaFacts,
     RunningDump,
 )
-from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
+from kingbus.replication.dump_session import (
+    DumpProgress,
+    DumpRefusedError,
+    DumpRequest,
+    parse_position,
+)
 from kingbus.replication.queries import ServerFacts, Session, answer
 from kingbus.replication.streams import SendingSink, Stream, accept_tls
 from kingbus.replication.users import REPLICATION, FailedLogins, ServerUser, Users
@@ -293,7 +301,7 @@ class _Client:
         self._connection = connection
         self._stream: Stream = stream
         self._protocol = ServerConnection(
-            server_version=server.facts.version,
+            server_version=greeted_version(server.facts.version),
             thread_id=connection.thread_id,
             salt=auth.make_salt(secrets.token_bytes(SALT_SIZE)),
             rsa_key=server.rsa_key,
@@ -528,8 +536,15 @@ class _Client:
 
     def _dump_request(self, command: BinlogDump | BinlogDumpGtid) -> DumpRequest:
         variables = self._session.user_variables
-        gtid_set = None
-        if isinstance(command, BinlogDumpGtid):
+        gtid_set: GtidsHad | None = None
+        is_mariadb = self._server.facts.flavor == MARIADB
+        if is_mariadb and isinstance(command, BinlogDumpGtid):
+            raise unknown_command()
+        if is_mariadb and variables.mariadb_position is not None:
+            if variables.mariadb_until is not None:
+                raise fatal_dump_error("START SLAVE UNTIL master_gtid_pos is not available yet")
+            gtid_set = parse_position(variables.mariadb_position)
+        elif isinstance(command, BinlogDumpGtid):
             if self._server.facts.gtid_mode != "ON":
                 raise gtid_mode_not_on(self._server.facts.gtid_mode)
             try:
@@ -539,14 +554,18 @@ class _Client:
         flags = command.flags
         return DumpRequest(
             kind="position" if gtid_set is None else "gtid",
-            file_name=command.file,
-            position=command.position,
+            # A MariaDB replica that comes back says file and position too, and does not mean them.
+            file_name="" if isinstance(gtid_set, Position) else command.file,
+            position=FIRST_POSITION if isinstance(gtid_set, Position) else command.position,
             gtid_set=gtid_set,
+            mariadb_capability=variables.mariadb_capability,
+            wants_annotations=is_mariadb and bool(flags & MARIADB_SEND_ANNOTATE_ROWS),
             # Without a server id there is nobody to wait for, flag or not.
             non_blocking=bool(flags & DumpFlag.NON_BLOCK) or command.server_id == 0,
             # The same bit means something else to MariaDB's clients.
             heartbeat_v2_accepted=bool(flags & DumpFlag.USE_HEARTBEAT_EVENT_V2)
-            and not variables.speaks_mariadb,
+            and not variables.speaks_mariadb
+            and not is_mariadb,
             heartbeat_period_s=variables.heartbeat_period_s,
             checksum=variables.checksum,
             server_id=command.server_id,
@@ -606,6 +625,11 @@ class _Client:
         finally:
             sink.hurry()
         gone.cancel()
+
+
+def greeted_version(version: str) -> str:
+    """The version as a greeting says it: MariaDB 10 puts before it what old replicas can read."""
+    return f"5.5.5-{version}" if version.startswith("10.") and "MariaDB" in version else version
 
 
 def _shown(sql: str) -> str:

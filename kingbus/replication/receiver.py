@@ -45,6 +45,7 @@ from kingbus.binlog.errors import (
 )
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
+from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
@@ -58,12 +59,14 @@ from kingbus.replication.source_facts import (
     SourceUnreachableError,
     by_gtid,
     dump_command,
+    mariadb_position,
     misfit,
     order_of,
     plan_session,
     reachable,
     start_set,
     unfit_config,
+    unfit_flavor,
     unfit_source,
 )
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret, SecretError
@@ -125,6 +128,7 @@ class Connection(Protocol):
     async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts: ...
     async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
     async def register(self, *, server_id: int, port: int) -> None: ...
+    async def go_on_from(self, position: str) -> None: ...
     async def start_dump(self, command: int, body: bytes) -> None: ...
     def read_now(self, room: memoryview) -> int | None: ...
     async def wait_readable(self) -> None: ...
@@ -358,7 +362,7 @@ class Receiver:
         The one whose turn it is comes alone, unless an operator is needed for it: then the others
         are looked at, and the first one's error is raised if none fits.
         """
-        reason = unfit_config(config)
+        reason = unfit_config(config) or unfit_flavor(self._relay.state.flavor, config)
         if reason:
             raise SourceUnfitError(reason)
         candidates = order_of(config.addresses, turn.first)
@@ -389,7 +393,7 @@ class Receiver:
         )
         try:
             facts = await connection.ask(replica_uuid=own_uuid, heartbeat_seconds=HEARTBEAT_SECONDS)
-            reason = unfit_source(facts, own_id=own_id, own_uuid=own_uuid)
+            reason = unfit_source(facts, own_id=own_id, own_uuid=own_uuid, flavor=config.flavor)
             if reason:
                 raise SourceUnfitError(f"{address}: {reason}")
             await connection.register(server_id=own_id, port=0)
@@ -453,7 +457,7 @@ class Receiver:
             source_uuid=facts.server_uuid.lower(),
             source_id=facts.server_id,
             source_version=facts.version,
-            flavor="mysql",
+            flavor=facts.flavor,
             start_set=plan.start_set.encode(),
             source_address=facts.address,
         )
@@ -476,13 +480,18 @@ class Receiver:
         assert point.session == session
         if self._ask_by_gtid:
             point = by_gtid(point)
-        point = reachable(point, facts.version)
+        point = reachable(point, facts.version, facts.flavor)
         stream = IngestStream(
             point,
             first_rotate_has_crc=facts.checksum != "NONE",
             batch_bytes=self._batch_bytes,
         )
-        command, body = dump_command(point, server_id=self._identity.server_id_of(config))
+        had = mariadb_position(point) if facts.flavor == MARIADB else None
+        if had is not None:
+            await connection.go_on_from(had)
+        command, body = dump_command(
+            point, server_id=self._identity.server_id_of(config), flavor=facts.flavor
+        )
         await connection.start_dump(command, body)
         _log.info(
             "dump asked for",
@@ -568,7 +577,7 @@ class Receiver:
         Nothing changes. The facts of the first that fits; takes at most 10 s. Raises
         SourceCheckError with the first candidate's own text when none fits.
         """
-        reason = unfit_config(config)
+        reason = unfit_config(config) or unfit_flavor(self._relay.state.flavor, config)
         if reason:
             raise SourceCheckError(reason)
         first: KingbusError | None = None

@@ -4,12 +4,14 @@ Owns: the table of names, their values (facts of the source and of the connectio
 defaults) and the settings of one session. Knows nothing of statements. Follows the manual's
 "Server System Variables" and "Binary Logging Options and Variables". A name outside the table is
 error 1193 and is missing in SHOW VARIABLES: clients take that for a feature that is not there,
-which is so for semi-sync, for MariaDB's own names and for cloud vendors' names alike.
+which is so for semi-sync and for cloud vendors' names alike. MySQL's names for GTIDs are not there
+where the source is MariaDB, and MariaDB's are not where it is MySQL.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
+from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.mysql.errors import (
     MySQLError,
     privilege_required,
@@ -37,6 +39,9 @@ class VariableFacts(Protocol):
     def hostname(self) -> str: ...
     @property
     def port(self) -> int: ...
+    @property
+    def flavor(self) -> str: ...
+    def gtid_binlog_pos(self) -> str: ...
     def gtid_executed(self) -> str: ...
     def gtid_purged(self) -> str: ...
     def variable(self, name: str) -> Value: ...
@@ -55,6 +60,25 @@ _FACTS: dict[str, Callable[[VariableFacts], Value]] = {
     "version": lambda facts: facts.version,
 }
 """These cannot be set and never are NULL: a replica crashes at a NULL."""
+
+_MYSQL_ONLY = frozenset(
+    {
+        "enforce_gtid_consistency",
+        "gtid_executed",
+        "gtid_mode",
+        "gtid_purged",
+        "server_uuid",
+    }
+)
+
+_MARIADB_ONLY: dict[str, Callable[[VariableFacts], Value]] = {
+    "gtid_binlog_pos": lambda facts: facts.gtid_binlog_pos(),
+    "gtid_binlog_state": lambda facts: facts.gtid_executed(),
+    "gtid_current_pos": lambda facts: facts.gtid_binlog_pos(),
+    "gtid_domain_id": lambda _: 0,
+    "gtid_slave_pos": lambda facts: facts.gtid_binlog_pos(),
+    "gtid_strict_mode": lambda _: 1,
+}
 
 _FIXED: dict[str, Value] = {
     "binlog_encryption": "OFF",
@@ -166,10 +190,18 @@ class SystemVariables:
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        return sorted({*_FACTS, *_FIXED, *_SETTABLE})
+        facts = _FACTS.keys()
+        if self._facts.flavor == MARIADB:
+            facts = (_FACTS.keys() - _MYSQL_ONLY) | _MARIADB_ONLY.keys()
+        return sorted({*facts, *_FIXED, *_SETTABLE})
 
     def get(self, name: str, scope: str = "") -> Value:
         """The value as SHOW VARIABLES writes it. Raises error 1193 for an unknown name."""
+        if self._facts.flavor == MARIADB:
+            if name in _MYSQL_ONLY:
+                raise unknown_variable(name)
+            if name in _MARIADB_ONLY:
+                return _MARIADB_ONLY[name](self._facts)
         if name in _FACTS:
             return _FACTS[name](self._facts)
         if scope != "global" and name in self._session:
