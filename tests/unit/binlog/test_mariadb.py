@@ -112,7 +112,7 @@ def test_replacements_have_the_length_of_what_they_replace(crc, capability, anno
         assert made[:4] + made[5:17] == stored.event[:4] + stored.event[5:17]
         if made[4] == EventType.QUERY:
             text = query_text(made, crc_bytes=4 if crc else 0)
-            assert text == b"BEGIN" or text.startswith(b"# Dummy ev")
+            assert text == b"BEGIN" or b"# Dummy event".startswith(text[:13])
             is_group = stored.event[4] == EventType.GTID_MARIADB and not stored.event[31] & 1
             assert (text == b"BEGIN") == is_group
     assert not types_to_change(4, annotate=True).any()
