@@ -32,6 +32,9 @@ def set_source(
     start_from: Annotated[
         str, typer.Option("--start-from", help="earliest, now or a GTID set.")
     ] = "",
+    flavor: Annotated[
+        str, typer.Option("--flavor", help="mysql or mariadb; fixed by a cluster's first source.")
+    ] = "mysql",
     password_file: PasswordFile = None,
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
@@ -45,6 +48,7 @@ def set_source(
         "mysql_user": user,
         "semi_sync": semi_sync,
         "syncer_id": server_id,
+        "flavor": flavor,
     }
     if len(addresses) > 1:
         body["mysql_addrs"] = addresses

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pymysql
+
 from tests.support import installations
 from tests.support.servers import (
     REPLICATION_PASSWORD,
@@ -122,6 +124,42 @@ def _ends(position: str) -> dict[int, int]:
     """The last number of each domain."""
     gtids = [gtid.split("-") for gtid in position.split(",") if gtid]
     return {int(domain): int(number) for domain, _, number in gtids}
+
+
+def dump(
+    port: int,
+    *,
+    statements: Sequence[str] = (),
+    file: str = "",
+    position: int = 4,
+    flags: int = 3,
+    user: str = REPLICATION_USER,
+    password: str = REPLICATION_PASSWORD,
+) -> list[bytes]:
+    """The events of a dump by COM_BINLOG_DUMP to its end; statements come before it.
+
+    The last one is `ERR number text` where the server ends with an error.
+    """
+    with pymysql.connect(
+        host="127.0.0.1", port=port, user=user, password=password, ssl_disabled=True
+    ) as connection:
+        reader: Any = connection
+        with connection.cursor() as cursor:
+            cursor.execute("SET @master_binlog_checksum = @@global.binlog_checksum")
+            for statement in statements:
+                cursor.execute(statement)
+        body = position.to_bytes(4, "little") + flags.to_bytes(2, "little")
+        body += (4711).to_bytes(4, "little") + file.encode()
+        reader._execute_command(0x12, body)
+        events: list[bytes] = []
+        while True:
+            try:
+                data = bytes(reader._read_packet().get_all_data())
+            except pymysql.err.MySQLError as error:
+                return [*events, f"ERR {error.args[0]} {error.args[1]}".encode()]
+            if data[0] == 0xFE and len(data) < 9:
+                return events
+            events.append(data[1:])
 
 
 def fetch_binlogs(
