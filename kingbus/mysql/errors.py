@@ -264,6 +264,19 @@ def replaced_by_same_replica(
     )
 
 
+def mariadb_replaced(
+    first_file: str, first_position: int, last_file: str, last_position: int
+) -> MySQLError:
+    """4052, MariaDB's own number for the same: it has no uuids, the server ids are equal."""
+    return MySQLError(
+        4052,
+        "HY000",
+        "A slave with the same server_uuid/server_id is already connected; the first event "
+        f"'{first_file}' at {first_position}, the last event read from '{last_file}' at "
+        f"{last_position}, the last byte read from '{last_file}' at {last_position}.",
+    )
+
+
 def mariadb_state_purged() -> MySQLError:
     """1236 in MariaDB's words: what the replica lacks is held no longer."""
     return fatal_dump_error(

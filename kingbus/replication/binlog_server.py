@@ -53,6 +53,7 @@ from kingbus.mysql.errors import (
     gtid_mode_not_on,
     internal_error,
     malformed_gtid_encoding,
+    mariadb_replaced,
     next_log_not_found,
     replaced_by_same_replica,
     server_shutdown,
@@ -593,7 +594,9 @@ class _Client:
                 nursery.cancel_scope.cancel()
         if dump.replaced:
             position = dump.progress
-            failure = replaced_by_same_replica(
+            is_mariadb = self._server.facts.flavor == MARIADB
+            replaced = mariadb_replaced if is_mariadb else replaced_by_same_replica
+            failure = replaced(
                 dump.request.file_name, 4, position.file, position.position
             )
         elif dump.overtaken:

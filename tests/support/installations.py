@@ -180,9 +180,10 @@ def _through_own_loader(root: Path, program: Path) -> tuple[str, ...]:
         f"{root}/lib/x86_64-linux-gnu",
         f"{root}/usr/lib/mysql/private",
     )
-    loader = f"{root}/usr/lib64/ld-linux-x86-64.so.2"
-    if not Path(loader).exists():
-        loader = f"{root}/lib64/ld-linux-x86-64.so.2"  # before Debian moved it
+    name = "ld-linux-x86-64.so.2"
+    loader = f"{root}/usr/lib64/{name}"
+    if not Path(loader).exists():  # before Debian moved it; in lib64 there is an absolute link only
+        loader = f"{root}/lib/x86_64-linux-gnu/{name}"
     return (loader, "--library-path", ":".join(libraries), str(program))
 
 
