@@ -22,7 +22,7 @@ from uuid import UUID
 
 import numpy as np
 
-from kingbus.binlog.mariadb_gtid import Position, is_key, key_of, parse_gtid, split_key
+from kingbus.binlog.mariadb_gtid import Position, Window, is_key, key_of, parse_gtid, split_key
 from kingbus.errors import KingbusError
 
 GTID_NUMBER_MAX: Final = (1 << 63) - 2
@@ -454,6 +454,9 @@ class GtidSet:
 
 GtidsHad: TypeAlias = GtidSet | Position
 """What a replica says that it has; MariaDB's names the ends of domains only."""
+
+GtidsLeftOut: TypeAlias = GtidsHad | Window
+"""What a dump leaves out: what the replica has, and what it does not want to have yet."""
 
 
 def _decode_tag(view: memoryview, at: int) -> tuple[str, int]:

@@ -105,6 +105,12 @@ class Position:
                 last[domain] = server, sequence
         return cls(last)
 
+    @staticmethod
+    def every_end(gtids: _Runs) -> str:
+        """The last GTID of each domain and server, as in `gtid_binlog_state`."""
+        ends = {split_key(key): last for key, _, _, last in gtids.runs() if is_key(key)}
+        return ",".join(f"{domain}-{server}-{last}" for (domain, server), last in ends.items())
+
     def __str__(self) -> str:
         return ",".join(
             f"{domain}-{server}-{sequence}"
@@ -150,3 +156,34 @@ class Position:
     def overlaps_run(self, uuid: bytes, _tag: str, first: int, _last: int) -> bool:
         """Whether any number from first on is at or before it."""
         return first <= self.end_of(uuid)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is left out of a dump that goes from one position up to another, that one with it.
+
+    A domain that the end does not name is left out altogether.
+    """
+
+    had: Position
+    until: Position
+
+    def __str__(self) -> str:
+        return str(self.had)
+
+    def _leaves_out(self, uuid: bytes, first: int, last: int) -> bool:
+        return last <= self.had.end_of(uuid) or first > self.until.end_of(uuid)
+
+    def contains(self, gtids: _Runs) -> bool:
+        return all(self._leaves_out(uuid, first, last) for uuid, _, first, last in gtids.runs())
+
+    def meets(self, gtids: _Runs) -> bool:
+        return any(
+            self.overlaps_run(uuid, tag, first, last) for uuid, tag, first, last in gtids.runs()
+        )
+
+    def contains_gtid(self, uuid: bytes, _tag: str, number: int) -> bool:
+        return self._leaves_out(uuid, number, number)
+
+    def overlaps_run(self, uuid: bytes, _tag: str, first: int, last: int) -> bool:
+        return first <= self.had.end_of(uuid) or last > self.until.end_of(uuid)

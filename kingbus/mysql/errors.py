@@ -293,6 +293,14 @@ def mariadb_not_in_log(gtid: str) -> MySQLError:
     )
 
 
+def mariadb_missing(gtid: str) -> MySQLError:
+    """1236 in MariaDB's words: a replica that is strict stands in a hole of the log."""
+    return fatal_dump_error(
+        f"The binlog on the master is missing the GTID {gtid} requested by the slave (even though "
+        "both a prior and a subsequent sequence number does exist), and GTID strict mode is enabled"
+    )
+
+
 def mariadb_diverged(gtid: str) -> MySQLError:
     """1236 in MariaDB's words: the replica has what was never in this log, and is not ahead."""
     return fatal_dump_error(

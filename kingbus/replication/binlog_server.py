@@ -49,7 +49,6 @@ from kingbus.mysql.errors import (
     MySQLError,
     ProtocolError,
     access_denied,
-    fatal_dump_error,
     gtid_mode_not_on,
     internal_error,
     malformed_gtid_encoding,
@@ -538,13 +537,14 @@ class _Client:
     def _dump_request(self, command: BinlogDump | BinlogDumpGtid) -> DumpRequest:
         variables = self._session.user_variables
         gtid_set: GtidsHad | None = None
+        until: Position | None = None
         is_mariadb = self._server.facts.flavor == MARIADB
         if is_mariadb and isinstance(command, BinlogDumpGtid):
             raise unknown_command()
         if is_mariadb and variables.mariadb_position is not None:
-            if variables.mariadb_until is not None:
-                raise fatal_dump_error("START SLAVE UNTIL master_gtid_pos is not available yet")
             gtid_set = parse_position(variables.mariadb_position)
+            if variables.mariadb_until is not None:
+                until = parse_position(variables.mariadb_until)
         elif isinstance(command, BinlogDumpGtid):
             if self._server.facts.gtid_mode != "ON":
                 raise gtid_mode_not_on(self._server.facts.gtid_mode)
@@ -560,6 +560,8 @@ class _Client:
             position=FIRST_POSITION if isinstance(gtid_set, Position) else command.position,
             gtid_set=gtid_set,
             mariadb_capability=variables.mariadb_capability,
+            until=until,
+            strict=str(variables.get("slave_gtid_strict_mode") or 0) not in {"0", "OFF"},
             wants_annotations=is_mariadb and bool(flags & MARIADB_SEND_ANNOTATE_ROWS),
             # Without a server id there is nobody to wait for, flag or not.
             non_blocking=bool(flags & DumpFlag.NON_BLOCK) or command.server_id == 0,
@@ -596,9 +598,7 @@ class _Client:
             position = dump.progress
             is_mariadb = self._server.facts.flavor == MARIADB
             replaced = mariadb_replaced if is_mariadb else replaced_by_same_replica
-            failure = replaced(
-                dump.request.file_name, 4, position.file, position.position
-            )
+            failure = replaced(dump.request.file_name, 4, position.file, position.position)
         elif dump.overtaken:
             failure = self._overtaken(dump)
         self._protocol.continue_at(dump.progress.next_sequence)

@@ -32,11 +32,24 @@ from kingbus.binlog.artificial import (
 from kingbus.binlog.checksum import CRC_BYTES
 from kingbus.binlog.event_types import MARIADB_EVENT_TYPES_MIN, EventType
 from kingbus.binlog.events import Rotate
-from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid
+from kingbus.binlog.gtid import (
+    GtidSet,
+    GtidsHad,
+    GtidsLeftOut,
+    MalformedGtidSetError,
+    format_gtid,
+)
 from kingbus.binlog.header import FIRST_POSITION, BytesLike, EventHeader
-from kingbus.binlog.mariadb import fake_gtid_list
+from kingbus.binlog.mariadb import UNTIL_REACHED, fake_gtid_list
 from kingbus.binlog.mariadb_compat import replacement, types_to_change
-from kingbus.binlog.mariadb_gtid import MalformedPositionError, Position, key_of
+from kingbus.binlog.mariadb_gtid import (
+    MalformedPositionError,
+    Position,
+    Window,
+    is_key,
+    key_of,
+    split_key,
+)
 from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.mysql import errors
 from kingbus.mysql.errors import MySQLError
@@ -72,7 +85,8 @@ class DumpRequest:
     set decides. `checksum` is what the client announced to understand: "CRC32", "NONE" or None.
     `skip_tagged` is noted only: a source of today sends tagged transactions all the same. A MariaDB
     replica that follows GTIDs has a `Position` in the place of a set; of its own events a client
-    gets those that `mariadb_capability` says, and ANNOTATE_ROWS if it `wants_annotations`.
+    gets those that `mariadb_capability` says, and ANNOTATE_ROWS if it `wants_annotations`. It may
+    want to get `until` a position only, and may be `strict`: that its own must be there exactly.
     """
 
     kind: str
@@ -88,11 +102,14 @@ class DumpRequest:
     skip_tagged: bool = False
     mariadb_capability: int = 0
     wants_annotations: bool = False
+    until: Position | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         assert self.kind in {"position", "gtid"}
         assert (self.gtid_set is not None) == (self.kind == "gtid")
         assert self.checksum in {"CRC32", "NONE", None}
+        assert self.until is None or isinstance(self.gtid_set, Position)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -193,7 +210,12 @@ class DumpSession:
     def __init__(self, request: DumpRequest, *, server_id: int) -> None:
         self._request = request
         self._server_id = server_id
-        self._excluded = request.gtid_set
+        self._excluded: GtidsLeftOut | None = request.gtid_set
+        self._reached: dict[int, int] = {}  # of MariaDB's domains, by what was sent or left out
+        if isinstance(request.gtid_set, Position) and request.until is not None:
+            self._excluded = Window(request.gtid_set, request.until)
+            ends = request.gtid_set.last
+            self._reached = {domain: number for domain, (_, number) in ends.items()}
         self._first_file = ""  # for error texts
         self._first_position = 0
         # In force for the client: what the last FORMAT_DESCRIPTION said.
@@ -274,12 +296,18 @@ class DumpSession:
         ends, purged = Position.of(state.executed).last, Position.of(state.purged)
         if not position.covers(purged):
             raise refused(errors.mariadb_state_purged())
+        written = {uuid: last for uuid, _, _, last in state.executed.runs()}
         for domain, (server, sequence) in sorted(position.last.items()):
             if domain not in ends or purged.last.get(domain) == (server, sequence):
                 continue
             if state.executed.contains_gtid(key_of(domain, server), "", sequence):
                 continue
             gtid = f"{domain}-{server}-{sequence}"
+            if sequence <= written.get(key_of(domain, server), 0):
+                # The log has numbers before and behind it, and not this one.
+                if self._request.strict:
+                    raise refused(errors.mariadb_missing(gtid))
+                continue
             if sequence <= ends[domain][1]:
                 raise refused(errors.mariadb_diverged(gtid))
             raise _PerhapsBehindError(errors.mariadb_not_in_log(gtid))
@@ -565,12 +593,29 @@ class DumpSession:
         if not self._owes_heartbeat:
             return []
         self._owes_heartbeat = False
-        had = self._excluded
-        if isinstance(had, Position) and not self._has_rotated:
+        if isinstance(self._request.gtid_set, Position) and not self._has_rotated:
             # Where a skipped stretch ends MariaDB says so, and what the replica has there.
-            event = fake_gtid_list(had, self.position, server_id=self._server_id, crc=self._crc)
-            return [Made(event=event)]
+            return [self._gtid_list(self._request.gtid_set)]
         return [self.heartbeat()]
+
+    def _gtid_list(self, position: Position, flags: int = 0) -> Made:
+        event = fake_gtid_list(
+            position, self.position, server_id=self._server_id, crc=self._crc, flags=flags
+        )
+        return Made(event=event)
+
+    def last_of_all(self, row: BatchRow) -> Made | None:
+        """What ends the dump behind this row: the replica has what it wanted to have."""
+        until = self._request.until
+        if until is None:
+            return None
+        for uuid, _, _, last in gtids_of(row.gtids).runs():
+            if is_key(uuid):
+                domain, _ = split_key(uuid)
+                self._reached[domain] = max(last, self._reached.get(domain, 0))
+        if any(self._reached.get(each, 0) < end for each, (_, end) in until.last.items()):
+            return None
+        return self._gtid_list(until, UNTIL_REACHED)
 
     @property
     def _beats_v2(self) -> bool:

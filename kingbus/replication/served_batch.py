@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kingbus.binlog.command import decode
-from kingbus.binlog.gtid import GtidsHad
+from kingbus.binlog.gtid import GtidsLeftOut
 from kingbus.pb.command_pb2 import EventBatch
 
 PACKET_HEADER: Final = 4
@@ -169,7 +169,7 @@ class ServedBatch:
             left -= count
         raise AssertionError("each transaction has a GTID run")
 
-    def cut(self, first: int, last: int, excluded: GtidsHad, *, skipping: bool) -> list[Span]:
+    def cut(self, first: int, last: int, excluded: GtidsLeftOut, *, skipping: bool) -> list[Span]:
         """The packets from `first` up to `last`, by whether their transaction is in `excluded`.
 
         What precedes the first transaction goes with `skipping`, as does, after a transaction,

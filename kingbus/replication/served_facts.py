@@ -161,6 +161,10 @@ class ServedFacts(ClusterIdentity):
         """The last visible transaction of each of MariaDB's domains."""
         return str(Position.of(self._state().executed))
 
+    def gtid_binlog_state(self) -> str:
+        """The last visible transaction of each of MariaDB's domains and servers."""
+        return Position.every_end(self._state().executed)
+
     def binlog_gtid_pos(self, file: str, position: int) -> str | None:
         """What comes before a position of a file; None where that is not known without reading.
 

@@ -75,6 +75,7 @@ def test_gtids_are_written_as_mariadb_writes_them():
     uuid = "10000000-1111-2222-3333-444444444444:1-5"
     assert str(gtids(f"0-1-5,{uuid}")) in {f"0-1-5,{uuid}", f"{uuid},0-1-5"}
     assert format_gtid(key_of(7, 2101), "", 9) == "7-2101-9"
+    assert Position.every_end(gtids("0-1-3..5:8..9,0-2-5,1-1-1")) == "0-1-9,0-2-5,1-1-1"
 
 
 # Events -----------------------------------------------------------------------------------------

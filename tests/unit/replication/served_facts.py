@@ -41,10 +41,13 @@ class MemorySource:
         return self.executed
 
     def gtid_binlog_pos(self) -> str:
-        return "0-1-5"
+        return self.executed
+
+    def gtid_binlog_state(self) -> str:
+        return self.executed
 
     def binlog_gtid_pos(self, file: str, position: int) -> str | None:
-        return "0-1-3" if (file, position) == ("binlog.000001", 4) else None
+        return self.purged if position == 4 else None
 
     def gtid_purged(self) -> str:
         return self.purged

@@ -96,6 +96,35 @@ async def test_each_domain_is_left_out_up_to_its_own_end() -> None:
     assert [int.from_bytes(e[27:31], "little") for e in sent] == [7, 7]
 
 
+@pytest.mark.parametrize(("had", "until"), [(0, 3), (2, 3), (2, 7), (3, 3), (5, 2)])
+async def test_a_replica_that_wants_to_get_to_a_position_gets_no_further(
+    had: int, until: int
+) -> None:
+    """The last it is sent is a GTID_LIST that says so, and then the dump ends."""
+    file = some_of_everything()
+    wanted = Position.parse(f"0-1-{until}")
+    request = at(f"0-1-{had}" if had else "", until=wanted, non_blocking=False)
+    replica = await holding(file).dump(request)
+    assert replica.finished
+    sent = [e for e in replica.stored if e[4] == EventType.GTID_MARIADB]
+    numbers = range(had + 1, until + 1)
+    assert [int.from_bytes(e[19:27], "little") for e in sent] == list(numbers)
+    last = replica.stored[-1]
+    assert last[4] == EventType.GTID_LIST
+    assert int.from_bytes(last[19:23], "little") == 1 << 28 | 1
+
+
+async def test_a_position_in_a_hole_of_the_log_is_one_for_who_is_not_strict() -> None:
+    """Numbers before and behind it are there."""
+    file = MariaDBFile().begin().insert(1).insert(5).insert(6)
+    node = holding(file)
+    replica = await node.dump(at("0-1-3"))
+    sent = [e for e in replica.stored if e[4] == EventType.GTID_MARIADB]
+    assert [int.from_bytes(e[19:27], "little") for e in sent] == [5, 6]
+    refusal = (await node.dump(at("0-1-3", strict=True))).refusal
+    assert refusal is not None and "missing the GTID 0-1-3 requested" in refusal.message
+
+
 async def test_positions_that_do_not_fit_are_refused_in_mariadbs_words() -> None:
     """Purged, ahead, diverged; a domain that the log does not know is another source's."""
     first = some_of_everything().rotate("mdb-bin.000002")
@@ -162,6 +191,11 @@ async def test_a_client_of_mysql_gets_begin_for_a_gtid() -> None:
 
 def test_a_worker_is_told_what_a_mariadb_replica_said() -> None:
     """Its position, an empty one too, and what it knows."""
-    for request in (at("0-1-5,3-1-2"), at(""), by_position(FILE, mariadb_capability=3)):
+    until = Position.parse("0-1-9")
+    for request in (
+        at("0-1-5,3-1-2", until=until),
+        at(""),
+        by_position(FILE, mariadb_capability=3),
+    ):
         begin = begin_out(1, request, file=1, position=4, next_sequence=1, server_id=9)
         assert request_in(begin) == request

@@ -100,7 +100,8 @@ async def test_a_mariadb_replica() -> None:
 
 async def test_a_mariadb_replica_of_a_mariadb_source() -> None:
     """It is told the domain and positions; MySQL's names for the same are not there."""
-    on = session(MemorySource(flavor="mariadb", version="10.11.19-MariaDB-log"))
+    version = "10.11.19-MariaDB-log"
+    on = session(MemorySource(flavor="mariadb", version=version, executed="0-1-5", purged="0-1-3"))
 
     assert await ask("SELECT @@GLOBAL.gtid_domain_id", on) == [[0]]
     assert await ask("SELECT @@GLOBAL.gtid_binlog_pos", on) == [["0-1-5"]]
