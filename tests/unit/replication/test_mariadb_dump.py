@@ -12,6 +12,8 @@ from kingbus.binlog.mariadb import decode_gtid_list
 from kingbus.binlog.mariadb_gtid import Position
 from kingbus.pb.command_pb2 import Command, Purge, ReceiverSession
 from kingbus.replication.dump import DumpRequest
+from kingbus.replication.dump_session import Begin, DumpSession
+from kingbus.replication.served_rows import Row
 from kingbus.replication.worker_frames import begin_out, request_in
 from tests.support.events import packets_of
 from tests.support.mariadb_events import MariaDBFile, some_of_everything
@@ -187,6 +189,25 @@ async def test_a_client_of_mysql_gets_begin_for_a_gtid() -> None:
     replica = await holding(file).dump(request)
     assert not {event[4] for event in replica.stored} & set(range(160, 164))
     assert len(replica.stored) == len(file.events)
+
+
+def test_a_batch_goes_out_unread_only_to_who_knows_all_of_it() -> None:
+    """Else it is looked at, whatever its size."""
+    file = MariaDBFile().begin()
+    for number in range(1, 1500):
+        file.insert(number)
+    node = holding(file, batch_bytes=100 << 10)
+    state = node.relay.state
+    (index, row), *_ = [
+        (index, row) for index, row in node.database.rows.items() if row.HasField("first_sequence")
+    ]
+    for request, is_whole in ((by_position(FILE, **KNOWS_ALL), True), (by_position(FILE), False)):
+        session = DumpSession(request, server_id=1)
+        begin = session.start(state)
+        assert isinstance(begin, Begin)
+        session.open(begin, file.events[0].event)
+        session.position = row.start_position
+        assert session.is_whole(Row(index, row), 0, state.files[0]) is is_whole
 
 
 def test_a_worker_is_told_what_a_mariadb_replica_said() -> None:
