@@ -348,7 +348,7 @@ class LeaderOperations:
             raise BadRequestError("no source is stored", hint="store one first: kingbus source set")
         if not wanted.addresses:
             raise BadRequestError("mysql_addr is required")
-        if wanted.flavor not in {"mysql", "mariadb"}:
+        if wanted.flavor not in {"", "mysql", "mariadb"}:
             raise BadRequestError("flavor must be mysql or mariadb")
         stored = self._relay.state.source_config
         user = wanted.mysql_user or (stored.user if stored is not None else "")
@@ -363,7 +363,7 @@ class LeaderOperations:
             server_uuid=wanted.syncer_uuid.lower(),
             start_from=checked_start(start_from or "earliest"),
             mode="gtid",
-            flavor=wanted.flavor,
+            flavor=wanted.flavor or self._relay.state.flavor or "mysql",
         )
         if wanted.tls is not None:
             config.tls.CopyFrom(TlsOptions(**wanted.tls.model_dump()))

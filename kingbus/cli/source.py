@@ -34,7 +34,7 @@ def set_source(
     ] = "",
     flavor: Annotated[
         str, typer.Option("--flavor", help="mysql or mariadb; fixed by a cluster's first source.")
-    ] = "mysql",
+    ] = "",
     password_file: PasswordFile = None,
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
@@ -48,8 +48,9 @@ def set_source(
         "mysql_user": user,
         "semi_sync": semi_sync,
         "syncer_id": server_id,
-        "flavor": flavor,
     }
+    if flavor:
+        body["flavor"] = flavor
     if len(addresses) > 1:
         body["mysql_addrs"] = addresses
     if start_from:

@@ -250,6 +250,10 @@ def test_source(
     assert invoke(["source", "stop"]) == 0
     monkeypatch.setenv("KINGBUS_SOURCE_PASSWORD", "hunter3")
     assert invoke([*set_source, "--server-id", "9", "--start-from", "now"]) == 0
+    assert api.pair.shared.state.source_config.flavor == "mysql"
+    assert invoke([*set_source, "--flavor", "mariadb", "--start-from", "0-1-5"]) == 0
+    assert api.pair.shared.state.source_config.flavor == "mariadb"
+    assert api.pair.shared.state.source_config.start_from == "0-1-5"
     assert invoke(["source", "status"]) == 0
     text = capsys.readouterr().out
     assert "10.0.0.9:3306" in text
