@@ -13,7 +13,7 @@ from typing import Final
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.header import FIRST_POSITION
-from kingbus.binlog.mariadb_gtid import MARIADB, MYSQL, Position, key_of
+from kingbus.binlog.mariadb_gtid import MARIADB, MYSQL, Position, is_key, key_of
 from kingbus.binlog.relay_state import RelayState
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
@@ -101,9 +101,12 @@ def unfit_config(config: SourceConfig) -> str:
         return "no source address is configured"
     if config.start_from not in {"", _EARLIEST, _NOW}:
         try:
-            GtidSet.parse(config.start_from)
+            start = GtidSet.parse(config.start_from)
         except MalformedGtidSetError as error:
             return f"start-from: {error}"
+        wants_mariadb = config.flavor == MARIADB
+        if any(is_key(uuid) != wants_mariadb for uuid in start.uuids()):
+            return f"start-from: {start} is no GTID set of a {config.flavor or MYSQL} source"
     return ""
 
 

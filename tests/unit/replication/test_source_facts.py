@@ -138,6 +138,9 @@ def test_registration_is_that_of_a_real_replica():
         ({"start_from": "now"}, ""),
         ({"start_from": f"{UUID}:1-5"}, ""),
         ({"start_from": "yesterday"}, "start-from"),
+        ({"start_from": "0-1-5"}, "0-1-5 is no GTID set of a mysql source"),
+        ({"start_from": "0-1-5", "flavor": "mariadb"}, ""),
+        ({"start_from": f"{UUID}:1-5", "flavor": "mariadb"}, "no GTID set of a mariadb source"),
     ],
 )
 def test_what_is_not_possible_yet_is_refused_by_name(changed, words):
