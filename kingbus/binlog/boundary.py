@@ -180,7 +180,7 @@ def split_by_length(
     the first one; `lengths` belongs to the events of class GTID, in order.
     Raises InconsistentTransactionError where the lengths do not agree with the events.
     """
-    starts = np.flatnonzero(codes == EventClass.GTID)
+    starts = np.flatnonzero(_STARTS[codes])
     begins = np.where(starts > 0, ends[starts - 1], position) if len(starts) else starts
     stop_positions = begins + lengths
     if carried is not None:
