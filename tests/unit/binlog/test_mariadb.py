@@ -10,6 +10,7 @@ from kingbus.binlog.errors import (
     EncryptedStreamError,
     GapError,
     InconsistentTransactionError,
+    MalformedEventError,
     MalformedStreamError,
 )
 from kingbus.binlog.event_types import EventType
@@ -81,16 +82,31 @@ def test_gtids_are_written_as_mariadb_writes_them():
 # Events -----------------------------------------------------------------------------------------
 
 
-def test_captured_events_are_read():
-    """From a server of 10.11: body layouts as they came."""
-    event = bytes(5) + (2101).to_bytes(4, "little") + bytes(10)
-    event += bytes.fromhex("0900000000000000 00000000 29 000000000000")
-    gtid = MariaDBGtid.decode(event)
-    assert (gtid.domain, gtid.server, gtid.sequence, gtid.flags) == (0, 2101, 9, 0x29)
-    listed = fake_gtid_list(Position.parse("0-2101-9,3-1-4"), 1234, server_id=5, crc=True)
-    assert is_intact(listed)
-    assert str(decode_gtid_list(listed, crc_bytes=4)) == "0-2101-9,3-1-4"
-    assert (listed[13:17], listed[17:19]) == ((1234).to_bytes(4, "little"), b"\x20\0")
+GTID_CAPTURED = bytes.fromhex(
+    "4469006b a2 35080000 2a000000 7e010000 0800 0900000000000000 00000000 0c 000000000000 4a942fd5"
+)
+EMPTY_LIST_CAPTURED = bytes.fromhex(
+    "2969006b a3 35080000 1d000000 1d010000 0000 00000000 0000 c1678923"
+)
+FAKE_LIST_CAPTURED = bytes.fromhex(
+    "00000000 a3 35080000 2b000000 28020000 2000 01000000 00000000 35080000 0900000000000000"
+    "543e4b21"
+)
+
+
+def test_captured_events_are_read() -> None:
+    """From a server of 10.11; what is made up is what it makes, byte for byte."""
+    gtid = MariaDBGtid.decode(GTID_CAPTURED)
+    assert (gtid.domain, gtid.server, gtid.sequence, gtid.flags) == (0, 2101, 9, 0x0C)
+    assert not decode_gtid_list(EMPTY_LIST_CAPTURED, crc_bytes=4)
+    assert str(decode_gtid_list(FAKE_LIST_CAPTURED, crc_bytes=4)) == "0-2101-9"
+    position = Position.parse("0-2101-9")
+    assert fake_gtid_list(position, 552, server_id=2101, crc=True) == FAKE_LIST_CAPTURED
+    begin = replacement(GTID_CAPTURED, 0, crc=True)
+    assert begin is not None and query_text(begin, crc_bytes=4) == b"BEGIN"
+    for size in range(len(EMPTY_LIST_CAPTURED) - 4):
+        with pytest.raises(MalformedEventError):
+            decode_gtid_list(FAKE_LIST_CAPTURED[:size], crc_bytes=0)
 
 
 @pytest.mark.parametrize("crc", [True, False])
