@@ -8,10 +8,14 @@ from kingbus.binlog import artificial
 from kingbus.binlog.checksum import is_intact
 from kingbus.binlog.errors import (
     EncryptedStreamError,
+    FatalSourceErrorPacket,
     GapError,
     InconsistentTransactionError,
     MalformedEventError,
     MalformedStreamError,
+    ReplacedAtSourceError,
+    SourceLostTailError,
+    error_packet,
 )
 from kingbus.binlog.event_types import EventType
 from kingbus.binlog.events import query_text
@@ -264,6 +268,19 @@ def test_what_cannot_be_relayed_is_refused_in_one_sentence():
         ingest(fresh(executed=gtids("0-1-3")), file.sent_from(4))
     # A position of the domain is enough, whoever of its servers wrote the last.
     assert ingest(fresh(executed=gtids("0-2-9")), file.sent_from(4))
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        (4052, "A slave with the same server_uuid/server_id is already", ReplacedAtSourceError),
+        (1236, "start replication from impossible position; the first", SourceLostTailError),
+        (1236, "Could not find GTID state requested by slave in any", FatalSourceErrorPacket),
+    ],
+)
+def test_mariadbs_errors_are_understood(code, text, kind):
+    """As the same ones of MySQL, which has other numbers and words for them."""
+    assert type(error_packet(code, "HY000", text)) is kind
 
 
 def test_a_second_gtid_list_is_no_part_of_a_file():
