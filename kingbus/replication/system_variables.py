@@ -191,9 +191,9 @@ class SystemVariables:
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        facts = _FACTS.keys()
+        facts = set(_FACTS)
         if self._facts.flavor == MARIADB:
-            facts = (_FACTS.keys() - _MYSQL_ONLY) | _MARIADB_ONLY.keys()
+            facts = (facts - _MYSQL_ONLY) | set(_MARIADB_ONLY)
         return sorted({*facts, *_FIXED, *_SETTABLE})
 
     def get(self, name: str, scope: str = "") -> Value:

@@ -159,7 +159,7 @@ def every_kind_of_transaction(source: MySQLServer, directory: Path) -> None:
             run("DROP TABLE IF EXISTS t.nothing", "DELETE FROM t.m WHERE id = 1", "COMMIT")
             run(f"CREATE TABLE t.of_{form} (a INT)", f"TRUNCATE t.of_{form}")
             run(f"CREATE TABLE t.ctas_{form} AS SELECT * FROM t.i", "COMMIT")
-            run("SELECT NEXTVAL(t.s)", "COMMIT")
+        run("SELECT NEXTVAL(t.s)", "COMMIT")
         run("FLUSH LOGS")
         run("SET SESSION binlog_annotate_row_events=OFF", insert, "COMMIT")
         run("SET SESSION gtid_domain_id=7", insert, "COMMIT", "SET SESSION gtid_domain_id=0")
