@@ -44,7 +44,13 @@ from kingbus.mysql.commands import (
     Statistics,
     UnknownCommand,
 )
-from kingbus.mysql.constants import MARIADB_SEND_ANNOTATE_ROWS, SALT_SIZE, DumpFlag
+from kingbus.mysql.constants import (
+    CACHING_SHA2_PASSWORD,
+    MARIADB_SEND_ANNOTATE_ROWS,
+    MYSQL_NATIVE_PASSWORD,
+    SALT_SIZE,
+    DumpFlag,
+)
 from kingbus.mysql.errors import (
     MySQLError,
     ProtocolError,
@@ -306,6 +312,7 @@ class _Client:
             salt=auth.make_salt(secrets.token_bytes(SALT_SIZE)),
             rsa_key=server.rsa_key,
             offer_tls=server.ssl_context is not None,
+            auth_plugin=greeted_plugin(server.facts.flavor),
         )
 
     async def run(self) -> None:
@@ -628,6 +635,11 @@ class _Client:
         finally:
             sink.hurry()
         gone.cancel()
+
+
+def greeted_plugin(flavor: str) -> str:
+    """The login plugin that a greeting names: MariaDB's clients may not have MySQL's."""
+    return MYSQL_NATIVE_PASSWORD if flavor == MARIADB else CACHING_SHA2_PASSWORD
 
 
 def greeted_version(version: str) -> str:

@@ -40,7 +40,7 @@ from kingbus.binlog.gtid import (
     format_gtid,
 )
 from kingbus.binlog.header import FIRST_POSITION, BytesLike, EventHeader
-from kingbus.binlog.mariadb import UNTIL_REACHED, fake_gtid_list
+from kingbus.binlog.mariadb import UNTIL_REACHED, decode_gtid_list, fake_gtid_list
 from kingbus.binlog.mariadb_compat import replacement, types_to_change
 from kingbus.binlog.mariadb_gtid import (
     MalformedPositionError,
@@ -425,7 +425,31 @@ class DumpSession:
         self.position = row.row.end_position
         if batch.event_type(last - 1) == EventType.ROTATE:
             self._pass_rotate(pieces, batch, last - 1, file, state)
+        if isinstance(self._request.gtid_set, Position) and not first:
+            pieces = self._with_description(pieces, batch, self._request.gtid_set)
         return self._adapted(pieces, batch) if self._adapts else pieces
+
+    def _with_description(
+        self, pieces: list[Piece], batch: ServedBatch, had: Position
+    ) -> list[Piece]:
+        """Where a file begins before the position its description says nothing of a restart.
+
+        A MariaDB replica would drop temporary tables that what it had already made.
+        """
+        head = pieces[0] if pieces else None
+        if not isinstance(head, Stored) or head.first or batch.count < 2:
+            return pieces
+        kinds = (batch.event_type(0), batch.event_type(1))
+        if kinds != (EventType.FORMAT_DESCRIPTION, EventType.GTID_LIST):
+            return pieces
+        crc_bytes = CRC_BYTES if self._crc else 0
+        if Position.of(decode_gtid_list(batch.event(1), crc_bytes=crc_bytes)).covers(had):
+            return pieces
+        description = batch.event(0)
+        log_pos = EventHeader.decode(description).log_pos
+        made = format_description_for_dump(description, from_start=False, log_pos=log_pos)
+        rest = [Stored(first=1, last=head.last)] if head.last > 1 else []
+        return [Made(event=made), *rest, *pieces[1:]]
 
     @property
     def _is_mariadb(self) -> bool:
@@ -470,6 +494,9 @@ class DumpSession:
         if first or not each.HasField("first_sequence") or row.index >= file.last_index:
             return False
         if self._adapts:
+            return False
+        is_mariadb_s = isinstance(self._request.gtid_set, Position)
+        if is_mariadb_s and each.start_position == FIRST_POSITION:
             return False
         if self._skipping or self._owes_heartbeat or each.start_position != self.position:
             return False

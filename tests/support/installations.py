@@ -147,7 +147,8 @@ def mariadb_tool(name: str) -> tuple[str, ...]:
     program = root / "usr/bin" / name
     if not program.exists():
         raise MissingServerError(f"no {name} in {root}; run scripts/servers to fetch it")
-    options = ("--no-defaults", f"--plugin-dir={root}/usr/lib/mysql/plugin")
+    plugins = root / "usr/lib/x86_64-linux-gnu/libmariadb3/plugin"
+    options = ("--no-defaults", f"--plugin-dir={plugins}")
     return (*_through_own_loader(root, program), *options)
 
 

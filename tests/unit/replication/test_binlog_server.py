@@ -33,6 +33,7 @@ from kingbus.replication.binlog_server import (
     AddressInUseError,
     BinlogServer,
     ListenError,
+    greeted_plugin,
     greeted_version,
 )
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
@@ -379,6 +380,9 @@ def test_old_replicas_can_read_the_version_in_the_greeting_of_mariadb() -> None:
     assert greeted_version("10.11.19-MariaDB-log") == "5.5.5-10.11.19-MariaDB-log"
     assert greeted_version("11.4.2-MariaDB") == "11.4.2-MariaDB"
     assert greeted_version("9.7.4") == "9.7.4"
+    # Its clients come without MySQL's plugin, or look for it where it is not.
+    assert greeted_plugin("mariadb") == "mysql_native_password"
+    assert greeted_plugin("mysql") == "caching_sha2_password"
 
 
 @pytest.mark.parametrize(

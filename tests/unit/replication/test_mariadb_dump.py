@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kingbus.binlog.checksum import is_intact
 from kingbus.binlog.command import encode
 from kingbus.binlog.event_types import EventType
 from kingbus.binlog.gtid import GtidSet
@@ -75,7 +76,14 @@ async def test_by_gtid_what_the_replica_has_is_left_out(number: int) -> None:
         event for event in replica.stored if event[4] != EventType.GTID_LIST or event[17] == 0
     ]
     sent = [e for e in file.events if e.gtid is not None and e.gtid[2] > number]
-    assert events[:3] == [event.event for event in file.events[:3]]
+    description, *rest = events[:3]
+    assert rest == [event.event for event in file.events[1:3]]
+    # A replica drops its temporary tables at a description that was created: not one that is
+    # behind it already.
+    stored = file.events[0].event
+    assert is_intact(description)
+    assert description[71:75] == (bytes(4) if number else stored[71:75])
+    assert description[:71] + description[75:-4] == stored[:71] + stored[75:-4]
     assert [e for e in events if e[4] == EventType.GTID_MARIADB] == [e.event for e in sent]
     made = [e for e in replica.stored if e[4] == EventType.GTID_LIST and e[17] == 0x20]
     assert len(made) == (number > 0)
