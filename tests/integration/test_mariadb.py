@@ -103,6 +103,20 @@ def test_replicas_of_both_kinds_equal_the_source(world: World, mariadb: Installa
     workload.small_transactions(source, 50)
     by_gtid.start_replica()
     assert_equal(by_gtid, source)
+    # And one may want to get to a position only.
+    by_gtid.stop_replica()
+    workload.small_transactions(source, 10)
+    middle = source.gtid_executed()
+    workload.small_transactions(source, 10)
+    by_gtid.execute(f"START SLAVE UNTIL master_gtid_pos='{middle}'")
+    wait_for(
+        lambda: by_gtid.replica_status()["Replica_SQL_Running"] == "No",
+        what="the replica to stop by itself",
+        explain=by_gtid.replica_status,
+    )
+    assert by_gtid.value("SELECT @@global.gtid_slave_pos") == middle
+    by_gtid.start_replica()
+    assert_equal(by_gtid, source)
 
 
 def test_a_cluster_keeps_its_flavor(
