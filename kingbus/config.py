@@ -166,10 +166,8 @@ def _not_available(what: str) -> Callable[[object], None]:
 
 def _flavor(value: object) -> str:
     flavor = _plain(value).lower()
-    if flavor == "mariadb":
-        raise ValueError("a MariaDB source is not available yet")
-    if flavor != "mysql":
-        raise ValueError("must be mysql")
+    if flavor not in {"mysql", "mariadb"}:
+        raise ValueError("must be mysql or mariadb")
     return flavor
 
 

@@ -49,7 +49,13 @@ from kingbus.pb.command_pb2 import (
     SourceConfig,
     TlsOptions,
 )
-from kingbus.replication.source_facts import GTID, POSITION, other_mode, unfit_config
+from kingbus.replication.source_facts import (
+    GTID,
+    POSITION,
+    other_mode,
+    unfit_config,
+    unfit_flavor,
+)
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, SecretError, WrongKeyError
 
 _log = get_logger("admin")
@@ -379,7 +385,7 @@ class LeaderOperations:
             raise BadRequestError("no source is stored", hint="store one first: kingbus source set")
         if not wanted.addresses:
             raise BadRequestError("mysql_addr is required")
-        if wanted.flavor not in {"mysql", "mariadb"}:
+        if wanted.flavor not in {"", "mysql", "mariadb"}:
             raise BadRequestError("flavor must be mysql or mariadb")
         stored = self._relay.state.source_config
         user = wanted.mysql_user or (stored.user if stored is not None else "")
@@ -397,12 +403,12 @@ class LeaderOperations:
             server_uuid=wanted.syncer_uuid.lower(),
             start_from=checked_start(start_from or "earliest", mode),
             mode=mode,
-            flavor=wanted.flavor,
+            flavor=wanted.flavor or self._relay.state.flavor or "mysql",
             compression="" if wanted.compression == "none" else wanted.compression,
         )
         if wanted.tls is not None:
             config.tls.CopyFrom(TlsOptions(**wanted.tls.model_dump()))
-        problem = unfit_config(config)
+        problem = unfit_config(config) or unfit_flavor(self._relay.state.flavor, config)
         if problem:
             raise BadRequestError(problem)
         problem = other_mode(self._relay.state, config)

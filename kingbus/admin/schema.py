@@ -186,7 +186,7 @@ class StartSource(Body):
     syncer_id: Annotated[StrictInt, Field(ge=0, le=0xFFFFFFFF)] = 0
     syncer_uuid: Annotated[str, Field(pattern=rf"^$|{_UUID}")] = ""
     start_from: Annotated[str, Field(max_length=GTID_SET_CHARACTERS_MAX)] = ""
-    flavor: str = "mysql"
+    flavor: str = ""
     mode: Literal["", "gtid", "position"] = ""
     compression: Literal["", "none", "zlib", "zstd"] = ""
     tls: SourceTls | None = None

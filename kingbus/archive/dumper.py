@@ -167,7 +167,7 @@ class ArchiveDumper:
             return state.file_named(request.file_name) is None
         if request.gtid_set is None:
             return True  # from the oldest file on
-        return bool(state.purged.subtract(request.gtid_set))
+        return not request.gtid_set.contains(state.purged)
 
     def _is_fresh(self) -> bool:
         at = self._catalogue.read_at

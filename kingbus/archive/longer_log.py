@@ -23,7 +23,7 @@ from kingbus.archive.file_stream import (
     ordinal_at,
     served_row,
 )
-from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.gtid import GtidSet, GtidsHad
 from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.pb.command_pb2 import SourceConfig
@@ -99,7 +99,7 @@ class LongerState:
                 return served_row(file.row)
         return None
 
-    def file_before(self, gtids: GtidSet) -> FileRow | None:
+    def file_before(self, gtids: GtidsHad) -> FileRow | None:
         row = self._live().file_before(gtids)
         if row is not None:
             return row

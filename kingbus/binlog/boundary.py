@@ -6,6 +6,8 @@ checked against what follows. For older servers the rules are those of the serve
 COMMIT, ROLLBACK or XA PREPARE; a statement outside of that, with INTVAR, RAND and USER_VAR events
 before it, is a whole transaction.
 
+MariaDB's GTID event stands for the BEGIN too, unless it says that a single statement follows.
+
 Owns both, once for a run of events in numpy (`split_by_length`, `split_by_rules`) and once event
 by event (`TransactionBoundaryParser`, for streams without GTID events). Knows events as class
 codes and positions only.
@@ -39,6 +41,8 @@ class EventClass(IntEnum):
     INCIDENT = 7
     IGNORE = 8
     """May stand anywhere and changes nothing."""
+    GTID_BEGIN = 9
+    """A GTID event that is a BEGIN as well."""
 
 
 _CLASS_OF_TYPE: Final = {
@@ -49,6 +53,11 @@ _CLASS_OF_TYPE: Final = {
     EventType.GTID: EventClass.GTID,
     EventType.ANONYMOUS_GTID: EventClass.GTID,
     EventType.GTID_TAGGED: EventClass.GTID,
+    EventType.GTID_MARIADB: EventClass.GTID,
+    EventType.GTID_LIST: EventClass.FILE,
+    EventType.BINLOG_CHECKPOINT: EventClass.FILE,
+    EventType.START_ENCRYPTION: EventClass.FILE,
+    EventType.ANNOTATE_ROWS: EventClass.PRE_STATEMENT,
     EventType.XID: EventClass.END,
     EventType.XA_PREPARE: EventClass.END,
     EventType.INTVAR: EventClass.PRE_STATEMENT,
@@ -62,9 +71,9 @@ _CLASS_OF_TYPE: Final = {
 }
 
 CLASS_OF_TYPE: Final[Codes] = np.full(256, EventClass.IGNORE, dtype=np.uint8)
-"""The class of each event type; a QUERY is told apart by its text. A type of a later server's may
-stand anywhere, as those that its readers may ignore do; should it be one that begins transactions,
-what follows it stands outside of all, and that is noticed."""
+"""The class of each event type; a QUERY is told apart by its text, MariaDB's GTID by its flags. A
+type of a later server's may stand anywhere, as those that its readers may ignore do; should it be
+one that begins transactions, what follows it stands outside of all, and that is noticed."""
 CLASS_OF_TYPE[list(EventType)] = EventClass.STATEMENT
 for _type, _class in _CLASS_OF_TYPE.items():
     CLASS_OF_TYPE[_type] = _class
@@ -83,10 +92,13 @@ _DECIDES: Final = _table(
     EventClass.END_XA,
     EventClass.STATEMENT,
     EventClass.INCIDENT,
+    EventClass.GTID_BEGIN,
 )
+_STARTS: Final = _table(EventClass.GTID, EventClass.GTID_BEGIN)
+_BEGINS: Final = _table(EventClass.BEGIN, EventClass.GTID_BEGIN)
 _ENDS: Final = _table(EventClass.END, EventClass.END_XA)
 _OUTSIDE: Final = _table(EventClass.FILE, EventClass.INCIDENT, EventClass.IGNORE)
-_NEVER_INSIDE: Final = _table(EventClass.FILE, EventClass.GTID)
+_NEVER_INSIDE: Final = _table(EventClass.FILE, EventClass.GTID, EventClass.GTID_BEGIN)
 
 
 QUERY_HEAD: Final = 16
@@ -171,7 +183,7 @@ def split_by_length(
     the first one; `lengths` belongs to the events of class GTID, in order.
     Raises InconsistentTransactionError where the lengths do not agree with the events.
     """
-    starts = np.flatnonzero(codes == EventClass.GTID)
+    starts = np.flatnonzero(_STARTS[codes])
     begins = np.where(starts > 0, ends[starts - 1], position) if len(starts) else starts
     stop_positions = begins + lengths
     if carried is not None:
@@ -200,26 +212,27 @@ def split_by_rules(codes: Codes, *, carried: OpenTransaction | None) -> Split:
     Raises InconsistentTransactionError where the events contradict the rules.
     """
     size = len(codes)
-    starts = np.flatnonzero(codes == EventClass.GTID)
-    begins = starts + 1  # where the search for what decides begins
+    starts = np.flatnonzero(_STARTS[codes])
+    # Where the search for what decides begins: one that is a BEGIN as well decides by itself.
+    begins = starts + (codes[starts] == EventClass.GTID)
     if carried is not None:
         begins = np.concatenate(([0], begins))
     deciders = np.append(np.flatnonzero(_DECIDES[codes]), size)
     ends = np.append(np.flatnonzero(_ENDS[codes]), size)
     deciding = deciders[np.searchsorted(deciders, begins)]
-    kinds = np.append(codes, np.uint8(EventClass.FILE))[deciding]
-    search = np.where(kinds == EventClass.BEGIN, deciding + 1, deciding)
+    is_begun = _BEGINS[np.append(codes, np.uint8(EventClass.FILE))[deciding]]
+    search = np.where(is_begun, deciding + 1, deciding)
     if carried is not None and carried.phase is Phase.INSIDE:
         search[0] = 0
-        kinds[0] = EventClass.BEGIN
+        is_begun[0] = True
     by_end = ends[np.searchsorted(ends, np.minimum(search, size))]
-    stops = np.where(kinds == EventClass.BEGIN, by_end, deciding) + 1
+    stops = np.where(is_begun, by_end, deciding) + 1
     closed = int(np.count_nonzero(stops <= size))
     if closed < len(stops) - 1 or (closed < len(stops) and stops[-1] <= size):
         raise InconsistentTransactionError("a transaction begins before the one before it ended")
     open_after = None
     if closed < len(stops):
-        inside = kinds[-1] == EventClass.BEGIN
+        inside = bool(is_begun[-1])
         open_after = OpenTransaction(phase=Phase.INSIDE if inside else Phase.BEFORE_STATEMENT)
     return _checked(codes, starts, stops[:closed], carried=carried, open_after=open_after)
 
@@ -283,12 +296,13 @@ class TransactionBoundaryParser:
                         "a transaction is not over where the events show that it is"
                     )
                 return False, False
-            case EventClass.GTID:
+            case EventClass.GTID | EventClass.GTID_BEGIN:
                 if before is not None:
                     raise InconsistentTransactionError(
                         "a transaction begins before the one before it ended"
                     )
-                self.phase = Phase.BEFORE_STATEMENT
+                is_begun = code == EventClass.GTID_BEGIN
+                self.phase = Phase.INSIDE if is_begun else Phase.BEFORE_STATEMENT
                 return True, False
             case EventClass.BEGIN:
                 self.phase = Phase.INSIDE

@@ -43,7 +43,7 @@ class FatalSourceErrorPacket(SourceErrorPacket):
 class ReplacedAtSourceError(SourceErrorPacket):
     """Another dump with the cluster's uuid took this one's place at the source."""
 
-    hint = "A newer leader of this cluster pulls, or another server uses the cluster's uuid."
+    hint = "A newer leader of this cluster pulls, or another server uses its uuid or server id."
 
 
 class UnknownFileError(SourceErrorPacket):
@@ -98,11 +98,20 @@ class EventTooLargeError(SourceError):
     fatal = True
 
 
+class EncryptedStreamError(SourceError):
+    """The source sends its binary log encrypted."""
+
+    fatal = True
+    hint = "Set encrypt_binlog=OFF at the source and begin a new binary log there."
+
+
 class InconsistentTransactionError(SourceError):
     """Transactions do not begin and end where the events say; asking again would not help."""
 
     fatal = True
 
+
+_SAME_REPLICA = 4052  # of MariaDB, which goes by server ids
 
 _FATAL_CODES = frozenset(
     (
@@ -122,12 +131,14 @@ def error_packet(code: int, sqlstate: str, message: str) -> SourceError:
         lowered = message.lower()
         if "same server_uuid" in lowered:
             return ReplacedAtSourceError(code, sqlstate, message)
-        if "position > file size" in lowered:
+        if "position > file size" in lowered or "from impossible position" in lowered:
             return SourceLostTailError(
                 "the relay has more of the source's file than the source itself: "
                 f"error {code} ({sqlstate}): {message}"
             )
         if "could not find first log file name" in lowered:
             return UnknownFileError(code, sqlstate, message)
+    if code == _SAME_REPLICA:
+        return ReplacedAtSourceError(code, sqlstate, message)
     kind = FatalSourceErrorPacket if code in _FATAL_CODES else SourceErrorPacket
     return kind(code, sqlstate, message)

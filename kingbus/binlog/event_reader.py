@@ -25,6 +25,16 @@ from kingbus.binlog.events import (
     Gtid,
 )
 from kingbus.binlog.gtid import GTID_NUMBER_MAX
+from kingbus.binlog.mariadb import (
+    COMPLETED_XA,
+    GTID_DOMAIN,
+    GTID_FLAGS,
+    GTID_SEQUENCE,
+    GTID_SERVER,
+    STANDALONE,
+)
+from kingbus.binlog.mariadb import GTID_BYTES_MIN as MARIADB_GTID_BYTES_MIN
+from kingbus.binlog.mariadb_gtid import key_of
 from kingbus.binlog.receive_buffer import ReceiveBuffer
 from kingbus.binlog.tagged_gtids import TAG_WORDS, read_tagged
 
@@ -61,6 +71,8 @@ class EventReader:
         if not len(places):
             return places, []
         stops = stops - self.crc_bytes
+        if types[0] == EventType.GTID_MARIADB and (types == EventType.GTID_MARIADB).all():
+            return np.zeros(len(places), dtype=np.int64), self._mariadb_gtids(places, stops)
         if (types != EventType.GTID).any():
             if allow_anonymous and (types == EventType.ANONYMOUS_GTID).all():
                 if (stops - places < GTID_BYTES_MIN).any():
@@ -70,7 +82,7 @@ class EventReader:
             found = self._gtids_with_tags(places, stops, types)
             if found is not None:
                 return found
-            return self._gtids_one_by_one(places, stops, allow_anonymous=allow_anonymous)
+            return self._gtids_one_by_one(places, stops, types, allow_anonymous=allow_anonymous)
         if (stops - places < GTID_BYTES_MIN).any():
             raise MalformedEventError("a GTID event that is too short")
         u64 = self._buffer.unaligned("<u8")
@@ -136,13 +148,47 @@ class EventReader:
         ]
         return lengths, runs
 
+    def _mariadb_gtids(self, places: Indexes, stops: Indexes) -> list[Run]:
+        if (stops - places < MARIADB_GTID_BYTES_MIN).any():
+            raise MalformedEventError("a GTID event that is too short")
+        u32, u64 = self._buffer.unaligned("<u4"), self._buffer.unaligned("<u8")
+        domains, servers = u32[places + GTID_DOMAIN], u32[places + GTID_SERVER]
+        numbers = u64[places + GTID_SEQUENCE]
+        if (numbers - 1 > GTID_NUMBER_MAX - 1).any():  # 0 wraps around
+            raise MalformedEventError("an impossible GTID")
+        changes = (domains[1:] != domains[:-1]) | (servers[1:] != servers[:-1])
+        changes |= numbers[1:] != numbers[:-1] + 1
+        firsts = [0, *(np.flatnonzero(changes) + 1).tolist()]
+        lasts = [*(first - 1 for first in firsts[1:]), len(places) - 1]
+        return [
+            Run(
+                uuid=key_of(int(domains[first]), int(servers[first])),
+                tag="",
+                first=int(numbers[first]),
+                last=int(numbers[last]),
+            )
+            for first, last in zip(firsts, lasts, strict=True)
+        ]
+
+    def gtid_classes(self, places: Indexes, types: Codes) -> Codes:
+        """The class of each GTID event: MariaDB's is a BEGIN too, unless it says otherwise."""
+        classes = np.full(len(places), EventClass.GTID, dtype=np.uint8)
+        if not len(places):
+            return classes
+        flags = self._buffer.bytes8[places + GTID_FLAGS]
+        begins = (types == EventType.GTID_MARIADB) & ((flags & (STANDALONE | COMPLETED_XA)) == 0)
+        classes[begins] = EventClass.GTID_BEGIN
+        return classes
+
     def _gtids_one_by_one(
-        self, places: Indexes, stops: Indexes, *, allow_anonymous: bool
+        self, places: Indexes, stops: Indexes, types: Codes, *, allow_anonymous: bool
     ) -> tuple[Indexes, list[Run]]:
         """For runs of events with tagged or anonymous transactions."""
         lengths: list[int] = []
         runs: list[Run] = []
         view = self._buffer.view
+        if (types == EventType.GTID_MARIADB).any():
+            raise MalformedEventError("GTID events of MySQL and of MariaDB in one file")
         for place, stop in zip(places.tolist(), stops.tolist(), strict=True):
             gtid = Gtid.decode(view[place:stop], crc_bytes=0)
             if not gtid.uuid and not allow_anonymous:

@@ -1,5 +1,7 @@
 """The numbers of binlog events, spelled as in the server (MySQL's `mysql::binlog::event`).
 
+MariaDB's own begin at 160, where MySQL has none.
+
 Owns the numbers and the groups that a relay needs; knows nothing of their bodies.
 """
 
@@ -50,13 +52,36 @@ class EventType(IntEnum):
     TRANSACTION_PAYLOAD = 40
     HEARTBEAT_V2 = 41
     GTID_TAGGED = 42
+    ANNOTATE_ROWS = 160
+    BINLOG_CHECKPOINT = 161
+    GTID_MARIADB = 162
+    GTID_LIST = 163
+    START_ENCRYPTION = 164
+    QUERY_COMPRESSED = 165
+    WRITE_ROWS_COMPRESSED_V1 = 166
+    UPDATE_ROWS_COMPRESSED_V1 = 167
+    DELETE_ROWS_COMPRESSED_V1 = 168
+    WRITE_ROWS_COMPRESSED = 169
+    UPDATE_ROWS_COMPRESSED = 170
+    DELETE_ROWS_COMPRESSED = 171
 
 
-GTID_TYPES: Final = frozenset((EventType.GTID, EventType.ANONYMOUS_GTID, EventType.GTID_TAGGED))
+GTID_TYPES: Final = frozenset(
+    (
+        EventType.GTID,
+        EventType.ANONYMOUS_GTID,
+        EventType.GTID_TAGGED,
+        EventType.GTID_MARIADB,
+    )
+)
 """Each opens a transaction."""
 
 HEARTBEAT_TYPES: Final = frozenset((EventType.HEARTBEAT, EventType.HEARTBEAT_V2))
 """Sent on connections only, never in a file."""
+
+
+MARIADB_EVENT_TYPES_MIN: Final = EventType.GTID_LIST
+"""A FORMAT_DESCRIPTION that lists so many event types is MariaDB's."""
 
 
 def name_of(type_number: int) -> str:

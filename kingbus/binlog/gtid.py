@@ -3,6 +3,9 @@
 Owns how a set of global transaction identifiers is written, read and computed with, the tagged
 identifiers of MySQL 8.3 and later included. Knows nothing of events, files or the log.
 
+A set may also be MariaDB's (`mariadb_gtid.py`): its text is `domain-server-sequence`, which stands
+for all numbers up to that one, or, where that is not so, `0-1-7..9:12..15`.
+
 Text: MySQL manual, "GTID Format and Storage", on one line. Binary: the body of PREVIOUS_GTIDS and
 the set in COM_BINLOG_DUMP_GTID, in the old form (no tag in the set) or the tagged form 1.
 """
@@ -14,12 +17,13 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from struct import Struct
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
+from kingbus.binlog.mariadb_gtid import Position, Window, is_key, key_of, parse_gtid, split_key
 from kingbus.errors import KingbusError
 
 GTID_NUMBER_MAX: Final = (1 << 63) - 2
@@ -30,6 +34,8 @@ TAG_LENGTH_MAX: Final = 32
 _TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}")
 _NUMBERS = re.compile(r"(\d{1,19})(?:\s*-\s*(\d{1,19}))?")
+_MARIADB = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,19}\.\.\d{1,19}(?::\d{1,19}\.\.\d{1,19})*)")
+_MARIADB_BEGINS = re.compile(r"\d{1,10}-\d{1,10}-\d")
 _U64 = Struct("<Q")
 _SINGLE = Struct("<QQQ")
 _TAGGED_FORM = 1
@@ -249,6 +255,9 @@ class GtidSet:
         return result
 
     def _parse_group(self, group: str) -> None:
+        if _MARIADB_BEGINS.match(group) and _UUID.match(group) is None:
+            self._parse_mariadb(group)
+            return
         uuid_text, *fields = (field.strip() for field in group.split(":"))
         if _UUID.fullmatch(uuid_text) is None:
             raise MalformedGtidSetError(f"{uuid_text[:60]!r} in a GTID set is not a server uuid")
@@ -273,17 +282,36 @@ class GtidSet:
         if tag_is_open:
             raise MalformedGtidSetError(f"no transaction numbers after tag {tag!r} in a GTID set")
 
+    def _parse_mariadb(self, group: str) -> None:
+        gtid, parts = parse_gtid(group), _MARIADB.fullmatch(group)
+        if gtid is not None:
+            domain, server, sequence = gtid
+            self.add(key_of(domain, server), "", 1, sequence)
+            return
+        if parts is None:
+            raise MalformedGtidSetError(f"{group[:60]!r} in a GTID set is no GTID of MariaDB")
+        domain, server = int(parts[1]), int(parts[2])
+        for field in parts[3].split(":"):
+            first, last = (int(number) for number in field.split(".."))
+            in_order = 0 < first <= last <= GTID_NUMBER_MAX
+            if not in_order or max(domain, server) > 0xFFFF_FFFF:
+                raise MalformedGtidSetError(f"{group[:60]!r} in a GTID set is not an interval")
+            self.add(key_of(domain, server), "", first, last)
+
     def __str__(self) -> str:
         parts: list[str] = []
         last_uuid = b""
         for uuid, tag in sorted(self._groups):
+            if is_key(uuid):
+                parts += [",", _mariadb_text(uuid, self._groups[uuid, tag])]
+                continue
             numbers = self._groups[uuid, tag].text()
             if uuid != last_uuid:
                 parts.append("," if parts else "")
                 parts.append(str(UUID(bytes=uuid)))
                 last_uuid = uuid
             parts.append(f":{tag}:{numbers}" if tag else f":{numbers}")
-        return "".join(parts)
+        return "".join(parts).removeprefix(",")
 
     def __repr__(self) -> str:
         return f"GtidSet({self})"
@@ -440,6 +468,10 @@ class GtidSet:
                 return True
         return False
 
+    def meets(self, other: "GtidSet") -> bool:
+        """As `overlaps`; see `mariadb_gtid.Position` for the other kind that dumps know."""
+        return self.overlaps(other)
+
     def overlaps_run(self, uuid: bytes, tag: str, first: int, last: int) -> bool:
         """Whether any number from first to last, inclusive, is in it."""
         intervals = self._groups.get((uuid, tag))
@@ -473,6 +505,13 @@ class GtidSet:
     __hash__ = None  # type: ignore[assignment]  # mutable
 
 
+GtidsHad: TypeAlias = GtidSet | Position
+"""What a replica says that it has; MariaDB's names the ends of domains only."""
+
+GtidsLeftOut: TypeAlias = GtidsHad | Window
+"""What a dump leaves out: what the replica has, and what it does not want to have yet."""
+
+
 def _decode_tag(view: memoryview, at: int) -> tuple[str, int]:
     length = view[at] >> 1
     # The lowest bit says that the length goes on in the next byte: too long for a tag.
@@ -484,6 +523,18 @@ def _decode_tag(view: memoryview, at: int) -> tuple[str, int]:
     return tag, at + 1 + length
 
 
+def _mariadb_text(key: bytes, intervals: _Intervals) -> str:
+    domain, server = split_key(key)
+    if intervals.starts == [1]:
+        return f"{domain}-{server}-{intervals.ends[0] - 1}"
+    pairs = zip(intervals.starts, intervals.ends, strict=True)
+    numbers = ":".join(f"{start}..{end - 1}" for start, end in pairs)
+    return f"{domain}-{server}-{numbers}"
+
+
 def format_gtid(uuid: bytes, tag: str, number: int) -> str:
-    """`uuid:number` or `uuid:tag:number`."""
+    """`uuid:number` or `uuid:tag:number`; MariaDB's as `domain-server-number`."""
+    if is_key(uuid):
+        domain, server = split_key(uuid)
+        return f"{domain}-{server}-{number}"
     return f"{UUID(bytes=uuid)}:{tag}:{number}" if tag else f"{UUID(bytes=uuid)}:{number}"

@@ -26,6 +26,7 @@ from kingbus.binlog.checksum import CRC_BYTES, are_intact, is_intact
 from kingbus.binlog.errors import (
     ChecksumMismatchError,
     DifferentFileError,
+    EncryptedStreamError,
     EventTooLargeError,
     GapError,
     InconsistentTransactionError,
@@ -48,6 +49,8 @@ from kingbus.binlog.events import (
 )
 from kingbus.binlog.header import FIRST_POSITION, HEADER_BYTES, EventHeader
 from kingbus.binlog.large_event import LargeEvent
+from kingbus.binlog.mariadb import decode_gtid_list
+from kingbus.binlog.mariadb_gtid import Position
 from kingbus.binlog.receive_buffer import PACKET_HEADER, PACKET_LENGTH_MAX, ReceiveBuffer
 from kingbus.binlog.resume import HeldTail, ResumePoint
 from kingbus.binlog.transactions import Transactions
@@ -70,9 +73,15 @@ _SIZE: Final = _EVENT + 9
 _LOG_POS: Final = _EVENT + 13
 
 _ONE_BY_ONE: Final = np.zeros(256, dtype=np.bool_)
-_ONE_BY_ONE[[EventType.FORMAT_DESCRIPTION, EventType.PREVIOUS_GTIDS, *sorted(HEARTBEAT_TYPES)]] = (
-    True
-)
+_ONE_BY_ONE[
+    [
+        EventType.FORMAT_DESCRIPTION,
+        EventType.PREVIOUS_GTIDS,
+        EventType.GTID_LIST,
+        EventType.START_ENCRYPTION,
+        *sorted(HEARTBEAT_TYPES),
+    ]
+] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +338,16 @@ class IngestStream:
             self._check_crc(event, header.type)
             self._heartbeat(Heartbeat.decode(event, crc_bytes=self._reader.crc_bytes))
             self._drop(stop)
+        elif header.type == EventType.START_ENCRYPTION:
+            raise EncryptedStreamError(
+                "an encrypted binary log of a MariaDB source is not available yet: "
+                f"a START_ENCRYPTION event, {self._place()}"
+            )
+        elif header.type == EventType.GTID_LIST and header.is_artificial:
+            self._check_crc(event, header.type)
+            # What a heartbeat is for MySQL: where a skipped stretch ended.
+            self._goes_on_at(self._cursor + ((header.log_pos - self._cursor) & _U32), "GTID_LIST")
+            self._drop(stop)
         elif header.log_pos == 0 and (self._cursor + header.size) & _U32:
             raise MalformedStreamError(
                 f"an artificial {name_of(header.type)} event, {self._place()}"
@@ -336,6 +355,8 @@ class IngestStream:
         else:
             if header.type == EventType.PREVIOUS_GTIDS and self._cursor >= self._known:
                 self._previous_gtids(event)
+            elif header.type == EventType.GTID_LIST and self._cursor >= self._known:
+                self._gtid_list(event)
             self._ordinary(np.array([at]), np.array([stop]))
 
     def _drop(self, stop: int) -> None:
@@ -461,6 +482,19 @@ class IngestStream:
         start.previous_gtids = previous_gtids_body(event, crc_bytes=self._reader.crc_bytes)
         self._wants_previous_gtids = False
 
+    def _gtid_list(self, event: memoryview) -> None:
+        """What MariaDB has where MySQL has PREVIOUS_GTIDS; kept as a set of the same form."""
+        self._check_crc(event, EventType.GTID_LIST)
+        if not self._wants_previous_gtids:
+            raise MalformedStreamError(f"a GTID_LIST event, {self._place()}")
+        previous = decode_gtid_list(event, crc_bytes=self._reader.crc_bytes)
+        if not Position.of(self._executed).covers(Position.of(previous)):
+            raise GapError(previous.subtract(self._executed))
+        start = self._builder.file_start
+        assert start is not None
+        start.previous_gtids = previous.encode()
+        self._wants_previous_gtids = False
+
     def _heartbeat(self, heartbeat: Heartbeat) -> None:
         """Tells where the source is: behind a skipped stretch that is a gap for us."""
         if heartbeat.file_name != self._file or self._wants_description:
@@ -468,6 +502,10 @@ class IngestStream:
         position = heartbeat.position
         if not heartbeat.is_whole:
             position = self._cursor + ((position - self._cursor) & _U32)
+        self._goes_on_at(position, "heartbeat")
+
+    def _goes_on_at(self, position: int, what: str) -> None:
+        """Behind a skipped stretch, which is a gap for us, or where the stream is anyway."""
         if self._resume.by_position and self._is_held_file and self._cursor < self._known:
             raise SourceLostTailError(
                 f"{self._file} ends at position {self._cursor} at the source, "
@@ -476,7 +514,7 @@ class IngestStream:
         if position == self._cursor:
             return
         if position < self._cursor or self._transactions.open is not None:
-            raise MalformedStreamError(f"a heartbeat at {position}, {self._place()}")
+            raise MalformedStreamError(f"a {what} at {position}, {self._place()}")
         if self._resume.by_position and self._is_held_file:
             raise MalformedStreamError(
                 f"the source skips to {position} in a dump by position, {self._place()}"
@@ -658,6 +696,7 @@ class IngestStream:
             types[gtids],
             allow_anonymous=not self._resume.gtid_mode,
         )
+        codes[gtids] = self._reader.gtid_classes(offsets[gtids] + _EVENT, types[gtids])
         self._transactions.note_lengths(lengths, place=self._place())
         if not self._transactions.has_lengths:
             queries = np.flatnonzero(types == EventType.QUERY)

@@ -27,7 +27,8 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import Message
 
-from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
+from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid
+from kingbus.binlog.mariadb_gtid import MYSQL, Position
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
@@ -147,6 +148,13 @@ class RelayState:
         return not self._names_used
 
     @property
+    def flavor(self) -> str:
+        """Of the log, `mysql` or `mariadb`: that of its first source. "" while it has no file."""
+        if self.is_empty:
+            return ""
+        return (self.source.flavor if self.source is not None else "") or MYSQL
+
+    @property
     def in_transaction(self) -> bool:
         """Something behind the visible end waits for its end."""
         return self._open is not None
@@ -190,7 +198,7 @@ class RelayState:
             number += 1
         return served
 
-    def file_before(self, gtids: GtidSet) -> FileRow | None:
+    def file_before(self, gtids: GtidsHad) -> FileRow | None:
         """The newest file that began with nothing executed beyond `gtids`.
 
         All transactions outside `gtids` lie in it or behind it. None when even the oldest file
@@ -309,6 +317,9 @@ class RelayState:
     def _apply_session(self, changes: Changes, session: ReceiverSession) -> str:
         if session.channel != self.channel:
             return f"channel {session.channel} is not served"
+        flavor = session.flavor or MYSQL
+        if self.flavor not in {"", flavor}:
+            return f"the log is of a {self.flavor} source, the session of a {flavor} source"
         if session.epoch < self.epoch:
             return f"epoch {session.epoch} is over, the present one is {self.epoch}"
         holds_epoch = bool(self.files) and self.files[-1].epoch == session.epoch
@@ -823,7 +834,11 @@ def _may_repeat(row: FileRow) -> bool:
             before = GtidSet.decode(row.start.previous_gtids)
         except MalformedGtidSetError:
             return True
-    return not before.contains(GtidSet.decode(row.previous_gtids))
+    held = GtidSet.decode(row.previous_gtids)
+    ends = Position.of(held)
+    if ends.last:
+        return not Position.of(before).covers(ends)
+    return not before.contains(held)
 
 
 def row_of(meta: EventBatch, file: int, packet_bytes: int) -> BatchRow:

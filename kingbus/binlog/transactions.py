@@ -21,6 +21,7 @@ from kingbus.binlog.boundary import (
 )
 from kingbus.binlog.errors import AnonymousTransactionError, InconsistentTransactionError
 from kingbus.binlog.gtid import GtidSet, format_gtid
+from kingbus.binlog.mariadb_gtid import Position, is_key, split_key
 from kingbus.pb.command_pb2 import LastTransaction
 
 _NO_EVENTS: Indexes = np.zeros(0, dtype=np.int64)
@@ -37,11 +38,21 @@ class _Start:
 class Transactions:
     """See the module. `executed` is added to as batches are made."""
 
-    __slots__ = ("_executed", "_gtid_mode", "_open_run", "_open_start", "has_lengths", "open")
+    __slots__ = (
+        "_domain_ends",
+        "_executed",
+        "_gtid_mode",
+        "_open_run",
+        "_open_start",
+        "has_lengths",
+        "open",
+    )
 
     def __init__(self, executed: GtidSet, *, gtid_mode: bool) -> None:
         self._executed = executed
         self._gtid_mode = gtid_mode
+        ends = Position.of(executed).last
+        self._domain_ends = {domain: sequence for domain, (_, sequence) in ends.items()}
         self.open: OpenTransaction | None = None
         self._open_start = _Start(position=0, crc=0)
         self._open_run: Run | None = None  # of the open one, when it began in a batch before
@@ -170,6 +181,7 @@ class Transactions:
             ended = [self._open_run, *ended]
         if goes_on and builder.started > builder.closed:
             self._open_run = builder.open_run()
+        self._check_rises(ended, place=place)
         for run in ended:
             if not run.uuid:
                 continue
@@ -179,6 +191,23 @@ class Transactions:
                     f"number {run.last} again, {place}"
                 )
             self._executed.add(run.uuid, run.tag, run.first, run.last)
+            if is_key(run.uuid):
+                self._domain_ends[split_key(run.uuid)[0]] = run.last
+
+    def _check_rises(self, runs: list[Run], *, place: str) -> None:
+        """In a domain of MariaDB's a position means all before it: so numbers have to rise."""
+        ends: dict[int, int] = {}
+        for run in runs:
+            if not is_key(run.uuid):
+                return
+            domain, _ = split_key(run.uuid)
+            end = ends.get(domain, self._domain_ends.get(domain, 0))
+            if run.first <= end:
+                raise InconsistentTransactionError(
+                    f"the source sends {format_gtid(run.uuid, '', run.first)} behind number {end} "
+                    f"of domain {domain}, {place}; set gtid_strict_mode=ON there"
+                )
+            ends[domain] = run.last
 
 
 def _last(start: _Start, end: int, crc: int) -> LastTransaction:

@@ -38,6 +38,9 @@ def set_source(
     compression: Annotated[
         str, typer.Option("--compression", help="Of the connection: none, zlib or zstd.")
     ] = "",
+    flavor: Annotated[
+        str, typer.Option("--flavor", help="mysql or mariadb; fixed by a cluster's first source.")
+    ] = "",
     password_file: PasswordFile = None,
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
@@ -52,6 +55,8 @@ def set_source(
         "semi_sync": semi_sync,
         "syncer_id": server_id,
     }
+    if flavor:
+        body["flavor"] = flavor
     if len(addresses) > 1:
         body["mysql_addrs"] = addresses
     if start_from:

@@ -355,6 +355,53 @@ def replaced_by_same_replica(
     )
 
 
+def mariadb_replaced(
+    first_file: str, first_position: int, last_file: str, last_position: int
+) -> MySQLError:
+    """4052, MariaDB's own number for the same: it has no uuids, the server ids are equal."""
+    return MySQLError(
+        4052,
+        "HY000",
+        "A slave with the same server_uuid/server_id is already connected; the first event "
+        f"'{first_file}' at {first_position}, the last event read from '{last_file}' at "
+        f"{last_position}, the last byte read from '{last_file}' at {last_position}.",
+    )
+
+
+def mariadb_state_purged() -> MySQLError:
+    """1236 in MariaDB's words: what the replica lacks is held no longer."""
+    return fatal_dump_error(
+        "Could not find GTID state requested by slave in any binlog files. Probably the slave "
+        "state is too old and required binlog files have been purged."
+    )
+
+
+def mariadb_not_in_log(gtid: str) -> MySQLError:
+    """1236 in MariaDB's words: the replica is ahead."""
+    return fatal_dump_error(
+        f"Error: connecting slave requested to start from GTID {gtid}, which is not in the "
+        "master's binlog"
+    )
+
+
+def mariadb_missing(gtid: str) -> MySQLError:
+    """1236 in MariaDB's words: a replica that is strict stands in a hole of the log."""
+    return fatal_dump_error(
+        f"The binlog on the master is missing the GTID {gtid} requested by the slave (even though "
+        "both a prior and a subsequent sequence number does exist), and GTID strict mode is enabled"
+    )
+
+
+def mariadb_diverged(gtid: str) -> MySQLError:
+    """1236 in MariaDB's words: the replica has what was never in this log, and is not ahead."""
+    return fatal_dump_error(
+        f"Error: connecting slave requested to start from GTID {gtid}, which is not in the "
+        "master's binlog. Since the master's binlog contains GTIDs with higher sequence numbers, "
+        "it probably means that the slave has diverged due to executing extra erroneous "
+        "transactions"
+    )
+
+
 NEXT_LOG_MISSING = "could not find next log"
 
 

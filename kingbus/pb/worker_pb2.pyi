@@ -185,6 +185,11 @@ class Begin(_message.Message):
     BEGIN_POSITION_FIELD_NUMBER: _builtins.int
     NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
     OWN_SERVER_ID_FIELD_NUMBER: _builtins.int
+    MARIADB_POSITION_FIELD_NUMBER: _builtins.int
+    HAS_MARIADB_POSITION_FIELD_NUMBER: _builtins.int
+    MARIADB_CAPABILITY_FIELD_NUMBER: _builtins.int
+    WANTS_ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    MARIADB_UNTIL_FIELD_NUMBER: _builtins.int
     dump: _builtins.int
     """number of the dump, never used twice"""
     by_gtid: _builtins.bool
@@ -207,6 +212,13 @@ class Begin(_message.Message):
     next_sequence: _builtins.int
     own_server_id: _builtins.int
     """in events that are made up"""
+    mariadb_position: _builtins.str
+    """of a dump by GTID to a MariaDB replica, instead of a set"""
+    has_mariadb_position: _builtins.bool
+    mariadb_capability: _builtins.int
+    wants_annotations: _builtins.bool
+    mariadb_until: _builtins.str
+    """empty: on and on"""
     def __init__(
         self,
         *,
@@ -225,10 +237,15 @@ class Begin(_message.Message):
         begin_position: _builtins.int = ...,
         next_sequence: _builtins.int = ...,
         own_server_id: _builtins.int = ...,
+        mariadb_position: _builtins.str = ...,
+        has_mariadb_position: _builtins.bool = ...,
+        mariadb_capability: _builtins.int = ...,
+        wants_annotations: _builtins.bool = ...,
+        mariadb_until: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_file", b"begin_file", "begin_position", b"begin_position", "by_gtid", b"by_gtid", "checksum", b"checksum", "dump", b"dump", "file_name", b"file_name", "gtid_set", b"gtid_set", "heartbeat_period", b"heartbeat_period", "heartbeat_v2_accepted", b"heartbeat_v2_accepted", "next_sequence", b"next_sequence", "non_blocking", b"non_blocking", "own_server_id", b"own_server_id", "position", b"position", "replica_uuid", b"replica_uuid", "server_id", b"server_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_file", b"begin_file", "begin_position", b"begin_position", "by_gtid", b"by_gtid", "checksum", b"checksum", "dump", b"dump", "file_name", b"file_name", "gtid_set", b"gtid_set", "has_mariadb_position", b"has_mariadb_position", "heartbeat_period", b"heartbeat_period", "heartbeat_v2_accepted", b"heartbeat_v2_accepted", "mariadb_capability", b"mariadb_capability", "mariadb_position", b"mariadb_position", "mariadb_until", b"mariadb_until", "next_sequence", b"next_sequence", "non_blocking", b"non_blocking", "own_server_id", b"own_server_id", "position", b"position", "replica_uuid", b"replica_uuid", "server_id", b"server_id", "wants_annotations", b"wants_annotations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,7 @@ from kingbus.binlog.events import (
 )
 from kingbus.binlog.gtid import format_gtid
 from kingbus.binlog.header import FIRST_POSITION, HEADER_BYTES, EventHeader
+from kingbus.binlog.mariadb import STANDALONE, MariaDBGtid, decode_gtid_list
 from kingbus.binlog.relay_state import RelayState
 from kingbus.mysql.constants import PACKET_PAYLOAD_MAX
 from kingbus.mysql.errors import show_binlog_events_failed
@@ -41,6 +42,7 @@ _NAMES = {
     EventType.GTID: "Gtid",
     EventType.ANONYMOUS_GTID: "Anonymous_Gtid",
     EventType.GTID_TAGGED: "Gtid_tagged",
+    EventType.GTID_MARIADB: "Gtid",
     EventType.WRITE_ROWS_V1: "Write_rows_v1",
     EventType.UPDATE_ROWS_V1: "Update_rows_v1",
     EventType.DELETE_ROWS_V1: "Delete_rows_v1",
@@ -181,6 +183,16 @@ def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
             gtid = Gtid.decode(event, crc_bytes=crc_bytes)
             text = format_gtid(gtid.uuid, gtid.tag, gtid.number)
             return f"SET @@SESSION.GTID_NEXT= '{text}'"
+        case EventType.GTID_MARIADB:
+            made = MariaDBGtid.decode(event)
+            begin = "" if made.flags & STANDALONE else "BEGIN "
+            return f"{begin}GTID {made.domain}-{made.server}-{made.sequence}"
+        case EventType.GTID_LIST:
+            return f"[{decode_gtid_list(event, crc_bytes=crc_bytes)}]"
+        case EventType.BINLOG_CHECKPOINT:
+            return bytes(event[HEADER_BYTES + 4 : len(event) - crc_bytes]).decode()
+        case EventType.ANNOTATE_ROWS:
+            return bytes(event[HEADER_BYTES : len(event) - crc_bytes]).decode(errors="replace")
         case EventType.QUERY:
             return query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
         case EventType.XID:

@@ -25,7 +25,9 @@ import trio
 
 from kingbus import metrics
 from kingbus.addresses import Address
-from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError
+from kingbus.binlog.header import FIRST_POSITION
+from kingbus.binlog.mariadb_gtid import MARIADB, Position
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.mysql import auth
@@ -42,7 +44,13 @@ from kingbus.mysql.commands import (
     Statistics,
     UnknownCommand,
 )
-from kingbus.mysql.constants import SALT_SIZE, DumpFlag
+from kingbus.mysql.constants import (
+    CACHING_SHA2_PASSWORD,
+    MARIADB_SEND_ANNOTATE_ROWS,
+    MYSQL_NATIVE_PASSWORD,
+    SALT_SIZE,
+    DumpFlag,
+)
 from kingbus.mysql.errors import (
     MySQLError,
     ProtocolError,
@@ -50,6 +58,7 @@ from kingbus.mysql.errors import (
     gtid_mode_not_on,
     internal_error,
     malformed_gtid_encoding,
+    mariadb_replaced,
     next_log_not_found,
     replaced_by_same_replica,
     server_shutdown,
@@ -77,7 +86,12 @@ from kingbus.replication.connections import (
     ReplicaFacts,
     RunningDump,
 )
-from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
+from kingbus.replication.dump_session import (
+    DumpProgress,
+    DumpRefusedError,
+    DumpRequest,
+    parse_position,
+)
 from kingbus.replication.queries import ServerFacts, Session, answer
 from kingbus.replication.streams import SendingSink, Stream, accept_tls
 from kingbus.replication.users import REPLICATION, FailedLogins, ServerUser, Users
@@ -302,12 +316,13 @@ class _Client:
         self._stream: Stream = stream
         self._compressed: CompressedStream | None = None
         self._protocol = ServerConnection(
-            server_version=server.facts.version,
+            server_version=greeted_version(server.facts.version),
             thread_id=connection.thread_id,
             salt=auth.make_salt(secrets.token_bytes(SALT_SIZE)),
             rsa_key=server.rsa_key,
             offer_tls=server.ssl_context is not None,
             require_tls=server.require_tls,
+            auth_plugin=greeted_plugin(server.facts.flavor),
         )
 
     async def run(self) -> None:
@@ -545,8 +560,16 @@ class _Client:
 
     def _dump_request(self, command: BinlogDump | BinlogDumpGtid) -> DumpRequest:
         variables = self._session.user_variables
-        gtid_set = None
-        if isinstance(command, BinlogDumpGtid):
+        gtid_set: GtidsHad | None = None
+        until: Position | None = None
+        is_mariadb = self._server.facts.flavor == MARIADB
+        if is_mariadb and isinstance(command, BinlogDumpGtid):
+            raise unknown_command()
+        if is_mariadb and variables.mariadb_position is not None:
+            gtid_set = parse_position(variables.mariadb_position)
+            if variables.mariadb_until is not None:
+                until = parse_position(variables.mariadb_until)
+        elif isinstance(command, BinlogDumpGtid):
             if self._server.facts.gtid_mode != "ON":
                 raise gtid_mode_not_on(self._server.facts.gtid_mode)
             try:
@@ -556,14 +579,20 @@ class _Client:
         flags = command.flags
         return DumpRequest(
             kind="position" if gtid_set is None else "gtid",
-            file_name=command.file,
-            position=command.position,
+            # A MariaDB replica that comes back says file and position too, and does not mean them.
+            file_name="" if isinstance(gtid_set, Position) else command.file,
+            position=FIRST_POSITION if isinstance(gtid_set, Position) else command.position,
             gtid_set=gtid_set,
+            mariadb_capability=variables.mariadb_capability,
+            until=until,
+            strict=str(variables.get("slave_gtid_strict_mode") or 0) not in {"0", "OFF"},
+            wants_annotations=is_mariadb and bool(flags & MARIADB_SEND_ANNOTATE_ROWS),
             # Without a server id there is nobody to wait for, flag or not.
             non_blocking=bool(flags & DumpFlag.NON_BLOCK) or command.server_id == 0,
             # The same bit means something else to MariaDB's clients.
             heartbeat_v2_accepted=bool(flags & DumpFlag.USE_HEARTBEAT_EVENT_V2)
-            and not variables.speaks_mariadb,
+            and not variables.speaks_mariadb
+            and not is_mariadb,
             heartbeat_period_s=variables.heartbeat_period_s,
             checksum=variables.checksum,
             server_id=command.server_id,
@@ -591,9 +620,9 @@ class _Client:
                 nursery.cancel_scope.cancel()
         if dump.replaced:
             position = dump.progress
-            failure = replaced_by_same_replica(
-                dump.request.file_name, 4, position.file, position.position
-            )
+            is_mariadb = self._server.facts.flavor == MARIADB
+            replaced = mariadb_replaced if is_mariadb else replaced_by_same_replica
+            failure = replaced(dump.request.file_name, 4, position.file, position.position)
         elif dump.overtaken:
             failure = self._overtaken(dump)
         self._protocol.continue_at(dump.progress.next_sequence)
@@ -623,6 +652,16 @@ class _Client:
         finally:
             sink.hurry()
         gone.cancel()
+
+
+def greeted_plugin(flavor: str) -> str:
+    """The login plugin that a greeting names: MariaDB's clients may not have MySQL's."""
+    return MYSQL_NATIVE_PASSWORD if flavor == MARIADB else CACHING_SHA2_PASSWORD
+
+
+def greeted_version(version: str) -> str:
+    """The version as a greeting says it: MariaDB 10 puts before it what old replicas can read."""
+    return f"5.5.5-{version}" if version.startswith("10.") and "MariaDB" in version else version
 
 
 def _shown(sql: str) -> str:

@@ -344,6 +344,10 @@ class _Dump:
             moved = False
             for row in rows:
                 moved |= await self._pass(row, rows[-1].index)
+                last = self.session.last_of_all(row.row)
+                if last is not None:
+                    await self._out.send([last])
+                    return
             await self._out.flush()
             if moved:
                 await self._keep_alive()

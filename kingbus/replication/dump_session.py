@@ -20,6 +20,8 @@ Three things need care:
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from kingbus.binlog.artificial import (
     build_event,
     fake_rotate,
@@ -28,10 +30,26 @@ from kingbus.binlog.artificial import (
     heartbeat_v2,
 )
 from kingbus.binlog.checksum import CRC_BYTES
-from kingbus.binlog.event_types import EventType
+from kingbus.binlog.event_types import MARIADB_EVENT_TYPES_MIN, EventType
 from kingbus.binlog.events import Rotate
-from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
+from kingbus.binlog.gtid import (
+    GtidSet,
+    GtidsHad,
+    GtidsLeftOut,
+    MalformedGtidSetError,
+    format_gtid,
+)
 from kingbus.binlog.header import FIRST_POSITION, BytesLike, EventHeader
+from kingbus.binlog.mariadb import UNTIL_REACHED, decode_gtid_list, fake_gtid_list
+from kingbus.binlog.mariadb_compat import replacement, types_to_change
+from kingbus.binlog.mariadb_gtid import (
+    MalformedPositionError,
+    Position,
+    Window,
+    is_key,
+    key_of,
+    split_key,
+)
 from kingbus.binlog.relay_state import VisibleEnd
 from kingbus.mysql import errors
 from kingbus.mysql.errors import MySQLError
@@ -65,13 +83,16 @@ class DumpRequest:
 
     `kind` is "position" or "gtid"; an empty `file_name` means the oldest file, or the one that the
     set decides. `checksum` is what the client announced to understand: "CRC32", "NONE" or None.
-    `skip_tagged` is noted only: a source of today sends tagged transactions all the same.
+    `skip_tagged` is noted only: a source of today sends tagged transactions all the same. A MariaDB
+    replica that follows GTIDs has a `Position` in the place of a set; of its own events a client
+    gets those that `mariadb_capability` says, and ANNOTATE_ROWS if it `wants_annotations`. It may
+    want to get `until` a position only, and may be `strict`: that its own must be there exactly.
     """
 
     kind: str
     file_name: str = ""
     position: int = FIRST_POSITION
-    gtid_set: GtidSet | None = None
+    gtid_set: GtidsHad | None = None
     non_blocking: bool = False
     heartbeat_v2_accepted: bool = False
     heartbeat_period_s: float | None = None
@@ -79,11 +100,16 @@ class DumpRequest:
     server_id: int = 0
     replica_uuid: str = ""
     skip_tagged: bool = False
+    mariadb_capability: int = 0
+    wants_annotations: bool = False
+    until: Position | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         assert self.kind in {"position", "gtid"}
         assert (self.gtid_set is not None) == (self.kind == "gtid")
         assert self.checksum in {"CRC32", "NONE", None}
+        assert self.until is None or isinstance(self.gtid_set, Position)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,6 +158,14 @@ def decode_gtid_set(encoded: BytesLike) -> GtidSet:
         raise refused(errors.malformed_gtid_encoding()) from None
 
 
+def parse_position(text: str) -> Position:
+    """The position of a MariaDB replica; raises DumpRefusedError when it is none."""
+    try:
+        return Position.parse(text)
+    except MalformedPositionError as error:
+        raise refused(errors.fatal_dump_error(f"Failed to load replica state: {error}")) from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
     """There is no file yet: nothing is sent until there is one."""
@@ -176,7 +210,12 @@ class DumpSession:
     def __init__(self, request: DumpRequest, *, server_id: int) -> None:
         self._request = request
         self._server_id = server_id
-        self._excluded = request.gtid_set
+        self._excluded: GtidsLeftOut | None = request.gtid_set
+        self._reached: dict[int, int] = {}  # of MariaDB's domains, by what was sent or left out
+        if isinstance(request.gtid_set, Position) and request.until is not None:
+            self._excluded = Window(request.gtid_set, request.until)
+            ends = request.gtid_set.last
+            self._reached = {domain: number for domain, (_, number) in ends.items()}
         self._first_file = ""  # for error texts
         self._first_position = 0
         # In force for the client: what the last FORMAT_DESCRIPTION said.
@@ -190,6 +229,9 @@ class DumpSession:
         self.position = 0
         self._skipping = False
         self._owes_heartbeat = False
+        self._to_change = types_to_change(
+            request.mariadb_capability, annotate=request.wants_annotations
+        )
         self._phased = 0, 0  # file and position of the last heartbeats for the numbers' sake
 
     # -- where to start ---------------------------------------------------------------------
@@ -228,12 +270,15 @@ class DumpSession:
                 raise refused(position_in_gap(file, request.position, gap.start, gap.end))
         return Begin(file=file, position=request.position)
 
-    def _check_set(self, state: ServedState, gtids: GtidSet) -> None:
+    def _check_set(self, state: ServedState, gtids: GtidsHad) -> None:
         """Whether the replica is ahead of, or too far behind, what is held.
 
         It sends all uuids that it knows, its own included; only those that were a source of this
         log say something about it.
         """
+        if isinstance(gtids, Position):
+            self._check_position(state, gtids)
+            return
         config = state.source_config
         if config is not None and config.mode == "position":
             raise refused(errors.gtid_mode_not_on("OFF"))  # the listener says it with the mode
@@ -242,6 +287,30 @@ class DumpSession:
         missing = state.purged.subtract(gtids)
         if missing:
             raise refused(errors.purged_required(str(gtids), str(missing)))
+
+    def _check_position(self, state: ServedState, position: Position) -> None:
+        """The same for MariaDB's replicas: is their position one of this log's, and still there?
+
+        A domain of which the log knows nothing is another source's.
+        """
+        ends, purged = Position.of(state.executed).last, Position.of(state.purged)
+        if not position.covers(purged):
+            raise refused(errors.mariadb_state_purged())
+        written = {uuid: last for uuid, _, _, last in state.executed.runs()}
+        for domain, (server, sequence) in sorted(position.last.items()):
+            if domain not in ends or purged.last.get(domain) == (server, sequence):
+                continue
+            if state.executed.contains_gtid(key_of(domain, server), "", sequence):
+                continue
+            gtid = f"{domain}-{server}-{sequence}"
+            if sequence <= written.get(key_of(domain, server), 0):
+                # The log has numbers before and behind it, and not this one.
+                if self._request.strict:
+                    raise refused(errors.mariadb_missing(gtid))
+                continue
+            if sequence <= ends[domain][1]:
+                raise refused(errors.mariadb_diverged(gtid))
+            raise _PerhapsBehindError(errors.mariadb_not_in_log(gtid))
 
     # -- files ------------------------------------------------------------------------------
 
@@ -356,7 +425,64 @@ class DumpSession:
         self.position = row.row.end_position
         if batch.event_type(last - 1) == EventType.ROTATE:
             self._pass_rotate(pieces, batch, last - 1, file, state)
-        return pieces
+        if isinstance(self._request.gtid_set, Position) and not first:
+            pieces = self._with_description(pieces, batch, self._request.gtid_set)
+        return self._adapted(pieces, batch) if self._adapts else pieces
+
+    def _with_description(
+        self, pieces: list[Piece], batch: ServedBatch, had: Position
+    ) -> list[Piece]:
+        """Where a file begins before the position its description says nothing of a restart.
+
+        A MariaDB replica would drop temporary tables that what it had already made.
+        """
+        head = pieces[0] if pieces else None
+        if not isinstance(head, Stored) or head.first or batch.count < 2:
+            return pieces
+        kinds = (batch.event_type(0), batch.event_type(1))
+        if kinds != (EventType.FORMAT_DESCRIPTION, EventType.GTID_LIST):
+            return pieces
+        crc_bytes = CRC_BYTES if self._crc else 0
+        if Position.of(decode_gtid_list(batch.event(1), crc_bytes=crc_bytes)).covers(had):
+            return pieces
+        description = batch.event(0)
+        log_pos = EventHeader.decode(description).log_pos
+        made = format_description_for_dump(description, from_start=False, log_pos=log_pos)
+        rest = [Stored(first=1, last=head.last)] if head.last > 1 else []
+        return [Made(event=made), *rest, *pieces[1:]]
+
+    @property
+    def _is_mariadb(self) -> bool:
+        """Whether the file is MariaDB's."""
+        return self._event_types >= MARIADB_EVENT_TYPES_MIN
+
+    @property
+    def _adapts(self) -> bool:
+        """Whether the file may have events that this client gets otherwise, or not at all."""
+        return self._is_mariadb and bool(self._to_change.any())
+
+    def _adapted(self, pieces: list[Piece], batch: ServedBatch) -> list[Piece]:
+        """The same pieces, with every event replaced or left out that the client does not know."""
+        packets = np.flatnonzero(self._to_change[batch.event_types] & batch.begins_event)
+        adapted: list[Piece] = []
+        for piece in pieces:
+            if isinstance(piece, Made):
+                adapted.append(piece)
+                continue
+            first = piece.first
+            begin, end = np.searchsorted(packets, (first, piece.last))
+            for packet in packets[begin:end].tolist():
+                if first < packet:
+                    adapted.append(Stored(first=first, last=packet))
+                event = replacement(
+                    batch.event(packet), self._request.mariadb_capability, crc=self._crc
+                )
+                if event is not None:
+                    adapted.append(Made(event=event))
+                first = packet + 1
+            if first < piece.last:
+                adapted.append(Stored(first=first, last=piece.last))
+        return adapted
 
     def is_whole(self, row: Row, first: int, file: FileRow) -> bool:
         """Whether all of the row, none of it passed yet, goes out as it is stored.
@@ -367,9 +493,14 @@ class DumpSession:
         each = row.row
         if first or not each.HasField("first_sequence") or row.index >= file.last_index:
             return False
+        if self._adapts:
+            return False
+        is_mariadb_s = isinstance(self._request.gtid_set, Position)
+        if is_mariadb_s and each.start_position == FIRST_POSITION:
+            return False
         if self._skipping or self._owes_heartbeat or each.start_position != self.position:
             return False
-        return self._excluded is None or not gtids_of(each.gtids).overlaps(self._excluded)
+        return self._excluded is None or not self._excluded.meets(gtids_of(each.gtids))
 
     def pass_whole(self, row: Row) -> None:
         """All of the row is sent."""
@@ -418,7 +549,7 @@ class DumpSession:
         if excluded is None:
             return [(first, last, True)]
         follows = self._skipping and (first or row.first_transaction)
-        if not follows and not gtids_of(row.gtids).overlaps(excluded):
+        if not follows and not excluded.meets(gtids_of(row.gtids)):
             return [(first, last, True)]
         return batch.cut(first, last, excluded, skipping=self._skipping)
 
@@ -489,11 +620,33 @@ class DumpSession:
         if not self._owes_heartbeat:
             return []
         self._owes_heartbeat = False
+        if isinstance(self._request.gtid_set, Position) and not self._has_rotated:
+            # Where a skipped stretch ends MariaDB says so, and what the replica has there.
+            return [self._gtid_list(self._request.gtid_set)]
         return [self.heartbeat()] if self.may_beat else []
+
+    def _gtid_list(self, position: Position, flags: int = 0) -> Made:
+        event = fake_gtid_list(
+            position, self.position, server_id=self._server_id, crc=self._crc, flags=flags
+        )
+        return Made(event=event)
+
+    def last_of_all(self, row: BatchRow) -> Made | None:
+        """What ends the dump behind this row: the replica has what it wanted to have."""
+        until = self._request.until
+        if until is None:
+            return None
+        for uuid, _, _, last in gtids_of(row.gtids).runs():
+            if is_key(uuid):
+                domain, _ = split_key(uuid)
+                self._reached[domain] = max(last, self._reached.get(domain, 0))
+        if any(self._reached.get(each, 0) < end for each, (_, end) in until.last.items()):
+            return None
+        return self._gtid_list(until, UNTIL_REACHED)
 
     @property
     def _beats_v2(self) -> bool:
-        knows_v2 = self._event_types >= HEARTBEAT_V2_TYPES
+        knows_v2 = self._event_types >= HEARTBEAT_V2_TYPES and not self._is_mariadb
         return self._request.heartbeat_v2_accepted and knows_v2
 
     @property

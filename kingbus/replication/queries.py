@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.mysql.constants import ColumnFlag, ColumnType
 from kingbus.mysql.errors import (
     MySQLError,
@@ -124,6 +125,10 @@ class ServerFacts(VariableFacts, Protocol):
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and sizes in bytes, oldest first."""
+        ...
+
+    def binlog_gtid_pos(self, file: str, position: int) -> str | None:
+        """What MariaDB has before a position; None where that is not known at once."""
         ...
 
     def visible_position(self) -> tuple[str, int] | None:
@@ -370,6 +375,17 @@ def _gtid_subtract(_session: Session, arguments: list[Value]) -> Value:
     return str(_gtids(first).subtract(_gtids(second)))
 
 
+def _binlog_gtid_pos(session: Session, arguments: list[Value]) -> Value:
+    """MariaDB's; a replica that gets the error instead goes on without."""
+    file, position = arguments
+    found: str | None = None
+    if session.facts.flavor == MARIADB and str(position).isdigit():
+        found = session.facts.binlog_gtid_pos(str(file or ""), int(str(position)))
+    if found is None:
+        raise unknown_function("binlog_gtid_pos")
+    return found
+
+
 def _utc(session: Session, arguments: list[Value]) -> Value:
     now = session.clock()
     digits = arguments[0] if arguments else 0
@@ -397,6 +413,7 @@ def _account(session: Session, _arguments: list[Value]) -> Value:
 _Function = Callable[[Session, list[Value]], Value]
 
 _FUNCTIONS: dict[str, tuple[int, int, _Function]] = {
+    "binlog_gtid_pos": (2, 2, _binlog_gtid_pos),
     "coalesce": (1, 64, _first_value),
     "concat": (1, 64, _concat),
     "connection_id": (0, 0, lambda session, _: session.thread_id),

@@ -45,6 +45,7 @@ from kingbus.binlog.errors import (
 )
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
+from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
@@ -61,6 +62,7 @@ from kingbus.replication.source_facts import (
     by_gtid,
     dump_command,
     lost_way,
+    mariadb_position,
     misfit,
     order_of,
     plan_session,
@@ -68,6 +70,7 @@ from kingbus.replication.source_facts import (
     start_file,
     start_set,
     unfit_config,
+    unfit_flavor,
     unfit_source,
 )
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret, SecretError
@@ -130,6 +133,7 @@ class Connection(Protocol):
     async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
     async def newest_file(self) -> str: ...
     async def register(self, *, server_id: int, port: int) -> None: ...
+    async def go_on_from(self, position: str) -> None: ...
     async def start_dump(self, command: int, body: bytes) -> None: ...
     def read_now(self, room: memoryview) -> int | None: ...
     async def wait_readable(self) -> None: ...
@@ -363,7 +367,7 @@ class Receiver:
         The one whose turn it is comes alone, unless an operator is needed for it: then the others
         are looked at, and the first one's error is raised if none fits.
         """
-        reason = unfit_config(config)
+        reason = unfit_config(config) or unfit_flavor(self._relay.state.flavor, config)
         if reason:
             raise SourceUnfitError(reason)
         candidates = order_of(config.addresses, turn.first)
@@ -398,7 +402,9 @@ class Receiver:
         )
         try:
             facts = await connection.ask(replica_uuid=own_uuid, heartbeat_seconds=HEARTBEAT_SECONDS)
-            reason = unfit_source(facts, own_id=own_id, own_uuid=own_uuid, mode=config.mode)
+            reason = unfit_source(
+                facts, own_id=own_id, own_uuid=own_uuid, mode=config.mode, flavor=config.flavor
+            )
             if reason:
                 raise SourceUnfitError(f"{address}: {reason}")
             await connection.register(server_id=own_id, port=0)
@@ -466,7 +472,7 @@ class Receiver:
             source_uuid=facts.server_uuid.lower(),
             source_id=facts.server_id,
             source_version=facts.version,
-            flavor="mysql",
+            flavor=facts.flavor,
             start_set=plan.start_set.encode(),
             source_address=facts.address,
             variables=facts.variables,
@@ -493,15 +499,22 @@ class Receiver:
         assert point.session == session
         if self._ask_by_gtid:
             point = by_gtid(point)
-        point = reachable(point, facts.version)
+        point = reachable(point, facts.version, facts.flavor)
         stream = IngestStream(
             point,
             first_rotate_has_crc=facts.checksum != "NONE",
             batch_bytes=self._batch_bytes,
             is_numbered=not config.compression,
         )
-        own_id = self._identity.server_id_of(config)
-        command, body = dump_command(point, server_id=own_id, first_file=first_file)
+        had = mariadb_position(point) if facts.flavor == MARIADB else None
+        if had is not None:
+            await connection.go_on_from(had)
+        command, body = dump_command(
+            point,
+            server_id=self._identity.server_id_of(config),
+            flavor=facts.flavor,
+            first_file=first_file,
+        )
         await connection.start_dump(command, body)
         _log.info(
             "dump asked for",
@@ -589,7 +602,7 @@ class Receiver:
         Nothing changes. The facts of the first that fits; takes at most 10 s. Raises
         SourceCheckError with the first candidate's own text when none fits.
         """
-        reason = unfit_config(config)
+        reason = unfit_config(config) or unfit_flavor(self._relay.state.flavor, config)
         if reason:
             raise SourceCheckError(reason)
         first: KingbusError | None = None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kingbus.binlog.command import decode
-from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.gtid import GtidsLeftOut
 from kingbus.pb.command_pb2 import EventBatch
 
 PACKET_HEADER: Final = 4
@@ -145,6 +145,14 @@ class ServedBatch:
         return self.packets[at]
 
     @cached_property
+    def event_types(self) -> npt.NDArray[np.uint8]:
+        """The type of the event that begins with each packet; meaningless for continuations."""
+        places = np.minimum(
+            self.offsets[:-1] + PACKET_HEADER + 1 + EVENT_TYPE_AT, len(self.packets) - 1
+        )
+        return np.frombuffer(self.packets, np.uint8)[places]
+
+    @cached_property
     def transaction_packets(self) -> Numbers:
         """The packet with which each transaction begins."""
         return np.frombuffer(self.meta.transaction_packets, "<u4").astype(np.int64)
@@ -161,7 +169,7 @@ class ServedBatch:
             left -= count
         raise AssertionError("each transaction has a GTID run")
 
-    def cut(self, first: int, last: int, excluded: GtidSet, *, skipping: bool) -> list[Span]:
+    def cut(self, first: int, last: int, excluded: GtidsLeftOut, *, skipping: bool) -> list[Span]:
         """The packets from `first` up to `last`, by whether their transaction is in `excluded`.
 
         What precedes the first transaction goes with `skipping`, as does, after a transaction,

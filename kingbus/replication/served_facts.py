@@ -12,7 +12,8 @@ from typing import Protocol
 
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
-from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.mariadb_gtid import MYSQL, Position
+from kingbus.binlog.relay_state import FIRST_POSITION, RelayState
 from kingbus.pb.command_pb2 import SourceConfig
 from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.administration import Administration
@@ -157,6 +158,12 @@ class ServedFacts(ClusterIdentity):
         # ON would promise dumps by GTID set.
         return "ON_PERMISSIVE" if source.gtid_mode == "ON" else source.gtid_mode or "OFF"
 
+    def flavor(self) -> str:
+        """`mysql` or `mariadb`; before any source is known as the configuration says."""
+        state = self._state()
+        config = state.source_config
+        return state.flavor or (config.flavor if config is not None else "") or MYSQL
+
     @property
     def binlog_checksum(self) -> str:
         """What the newest file has."""
@@ -172,6 +179,32 @@ class ServedFacts(ClusterIdentity):
     def gtid_executed(self) -> str:
         """The visible transactions, on one line."""
         return str(self._state().executed)
+
+    def gtid_binlog_pos(self) -> str:
+        """The last visible transaction of each of MariaDB's domains."""
+        return str(Position.of(self._state().executed))
+
+    def gtid_binlog_state(self) -> str:
+        """The last visible transaction of each of MariaDB's domains and servers."""
+        return Position.every_end(self._state().executed)
+
+    def binlog_gtid_pos(self, file: str, position: int) -> str | None:
+        """What comes before a position of a file; None where that is not known without reading.
+
+        It is known where a file begins and where it ends.
+        """
+        state = self._state()
+        files = state.files
+        row = state.file_named(file) if file else (files[0] if files else None)
+        if row is None:
+            return None
+        if position <= FIRST_POSITION:
+            return str(Position.of(GtidSet.decode(row.previous_gtids)))
+        if position != row.end_position:
+            return None
+        behind = state.file(row.ordinal + 1)
+        gtids = state.executed if behind is None else GtidSet.decode(behind.previous_gtids)
+        return str(Position.of(gtids))
 
     def gtid_purged(self) -> str:
         """What can no longer be served, on one line."""

@@ -4,7 +4,7 @@ Owns the only use of PyMySQL's private parts (`_sock`, `_execute_command`, the T
 is why PyMySQL is pinned to its minor version. Everything up to the dump command is PyMySQL's
 blocking code in a worker thread; behind it the socket is non-blocking and read on the event loop.
 Knows nothing of what the bytes of the dump mean. The questions and their order are those of a
-MySQL 9.7 replica.
+MySQL 9.7 replica, towards MariaDB those of a MariaDB one.
 
 A cancelled call shuts the socket down, which wakes the thread that waits on it.
 """
@@ -24,6 +24,7 @@ from pymysql.constants import CLIENT
 
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.mariadb_gtid import MARIADB, Position
 from kingbus.mysql.compression import ZSTD_LEVEL_DEFAULT, Algorithm, codec
 from kingbus.mysql.constants import Capability
 from kingbus.mysql.errors import ProtocolError
@@ -35,6 +36,8 @@ from kingbus.replication.source_facts import (
     SourceRefusedError,
     SourceUnfitError,
     SourceUnreachableError,
+    flavor_of,
+    mariadb_uuid,
     register_command,
 )
 from kingbus.replication.system_variables import SOURCE_VARIABLES
@@ -60,6 +63,11 @@ SSL_REQUEST_BYTES: Final = 32
 _CLIENT_REFUSALS: Final = frozenset((2026, 2059, 2061, CR_COMPRESSION_WRONGLY_CONFIGURED))
 """Client errors (2000 to 2999) that do not pass: no TLS there, an unknown login plugin, no
 compression of that kind."""
+
+_MARIADB_CAPABILITY: Final = 4
+"""MariaDB then sends its own events as they are in its files."""
+_MARIADB_PREFIX: Final = "5.5.5-"
+"""Before the version in greetings of MariaDB 10, for replicas that know no two digits."""
 
 _T = TypeVar("_T")
 
@@ -219,6 +227,20 @@ class SourceConnection:
 
         await self._run(register)
 
+    async def go_on_from(self, position: str) -> None:
+        """Tells MariaDB what the relay has, so that the dump begins behind it."""
+
+        def tell() -> None:
+            self._query(f"SET @slave_connect_state = '{position}'")
+            self._query("SET @slave_gtid_strict_mode = 1")
+            self._query("SET @slave_gtid_ignore_duplicates = 0")
+
+        await self._run(tell)
+
+    @property
+    def _flavor(self) -> str:
+        return flavor_of(self._parts.server_version)
+
     def _ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts:
         period = int(heartbeat_seconds * 1_000_000_000)
         clock = int(self._value("SELECT UNIX_TIMESTAMP()"))
@@ -230,6 +252,8 @@ class SourceConnection:
             "@source_binlog_checksum = @@global.binlog_checksum"
         )
         checksum = self._value("SELECT @source_binlog_checksum")
+        if self._flavor == MARIADB:
+            return self._ask_mariadb(clock=clock, server_id=server_id, checksum=checksum)
         gtid_mode = self._value("SELECT @@GLOBAL.GTID_MODE", unknown="OFF")
         server_uuid = self._value("SELECT @@GLOBAL.SERVER_UUID", unknown="")
         self._query(f"SET @slave_uuid = '{replica_uuid}', @replica_uuid = '{replica_uuid}'")
@@ -258,7 +282,33 @@ class SourceConnection:
         rows = self._query(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")
         return {str(name).lower(): str(value)[:VARIABLE_CHARS_MAX] for name, value in rows}
 
+    def _ask_mariadb(self, *, clock: int, server_id: int, checksum: str) -> SourceFacts:
+        self._query(f"SET @mariadb_slave_capability = {_MARIADB_CAPABILITY}")
+        has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
+        binlog_size = self._value("SELECT @@GLOBAL.MAX_BINLOG_SIZE", unknown="0")
+        executed, purged = self._gtid_sets() if has_binlog else (GtidSet(), GtidSet())
+        return SourceFacts(
+            address=self.address,
+            version=self._parts.server_version.removeprefix(_MARIADB_PREFIX),
+            server_id=server_id,
+            server_uuid=mariadb_uuid(server_id),
+            gtid_mode="ON",  # it always writes GTIDs
+            has_binlog=has_binlog,
+            gtid_executed=executed,
+            gtid_purged=purged,
+            checksum=checksum.upper(),
+            clock=clock,
+            max_binlog_size=int(binlog_size) if binlog_size.isdigit() else 0,
+            variables=self._variables(),
+        )
+
     def _gtid_sets(self) -> tuple[GtidSet, GtidSet]:
+        if self._flavor == MARIADB:
+            # Its oldest file begins behind what is purged; asked first, as it only grows.
+            oldest = self._query("SELECT BINLOG_GTID_POS('', 4)")[0][0] or b""
+            text = oldest.decode() if isinstance(oldest, bytes) else str(oldest)
+            state = GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_BINLOG_STATE"))
+            return state, GtidSet.parse(str(Position.parse(text)))
         purged = GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_PURGED"))
         return GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_EXECUTED")), purged
 

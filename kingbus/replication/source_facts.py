@@ -14,6 +14,7 @@ from typing import Final
 from kingbus.binlog.errors import DifferentFileError, SourceError, UnknownFileError
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.header import FIRST_POSITION
+from kingbus.binlog.mariadb_gtid import MARIADB, MYSQL, Position, is_key, key_of
 from kingbus.binlog.relay_state import RelayState
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
@@ -81,11 +82,26 @@ class SourceFacts:
     variables: Mapping[str, str] = field(default_factory=dict)
     """The source's values of the variables that a relay shows as the source's."""
 
+    @property
+    def flavor(self) -> str:
+        """`mysql` or `mariadb`."""
+        return flavor_of(self.version)
+
+
+def flavor_of(version: str) -> str:
+    """Whose server greets with this version: `mysql` or `mariadb`."""
+    return MARIADB if "mariadb" in version.lower() else MYSQL
+
+
+def mariadb_uuid(server_id: int) -> str:
+    """What stands for the server uuid of a MariaDB server, which has none."""
+    return f"mariadb-server-{server_id}"
+
 
 def unfit_config(config: SourceConfig) -> str:
     """What of a configuration is not possible yet; "" if it is all right."""
-    if config.flavor not in {"", "mysql"}:
-        return "a MariaDB source is not available yet"
+    if config.flavor not in {"", MYSQL, MARIADB}:
+        return f"unknown flavor {config.flavor!r} of a source; it is mysql or mariadb"
     if config.semi_sync and config.compression:
         # Each begins to number packets again in its own way, which no real pair was seen to do.
         return "semi-sync over a compressed connection is not available yet"
@@ -104,9 +120,12 @@ def unfit_config(config: SourceConfig) -> str:
             return f"start-from: {config.start_from[:80]!r} is not the name of a binary log file"
     else:
         try:
-            GtidSet.parse(config.start_from)
+            start = GtidSet.parse(config.start_from)
         except MalformedGtidSetError as error:
             return f"start-from: {error}"
+        wants_mariadb = config.flavor == MARIADB
+        if any(is_key(uuid) != wants_mariadb for uuid in start.uuids()):
+            return f"start-from: {start} is no GTID set of a {config.flavor or MYSQL} source"
     return ""
 
 
@@ -118,10 +137,29 @@ def other_mode(state: RelayState, config: SourceConfig) -> str:
     return f"the relay was begun in mode {begun or GTID} and cannot go on in mode {mode}"
 
 
-def unfit_source(facts: SourceFacts, *, own_id: int, own_uuid: str, mode: str = GTID) -> str:
-    """What of the source itself makes a pull impossible; "" if nothing does."""
-    if "mariadb" in facts.version.lower():
-        return f"the source is {facts.version}; a MariaDB source is not available yet"
+def unfit_flavor(log_flavor: str, config: SourceConfig) -> str:
+    """Whether a configured source is of another flavor than the log; "" if not."""
+    flavor = config.flavor or MYSQL
+    if log_flavor in {"", flavor}:
+        return ""
+    return (
+        f"this cluster relays a {log_flavor} source and cannot go on with a {flavor} source; "
+        "the flavor is fixed by a cluster's first source"
+    )
+
+
+def unfit_source(
+    facts: SourceFacts, *, own_id: int, own_uuid: str, mode: str = GTID, flavor: str = MYSQL
+) -> str:
+    """What of the source itself makes a pull impossible; "" if nothing does.
+
+    `mode` and `flavor` are those configured.
+    """
+    if facts.flavor != (flavor or MYSQL):
+        return (
+            f"the source is a {facts.flavor} server ({facts.version}), "
+            f"and a {flavor or MYSQL} source is configured"
+        )
     if not facts.has_binlog:
         return "the source writes no binary log; start it with log_bin"
     if mode != POSITION and facts.gtid_mode.upper() != "ON":
@@ -171,6 +209,8 @@ def lost_way(error: SourceError) -> SourceError | SourceMissesError:
 
 def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
     """Whether one of relay and source lacks what only the other has, with the set named."""
+    if facts.flavor == MARIADB:
+        return _mariadb_misfit(facts, Position.of(executed))
     missing = facts.gtid_purged.subtract(executed)
     if missing:
         return SourceMissesError(
@@ -184,6 +224,35 @@ def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
             hint=(
                 "Unless it only lags, the source lost them or was never their source; compare "
                 "gtid_executed of both before pulling from it."
+            ),
+        )
+    return None
+
+
+def _mariadb_misfit(facts: SourceFacts, had: Position) -> SourceMissesError | None:
+    """The same by positions: what lies between two numbers of a domain nobody needs to have."""
+    missing = Position.of(facts.gtid_purged).beyond(had)
+    if missing.last:
+        return SourceMissesError(
+            f"the source has purged transactions up to {missing}, which the relay lacks: "
+            f"it has up to {str(had) or 'nothing'}",
+            hint="Get them from elsewhere, or begin again with an empty relay.",
+        )
+    # The source asks the same of a replica: that its position is one of the source's own.
+    source = facts.gtid_executed
+    extra = Position(
+        {
+            domain: (server, sequence)
+            for domain, (server, sequence) in had.last.items()
+            if not source.contains_gtid(key_of(domain, server), "", sequence)
+        }
+    )
+    if extra.last:
+        return SourceBehindError(
+            f"the relay is at {extra}, which the source does not have in its binary log",
+            hint=(
+                "Unless it only lags, the source lost it or was never its source; compare "
+                "gtid_binlog_state of the source with the relay before pulling from it."
             ),
         )
     return None
@@ -232,17 +301,17 @@ def by_gtid(point: ResumePoint) -> ResumePoint:
     return replace(point, by_position=False, last_transaction=None, dump_position=FIRST_POSITION)
 
 
-def reachable(point: ResumePoint, version: str) -> ResumePoint:
+def reachable(point: ResumePoint, version: str, flavor: str = MYSQL) -> ResumePoint:
     """The same point, or its file's beginning where this source cannot begin so far behind.
 
     COM_BINLOG_DUMP has 32 bits for the position. From 5.7 on the GTID form takes a file and a
     64-bit position; a 5.6 source does not find what follows (measured), so there the file is read
-    again from its beginning, and what is held is dropped on arrival. So it is where the source
-    has no GTIDs, and refuses that form altogether. A file grows past 4 GiB only
-    by a transaction of that size.
+    again from its beginning, and what is held is dropped on arrival; MariaDB has no such form. So
+    it is where the source has no GTIDs, and refuses that form altogether. A file grows past 4 GiB
+    only by a transaction of that size.
     """
     number = re.match(r"(\d+)\.(\d+)", version)
-    is_old = number is not None and (int(number[1]), int(number[2])) < (5, 7)
+    is_old = flavor == MARIADB or (number is not None and (int(number[1]), int(number[2])) < (5, 7))
     if (
         (is_old or not point.gtid_mode)
         and point.by_position
@@ -252,14 +321,24 @@ def reachable(point: ResumePoint, version: str) -> ResumePoint:
     return point
 
 
-def dump_command(point: ResumePoint, *, server_id: int, first_file: str = "") -> tuple[int, bytes]:
+def mariadb_position(point: ResumePoint) -> str | None:
+    """What MariaDB is told before a dump by GTID; None for a dump by position, where it is not."""
+    return None if point.by_position else str(Position.of(point.executed))
+
+
+def dump_command(
+    point: ResumePoint, *, server_id: int, flavor: str = MYSQL, first_file: str = ""
+) -> tuple[int, bytes]:
     """The command and its body for going on at a resume point.
 
     Without GTIDs, where nothing is held, it is COM_BINLOG_DUMP of `first_file`, see `start_file`.
 
     By position it is COM_BINLOG_DUMP, and past 4 GiB the GTID form with file name and position
     and an *empty* set: nothing is to be skipped. Otherwise the GTID form without a file name.
+    MariaDB knows the first command only; the flag says there that ANNOTATE_ROWS are wanted, too.
     """
+    if flavor == MARIADB and not point.by_position:
+        return COM_BINLOG_DUMP, _DUMP.pack(FIRST_POSITION, FLAG_HEARTBEAT_V2, server_id)
     if point.by_position and point.dump_position <= _POSITION_MAX:
         head = _DUMP.pack(point.dump_position, FLAG_HEARTBEAT_V2, server_id)
         return COM_BINLOG_DUMP, head + point.file_name.encode()

@@ -3,8 +3,9 @@
 Owns: the one table of names with the origin of each value, and the settings of one session. Knows
 nothing of statements. Follows the manual's "Server System Variables" and "Binary Logging Options
 and Variables". A name outside the table is error 1193 and is missing in SHOW VARIABLES: clients
-take that for a feature that is not there, which is so for semi-sync, for MariaDB's own names and
-for cloud vendors' names alike.
+take that for a feature that is not there, which is so for semi-sync and for cloud vendors' names
+alike. MySQL's names for GTIDs are not there where the source is MariaDB, and MariaDB's are not
+where it is MySQL.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from kingbus.binlog.mariadb_gtid import MARIADB, MYSQL
 from kingbus.mysql.errors import (
     MySQLError,
     not_supported,
@@ -40,6 +42,10 @@ class VariableFacts(Protocol):
     def hostname(self) -> str: ...
     @property
     def port(self) -> int: ...
+    @property
+    def flavor(self) -> str: ...
+    def gtid_binlog_pos(self) -> str: ...
+    def gtid_binlog_state(self) -> str: ...
     def gtid_executed(self) -> str: ...
     def gtid_purged(self) -> str: ...
     def variable(self, name: str) -> Value: ...
@@ -56,11 +62,15 @@ class Origin(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """One variable: its origin, and its value or, of the relay's, how to read it."""
+    """One variable: its origin, and its value or, of the relay's, how to read it.
+
+    `flavor` is that of the sources that alone have it; "" if all do.
+    """
 
     origin: Origin
     value: Value = None
     read: Callable[[VariableFacts], Value] | None = None
+    flavor: str = ""
 
     @property
     def is_switch(self) -> bool:
@@ -68,8 +78,8 @@ class Variable:
         return self.value in {"ON", "OFF"}
 
 
-def _relay(read: Callable[[VariableFacts], Value]) -> Variable:
-    return Variable(origin=Origin.RELAY, read=read)
+def _relay(read: Callable[[VariableFacts], Value], *, flavor: str = "") -> Variable:
+    return Variable(origin=Origin.RELAY, read=read, flavor=flavor)
 
 
 def _source(value: Value) -> Variable:
@@ -111,18 +121,26 @@ TABLE: Final[Mapping[str, Variable]] = {
     "collation_server": _source("utf8mb4_0900_ai_ci"),
     "completion_type": _session("NO_CHAIN"),
     "default_storage_engine": _source("InnoDB"),
-    "enforce_gtid_consistency": _relay(lambda facts: "ON" if facts.gtid_mode == "ON" else "OFF"),
+    "enforce_gtid_consistency": _relay(
+        lambda facts: "ON" if facts.gtid_mode == "ON" else "OFF", flavor=MYSQL
+    ),
     "event_scheduler": _fixed("OFF"),
     "expire_logs_days": _fixed(0),
     "explicit_defaults_for_timestamp": _source("ON"),
     "foreign_key_checks": _session("ON"),
     "general_log": _fixed("OFF"),
     "group_concat_max_len": _session(1024),
-    "gtid_executed": _relay(lambda facts: facts.gtid_executed()),
-    "gtid_mode": _relay(lambda facts: facts.gtid_mode),
+    "gtid_binlog_pos": _relay(lambda facts: facts.gtid_binlog_pos(), flavor=MARIADB),
+    "gtid_binlog_state": _relay(lambda facts: facts.gtid_binlog_state(), flavor=MARIADB),
+    "gtid_current_pos": _relay(lambda facts: facts.gtid_binlog_pos(), flavor=MARIADB),
+    "gtid_domain_id": Variable(origin=Origin.FIXED, value=0, flavor=MARIADB),
+    "gtid_executed": _relay(lambda facts: facts.gtid_executed(), flavor=MYSQL),
+    "gtid_mode": _relay(lambda facts: facts.gtid_mode, flavor=MYSQL),
     "gtid_next": _session("AUTOMATIC"),
     "gtid_owned": _fixed(""),
-    "gtid_purged": _relay(lambda facts: facts.gtid_purged()),
+    "gtid_purged": _relay(lambda facts: facts.gtid_purged(), flavor=MYSQL),
+    "gtid_slave_pos": _relay(lambda facts: facts.gtid_binlog_pos(), flavor=MARIADB),
+    "gtid_strict_mode": Variable(origin=Origin.FIXED, value=1, flavor=MARIADB),
     "have_openssl": _fixed("DISABLED"),
     "have_ssl": _fixed("DISABLED"),
     "hostname": _relay(lambda facts: facts.hostname),
@@ -161,7 +179,7 @@ TABLE: Final[Mapping[str, Variable]] = {
     "report_port": _fixed(0),
     "server_id": _relay(lambda facts: facts.server_id),
     "server_id_bits": _fixed(32),
-    "server_uuid": _relay(lambda facts: facts.server_uuid),
+    "server_uuid": _relay(lambda facts: facts.server_uuid, flavor=MYSQL),
     "session_track_gtids": _session("OFF"),
     "session_track_schema": _session("ON"),
     "session_track_state_change": _session("OFF"),
@@ -213,14 +231,17 @@ class SystemVariables:
         self._facts = facts
         self._session: dict[str, Value] = {}
 
+    def _has(self, variable: Variable) -> bool:
+        return variable.flavor in {"", self._facts.flavor}
+
     def names(self) -> list[str]:
         """All names, sorted."""
-        return sorted(TABLE)
+        return sorted(name for name, variable in TABLE.items() if self._has(variable))
 
     def get(self, name: str, scope: str = "") -> Value:
         """The value as SHOW VARIABLES writes it. Raises error 1193 for an unknown name."""
         variable = TABLE.get(name)
-        if variable is None:
+        if variable is None or not self._has(variable):
             raise unknown_variable(name)
         if variable.read is not None:
             return variable.read(self._facts)

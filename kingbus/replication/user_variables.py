@@ -96,6 +96,26 @@ class UserVariables:
         """
         return self.get("mariadb_slave_capability") is not None
 
+    @property
+    def mariadb_capability(self) -> int:
+        """Which of MariaDB's own events the client knows, 0 to 4; see `mariadb_compat`."""
+        try:
+            return max(0, int(str(self.get("mariadb_slave_capability") or 0)))
+        except ValueError:
+            return 0
+
+    @property
+    def mariadb_position(self) -> str | None:
+        """What a MariaDB replica that follows GTIDs has, "" for nothing; None for another one."""
+        value = self.get("slave_connect_state")
+        return None if value is None else str(value)
+
+    @property
+    def mariadb_until(self) -> str | None:
+        """Up to where a MariaDB replica wants to get; None: on and on."""
+        value = self.get("slave_until_gtid")
+        return None if value is None else str(value)
+
 
 def _key(name: str) -> str:
     lowered = name.lower()

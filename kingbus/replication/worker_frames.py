@@ -8,7 +8,8 @@ from it to open sealed segments, which a worker reads itself.
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.gtid import GtidSet, GtidsHad
+from kingbus.binlog.mariadb_gtid import Position
 from kingbus.binlog.relay_state import RelayState, VisibleEnd
 from kingbus.pb import worker_pb2 as pb
 from kingbus.pb.command_pb2 import FileStart
@@ -139,10 +140,16 @@ def begin_out(
     server_id: int,
 ) -> pb.Begin:
     """A dump that begins in the file with this ordinal, at this position."""
+    had = request.gtid_set
     return pb.Begin(
         dump=number,
-        by_gtid=request.gtid_set is not None,
-        gtid_set=request.gtid_set.encode() if request.gtid_set is not None else b"",
+        by_gtid=had is not None,
+        gtid_set=had.encode() if isinstance(had, GtidSet) else b"",
+        has_mariadb_position=isinstance(had, Position),
+        mariadb_position=str(had) if isinstance(had, Position) else "",
+        mariadb_capability=request.mariadb_capability,
+        wants_annotations=request.wants_annotations,
+        mariadb_until=str(request.until or ""),
         file_name=request.file_name,
         position=request.position,
         non_blocking=request.non_blocking,
@@ -160,11 +167,19 @@ def begin_out(
 
 def request_in(begin: pb.Begin) -> DumpRequest:
     """What the client asked for."""
+    had: GtidsHad | None = None
+    if begin.has_mariadb_position:
+        had = Position.parse(begin.mariadb_position)
+    elif begin.by_gtid:
+        had = GtidSet.decode(begin.gtid_set)
     return DumpRequest(
         kind="gtid" if begin.by_gtid else "position",
         file_name=begin.file_name,
         position=begin.position,
-        gtid_set=GtidSet.decode(begin.gtid_set) if begin.by_gtid else None,
+        gtid_set=had,
+        mariadb_capability=begin.mariadb_capability,
+        wants_annotations=begin.wants_annotations,
+        until=Position.parse(begin.mariadb_until) if begin.mariadb_until else None,
         non_blocking=begin.non_blocking,
         heartbeat_v2_accepted=begin.heartbeat_v2_accepted,
         heartbeat_period_s=begin.heartbeat_period or None,

@@ -53,6 +53,12 @@ def installation(request: pytest.FixtureRequest) -> Installation:
 
 
 @pytest.fixture
+def mariadb() -> Installation:
+    """MariaDB."""
+    return servers.mariadb()
+
+
+@pytest.fixture
 def modern() -> Installation:
     """MySQL 9 only, where the version does not matter."""
     return servers.modern()

@@ -4,9 +4,9 @@ Knows paths and command lines only: `scripts/servers` puts the files there, `ser
 Nothing but the standard library is imported, because the scripts use this before the virtual
 environment exists.
 
-Two servers: MySQL 9 (today's protocol) from a directory of its own, whose libraries are newer than
-the machine's, so that it is started through its own dynamic loader; and MySQL 5.6, the oldest
-server with GTIDs.
+Three servers: MySQL 9 (today's protocol) from a directory of its own, whose libraries are newer
+than the machine's, so that it is started through its own dynamic loader; MySQL 5.6, the oldest
+server with GTIDs; and MariaDB, started as MySQL 9 is.
 """
 
 import os
@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 MYSQL_9 = "mysql-9"
 MYSQL_56 = "mysql-5.6"
+MARIADB = "mariadb"
 
 
 class MissingServerError(Exception):
@@ -111,6 +112,46 @@ def old() -> Installation:
     )
 
 
+def mariadb_directory() -> Path:
+    """The directory that holds the unpacked packages of MariaDB and the libraries they need."""
+    return cache_directory() / "mariadb-root"
+
+
+def mariadb() -> Installation:
+    """MariaDB; always the cached one."""
+    root = mariadb_directory()
+    program = root / "usr/sbin/mariadbd"
+    if not program.exists():
+        raise MissingServerError(f"no MariaDB in {root}; run scripts/servers to fetch it")
+    command = _through_own_loader(root, program)
+    version = _mariadb_version(command)
+    if version is None:
+        raise MissingServerError(f"{program} does not start; remove {root} and run scripts/servers")
+    return Installation(
+        name=MARIADB,
+        version=version,
+        mysqld=command,
+        settings=(
+            f"basedir={root}/usr",
+            f"lc_messages_dir={root}/usr/share/mysql",
+            f"character_sets_dir={root}/usr/share/mysql/charsets",
+            f"plugin_dir={root}/usr/lib/mysql/plugin",
+        ),
+        scripts=root / "usr/share/mysql",
+    )
+
+
+def mariadb_tool(name: str) -> tuple[str, ...]:
+    """The command of a MariaDB client program, such as `mariadb-binlog`; its options follow."""
+    root = mariadb_directory()
+    program = root / "usr/bin" / name
+    if not program.exists():
+        raise MissingServerError(f"no {name} in {root}; run scripts/servers to fetch it")
+    plugins = root / "usr/lib/x86_64-linux-gnu/libmariadb3/plugin"
+    options = ("--no-defaults", f"--plugin-dir={plugins}")
+    return (*_through_own_loader(root, program), *options)
+
+
 def tool(name: str) -> tuple[str, ...]:
     """The command of a MySQL client program, such as `mysqlbinlog`, that speaks to both servers.
 
@@ -137,14 +178,30 @@ def tool(name: str) -> tuple[str, ...]:
 def _through_own_loader(root: Path, program: Path) -> tuple[str, ...]:
     libraries = (
         f"{root}/usr/lib/x86_64-linux-gnu",
+        f"{root}/lib/x86_64-linux-gnu",
         f"{root}/usr/lib/mysql/private",
     )
-    loader = f"{root}/usr/lib64/ld-linux-x86-64.so.2"
+    name = "ld-linux-x86-64.so.2"
+    loader = f"{root}/usr/lib64/{name}"
+    if not Path(loader).exists():  # before Debian moved it; in lib64 there is an absolute link only
+        loader = f"{root}/lib/x86_64-linux-gnu/{name}"
     return (loader, "--library-path", ":".join(libraries), str(program))
 
 
 def _version(command: tuple[str, ...]) -> tuple[int, ...] | None:
     """The version of a MySQL program; None if it is older than 8, MariaDB's, or does not run."""
+    version, is_mariadb = _says(command)
+    return version if version is not None and version >= (8,) and not is_mariadb else None
+
+
+def _mariadb_version(command: tuple[str, ...]) -> tuple[int, ...] | None:
+    """The version of a MariaDB program; None if it is another one's, or does not run."""
+    version, is_mariadb = _says(command)
+    return version if is_mariadb else None
+
+
+def _says(command: tuple[str, ...]) -> tuple[tuple[int, ...] | None, bool]:
+    """What a program says of itself: its version if it runs, and whether it is MariaDB's."""
     try:
         answer = subprocess.run(
             [*command, "--no-defaults", "--version"],
@@ -154,9 +211,8 @@ def _version(command: tuple[str, ...]) -> tuple[int, ...] | None:
             timeout=60,
         )
     except OSError:
-        return None
+        return None, False
     found = re.search(r"Ver (\d+)\.(\d+)\.(\d+)", answer.stdout)
-    if answer.returncode != 0 or found is None or "MariaDB" in answer.stdout:
-        return None
-    version = tuple(int(number) for number in found.groups())
-    return version if version >= (8,) else None
+    if answer.returncode != 0 or found is None:
+        return None, False
+    return tuple(int(number) for number in found.groups()), "MariaDB" in answer.stdout

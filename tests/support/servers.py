@@ -43,6 +43,11 @@ def old() -> Installation:
     return _or_skip(installations.old)
 
 
+def mariadb() -> Installation:
+    """MariaDB; a missing one fails, or skips if that is allowed."""
+    return _or_skip(installations.mariadb)
+
+
 def _or_skip(find: Any) -> Installation:
     try:
         installation: Installation = find()
@@ -104,7 +109,7 @@ class MySQLServer:
     def start(self) -> Self:
         """Start the process and wait until it answers a query."""
         assert not self.is_running
-        self._launch(_settings(self))
+        self._launch(self._settings())
         return self
 
     def stop(self) -> None:
@@ -326,6 +331,9 @@ class MySQLServer:
 
     # Below: how it is run.
 
+    def _settings(self) -> list[str]:
+        return _settings(self)
+
     def _launch(self, settings: Sequence[str]) -> None:
         config = self.directory / "my.cnf"
         config.write_text("[mysqld]\n" + "\n".join(settings) + "\n")
@@ -369,7 +377,7 @@ def _quiet() -> Iterator[None]:
 def _settings(server: MySQLServer) -> list[str]:
     directory = server.directory
     lines = [
-        *_common_settings(server.installation, directory, server.data_dir),
+        *common_settings(server.installation, directory, server.data_dir),
         f"port={server.port}",
         "bind_address=127.0.0.1",
         f"server_id={server.server_id}",
@@ -400,7 +408,7 @@ def _settings(server: MySQLServer) -> list[str]:
     return [*lines, *server._extra]
 
 
-def _common_settings(installation: Installation, directory: Path, data: Path) -> list[str]:
+def common_settings(installation: Installation, directory: Path, data: Path) -> list[str]:
     lines = [
         *installation.settings,
         f"datadir={data}",
@@ -415,7 +423,9 @@ def _common_settings(installation: Installation, directory: Path, data: Path) ->
     ]
     if os.geteuid() == 0:
         lines.append("user=root")
-    if installation.version >= (8,):
+    if installation.name == installations.MARIADB:
+        lines += ["innodb_log_file_size=224M", "innodb_use_native_aio=OFF", "ssl=0"]
+    elif installation.version >= (8,):
         lines += ["mysqlx=OFF", "secure_file_priv=NULL", "innodb_redo_log_capacity=64M"]
         lines += ["innodb_use_native_aio=OFF"]
     else:
@@ -446,7 +456,7 @@ def _build_template(installation: Installation, template: Path) -> None:
     data = work / "data"
     port = processes.free_port()
     settings = [
-        *_common_settings(installation, work, data),
+        *common_settings(installation, work, data),
         f"port={port}",
         "bind_address=127.0.0.1",
     ]
@@ -460,7 +470,8 @@ def _build_template(installation: Installation, template: Path) -> None:
         script.write_bytes(b"\n".join([b"USE mysql;", *parts]))
         _run_once(installation, work, settings, ["--bootstrap"], script=script)
         old_user = "IDENTIFIED BY"
-        statements = ["DELETE FROM mysql.user WHERE user = ''", "FLUSH PRIVILEGES"]
+        users = "global_priv" if installation.name == installations.MARIADB else "user"
+        statements = [f"DELETE FROM mysql.{users} WHERE user = ''", "FLUSH PRIVILEGES"]
     else:
         settings.append("disable_log_bin")
         old_user = "IDENTIFIED WITH caching_sha2_password BY"

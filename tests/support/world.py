@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.support import processes
 from tests.support.cluster import KingbusCluster, KingbusNode
-from tests.support.installations import Installation
+from tests.support.installations import MARIADB, Installation
+from tests.support.mariadb import MariaDBServer
 from tests.support.proxy import Proxy
 from tests.support.servers import MySQLServer
 
@@ -22,8 +23,9 @@ class World:
     def server(
         self, installation: Installation, name: str, *, server_id: int, **options: Any
     ) -> MySQLServer:
-        """A running MySQL server."""
-        server = MySQLServer(installation, self.directory / name, server_id=server_id, **options)
+        """A running server, of the class that the installation needs."""
+        kind = MariaDBServer if installation.name == MARIADB else MySQLServer
+        server = kind(installation, self.directory / name, server_id=server_id, **options)
         self.started.append(server)
         return server.start()
 

@@ -254,7 +254,11 @@ def test_source(
     config = api.pair.shared.state.source_config
     assert config is not None
     assert (config.start_from, config.mode, config.compression) == ("earliest", "position", "zlib")
+    assert config.flavor == "mysql"
     assert "mode" in failed([*set_source, "--mode", "file"], 1, capsys)
+    assert invoke([*set_source, "--flavor", "mariadb", "--start-from", "0-1-5"]) == 0
+    assert api.pair.shared.state.source_config.flavor == "mariadb"
+    assert api.pair.shared.state.source_config.start_from == "0-1-5"
     assert invoke(["source", "status"]) == 0
     text = capsys.readouterr().out
     assert "10.0.0.9:3306" in text

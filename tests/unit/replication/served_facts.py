@@ -63,6 +63,7 @@ class MemorySource:
     server_uuid: str = UUID
     version: str = "9.7.4-kingbus"
     gtid_mode: str = "ON"
+    flavor: str = "mysql"
     binlog_checksum: str = "CRC32"
     hostname: str = "relay-1"
     port: int = 3390
@@ -78,6 +79,15 @@ class MemorySource:
 
     def gtid_executed(self) -> str:
         return self.executed
+
+    def gtid_binlog_pos(self) -> str:
+        return self.executed
+
+    def gtid_binlog_state(self) -> str:
+        return self.executed
+
+    def binlog_gtid_pos(self, file: str, position: int) -> str | None:
+        return self.purged if position == 4 else None
 
     def gtid_purged(self) -> str:
         return self.purged

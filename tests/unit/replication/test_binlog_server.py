@@ -25,7 +25,13 @@ from kingbus.mysql.commands import (
 )
 from kingbus.mysql.constants import PACKET_PAYLOAD_MAX, Capability, DumpFlag
 from kingbus.mysql.packet import encode_payload
-from kingbus.replication.binlog_server import AddressInUseError, BinlogServer, ListenError
+from kingbus.replication.binlog_server import (
+    AddressInUseError,
+    BinlogServer,
+    ListenError,
+    greeted_plugin,
+    greeted_version,
+)
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
@@ -109,6 +115,12 @@ def dump_gtid(gtid_set: bytes = bytes(8), *, flags: int = 2, server_id: int = 71
             file="", position=4, flags=DumpFlag(flags), server_id=server_id, gtid_set=gtid_set
         )
     )
+
+
+def dump_position(file: str = "", position: int = 4) -> bytes:
+    """COM_BINLOG_DUMP as a MariaDB replica sends it."""
+    head = b"\x12" + position.to_bytes(4, "little") + b"\2\0" + (71).to_bytes(4, "little")
+    return head + file.encode()
 
 
 async def begin_dump(client: RawClient, payload: bytes | None = None) -> None:
@@ -448,6 +460,40 @@ async def test_mariadb_means_something_else_by_the_heartbeat_flag() -> None:
         await client.execute("SET @mariadb_slave_capability=4")
         await begin_dump(client)
         assert not server.dumper.requests[0].heartbeat_v2_accepted
+
+
+async def test_a_mariadb_replica_is_served_from_its_position() -> None:
+    """File and position of the command do not count beside it; no other form of dump is known."""
+    facts = MemorySource(flavor="mariadb", version="10.11.19-MariaDB-log")
+    async with serving(facts=facts) as server:
+        async with await replica(server, uuid="") as client:
+            await client.execute("SET @mariadb_slave_capability=4")
+            await client.execute("SET @slave_connect_state='0-1-9,2-1-3'")
+            await begin_dump(client, dump_position("mdb-bin.000007", 805))
+            request = server.dumper.requests[0]
+            assert (request.kind, str(request.gtid_set)) == ("gtid", "0-1-9,2-1-3")
+            assert (request.file_name, request.position) == ("", 4)
+            assert (request.mariadb_capability, request.wants_annotations) == (4, True)
+        async with await replica(server) as client:
+            await client.send(dump_gtid())
+            assert (await client.error()).code == 1047
+            assert request.strict is False
+        for statement in ("SET @slave_connect_state='nonsense'", "SET @slave_until_gtid='0-1'"):
+            async with await replica(server, uuid="") as client:
+                await client.execute("SET @slave_connect_state=''")
+                await client.execute(statement)
+                await client.send(dump_position())
+                assert (await client.error()).code == 1236
+
+
+def test_old_replicas_can_read_the_version_in_the_greeting_of_mariadb() -> None:
+    """MariaDB 10 says so itself; from 11 on, and for MySQL, the version stands alone."""
+    assert greeted_version("10.11.19-MariaDB-log") == "5.5.5-10.11.19-MariaDB-log"
+    assert greeted_version("11.4.2-MariaDB") == "11.4.2-MariaDB"
+    assert greeted_version("9.7.4") == "9.7.4"
+    # Its clients come without MySQL's plugin, or look for it where it is not.
+    assert greeted_plugin("mariadb") == "mysql_native_password"
+    assert greeted_plugin("mysql") == "caching_sha2_password"
 
 
 @pytest.mark.parametrize(

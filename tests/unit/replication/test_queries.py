@@ -146,6 +146,24 @@ async def test_a_mariadb_replica() -> None:
     assert on.user_variables.speaks_mariadb
 
 
+async def test_a_mariadb_replica_of_a_mariadb_source() -> None:
+    """It is told the domain and positions; MySQL's names for the same are not there."""
+    version = "10.11.19-MariaDB-log"
+    on = session(MemorySource(flavor="mariadb", version=version, executed="0-1-5", purged="0-1-3"))
+
+    assert await ask("SELECT @@GLOBAL.gtid_domain_id", on) == [[0]]
+    assert await ask("SELECT @@GLOBAL.gtid_binlog_pos", on) == [["0-1-5"]]
+    assert await ask("SET @slave_connect_state='0-2101-9'", on) is None
+    assert await ask("SET @slave_gtid_strict_mode=1", on) is None
+    assert on.user_variables.mariadb_position == "0-2101-9"
+    assert await ask("SELECT binlog_gtid_pos('binlog.000001',4)", on) == [["0-1-3"]]
+    assert await error("SELECT binlog_gtid_pos('binlog.000001',805)", on) == 1305
+    for name in ("gtid_mode", "server_uuid", "gtid_executed"):
+        assert await error(f"SELECT @@GLOBAL.{name}", on) == 1193
+        assert await ask(f"SHOW VARIABLES LIKE '{name}'", on) == []
+    assert await ask("SHOW VARIABLES LIKE 'gtid_strict_mode'", on) == [["gtid_strict_mode", "1"]]
+
+
 async def test_mysqlbinlog() -> None:
     """It asks for the version and wants no checksums in the first event."""
     on = session()

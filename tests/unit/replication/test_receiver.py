@@ -27,6 +27,7 @@ from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
 from tests.support.events import MODERN, OLD, BinlogFile, query
+from tests.support.mariadb_events import some_of_everything
 from tests.support.solo_node import SoloNode
 from tests.unit.replication.served_facts import MemorySource
 
@@ -570,6 +571,42 @@ async def test_a_source_that_only_lagged_is_not_waited_for_as_for_an_operator():
                 source.facts.executed = f"{A_TEXT}:1-2"
                 await pull.until_status("running")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_mariadb_source_is_asked_as_its_own_replicas_ask():
+    """By position told before the first dump, with ANNOTATE_ROWS; by file and position again."""
+    first = some_of_everything(gtids=GtidSet.parse("0-1-5"), first=6)
+    facts = MemorySource(
+        flavor="mariadb", version="10.11.19-MariaDB-log", executed="0-1-12", purged="0-1-5"
+    )
+
+    def script(request):
+        return list(first.sent_from(4 if request.kind == "gtid" else request.position))
+
+    async with (
+        serving(ScriptedSource(facts=facts, scripts=[script])) as source,
+        pulling(source, flavor="mariadb") as pull,
+    ):
+        await pull.until(lambda: pull.node.state.visible.position == first.position)
+        source.end()
+        await pull.until(lambda: len(source.requests) == 2)
+        await pull.until_status("running")
+    asked, again = source.requests
+    assert (asked.kind, str(asked.gtid_set), asked.wants_annotations) == ("gtid", "0-1-5", True)
+    assert asked.mariadb_capability == again.mariadb_capability == 4
+    assert (again.kind, again.file_name) == ("position", first.name)
+    state = pull.node.state
+    assert (str(state.executed), str(state.purged)) == ("0-1-12", "0-1-5")
+    assert state.source.source_version == "10.11.19-MariaDB-log"
+    assert state.flavor == "mariadb"
+
+
+async def test_a_source_of_the_other_flavor_is_an_error_that_names_both():
+    """Whatever of configuration and source is MariaDB's."""
+    facts = MemorySource(flavor="mariadb", version="10.11.19-MariaDB-log", executed="", purged="")
+    async with serving(ScriptedSource(facts=facts)) as source, pulling(source) as pull:
+        await pull.until_status("error", "the source is a mariadb server (10.11.19-MariaDB-log)")
+        await pull.until_status("error", "a mysql source is configured")
 
 
 async def test_a_wrong_checksum_is_counted_and_read_again():

@@ -24,6 +24,7 @@ from kingbus.replication.source_facts import (
     SourceUnfitError,
     by_gtid,
     dump_command,
+    mariadb_position,
     misfit,
     order_of,
     plan_session,
@@ -32,6 +33,7 @@ from kingbus.replication.source_facts import (
     start_file,
     start_set,
     unfit_config,
+    unfit_flavor,
     unfit_source,
 )
 from tests.support.events import BinlogFile, packets_of
@@ -139,7 +141,8 @@ def test_registration_is_that_of_a_real_replica():
     [
         ({}, ""),
         ({"flavor": ""}, ""),
-        ({"flavor": "mariadb"}, "MariaDB"),
+        ({"flavor": "mariadb"}, ""),
+        ({"flavor": "oracle"}, "oracle"),
         ({"semi_sync": True}, "semi-sync towards the source is not available yet"),
         ({"mode": "position"}, ""),
         ({"mode": "file"}, "neither gtid nor position"),
@@ -155,6 +158,9 @@ def test_registration_is_that_of_a_real_replica():
         ({"start_from": "now"}, ""),
         ({"start_from": f"{UUID}:1-5"}, ""),
         ({"start_from": "yesterday"}, "start-from"),
+        ({"start_from": "0-1-5"}, "0-1-5 is no GTID set of a mysql source"),
+        ({"start_from": "0-1-5", "flavor": "mariadb"}, ""),
+        ({"start_from": f"{UUID}:1-5", "flavor": "mariadb"}, "no GTID set of a mariadb source"),
     ],
 )
 def test_what_is_not_possible_yet_is_refused_by_name(changed, words):
@@ -167,7 +173,7 @@ def test_what_is_not_possible_yet_is_refused_by_name(changed, words):
     ("changed", "words"),
     [
         ({}, ""),
-        ({"version": "5.5.5-10.11.19-MariaDB-log"}, "MariaDB"),
+        ({"version": "10.11.19-MariaDB-log"}, "mariadb server (10.11.19-MariaDB-log), and a mysql"),
         ({"has_binlog": False}, "no binary log"),
         ({"gtid_mode": "ON_PERMISSIVE"}, "gtid_mode=ON_PERMISSIVE"),
         ({"server_uuid": OTHER.upper()}, "own server uuid"),
@@ -253,6 +259,62 @@ async def test_where_an_empty_relay_begins_without_gtids():
     assert await start_file(config(start_from="earliest"), newest) == ""
     assert await start_file(config(start_from="now"), newest) == "bin.000009"
     assert await start_file(config(start_from="bin.000004"), newest) == "bin.000004"
+
+
+def test_the_flavor_of_a_source_is_the_one_configured_and_the_log_s():
+    """One error names both, in either direction."""
+    reason = unfit_source(facts(), own_id=99, own_uuid=OTHER, flavor="mariadb")
+    assert reason == "the source is a mysql server (9.7.4), and a mariadb source is configured"
+    assert unfit_flavor("", config()) == unfit_flavor("mysql", config(flavor="")) == ""
+    assert unfit_flavor("mariadb", config(flavor="mariadb")) == ""
+    reason = unfit_flavor("mariadb", config())
+    assert "relays a mariadb source and cannot go on with a mysql source" in reason
+    assert "relays a mysql source" in unfit_flavor("mysql", config(flavor="mariadb"))
+
+
+def mariadb_facts(**changed):
+    values = {
+        "version": "10.11.19-MariaDB-log",
+        "server_uuid": "mariadb-server-1",
+        "gtid_executed": gtids("0-1-90,0-2-120,5-1-7"),
+        "gtid_purged": gtids("0-1-40"),
+    }
+    return facts(**{**values, **changed})
+
+
+@pytest.mark.parametrize(
+    ("has", "words"),
+    [
+        ("0-1-40", ""),
+        ("0-2-120", ""),
+        ("0-1-90,5-1-7", ""),
+        ("0-1-30,0-2-31..60", ""),  # the last of the domain counts, whoever wrote it
+        ("", "purged transactions up to 0-1-40, which the relay lacks: it has up to nothing"),
+        ("0-1-39", "it has up to 0-1-39"),
+        ("0-2-121", "is at 0-2-121, which the source does not have"),
+        ("0-1-50,7-1-1", "is at 7-1-1"),
+        ("0-3-60", "is at 0-3-60"),
+    ],
+)
+def test_positions_of_mariadb_fit_by_domains(has, words):
+    """Behind what was purged, and at a GTID that the source knows."""
+    error = misfit(mariadb_facts(), gtids(has))
+    assert words in str(error) and (error is not None) == bool(words), error
+
+
+def test_mariadb_is_asked_by_the_one_command_that_it_knows():
+    """By position as MySQL; by GTID without a file, the position being told before."""
+    by_file = point(position=2500, dump_position=2305)
+    assert mariadb_position(by_file) is None
+    assert dump_command(by_file, server_id=71, flavor="mariadb") == dump_command(
+        by_file, server_id=71
+    )
+    by_set = point(by_position=False, executed=gtids("0-1-7,0-2-8..9,3-1-4"))
+    assert mariadb_position(by_set) == "0-2-9,3-1-4"
+    command, body = dump_command(by_set, server_id=71, flavor="mariadb")
+    assert (command, body) == (0x12, bytes.fromhex("04000000 0200 47000000"))
+    far = reachable(point(dump_position=1 << 32), "11.4.2-MariaDB", "mariadb")
+    assert far.dump_position == 4
 
 
 def test_sets_that_do_not_fit_are_named():
