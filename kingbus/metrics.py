@@ -57,6 +57,18 @@ RECEIVER_STATES = ("stopped", "connecting", "running", "error")
 RECEIVER_LAST_EVENT_TIME = _gauge(
     "kingbus_receiver_last_event_timestamp_seconds", "Timestamp of the newest event read."
 )
+RECEIVER_SEMI_SYNC_ACTIVE = _gauge(
+    "kingbus_receiver_semi_sync_active",
+    "1 while the source sends semi-sync's form, so that it is acknowledged what is committed.",
+)
+RECEIVER_SEMI_SYNC_ASKED = _counter(
+    "kingbus_receiver_semi_sync_asked_total",
+    "Transactions for which the source asked for an acknowledgement.",
+)
+RECEIVER_SEMI_SYNC_ACKS = _counter(
+    "kingbus_receiver_semi_sync_acks_total",
+    "Acknowledgements sent to the source; one tells of everything before it.",
+)
 
 # raft: what node/ sees.
 RAFT_TERM = _gauge("kingbus_raft_term", "Current term.")

@@ -276,6 +276,9 @@ class SyncerStatusData(Data):
     executed_gtid_set: str
     purged_gtid_set: str
     seconds_behind_source: int | None
+    semi_sync_active: bool
+    acknowledged_file: str
+    acknowledged_position: int
     source_uuid: str | None = None
     source_version: str | None = None
     epoch: int | None = None

@@ -143,6 +143,11 @@ class RelayState:
         return not self._names_used
 
     @property
+    def holds_epoch(self) -> bool:
+        """Whether the visible end lies in a file of the present source."""
+        return bool(self.files) and self.files[-1].epoch == self.epoch
+
+    @property
     def in_transaction(self) -> bool:
         """Something behind the visible end waits for its end."""
         return self._open is not None

@@ -46,8 +46,10 @@ from kingbus.binlog.errors import (
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
 from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.semi_sync import SemiSyncStream
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
+from kingbus.replication.acknowledging import Acknowledger
 from kingbus.replication.proposing import Node, Proposal
 from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
 from kingbus.replication.source_facts import (
@@ -124,10 +126,12 @@ class Connection(Protocol):
 
     async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts: ...
     async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
+    async def request_semi_sync(self) -> str: ...
     async def register(self, *, server_id: int, port: int) -> None: ...
     async def start_dump(self, command: int, body: bytes) -> None: ...
     def read_now(self, room: memoryview) -> int | None: ...
     async def wait_readable(self) -> None: ...
+    async def send(self, data: bytes) -> None: ...
     def close(self) -> None: ...
 
 
@@ -156,12 +160,18 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverStatus:
-    """The words of `/binlog/syncer/status`; `address` is the candidate in use or tried last."""
+    """The words of `/binlog/syncer/status`; `address` is the candidate in use or tried last.
+
+    `semi_sync_active`: the source sends semi-sync's form. `acknowledged` is the file and position
+    that it was told of last in this session, empty while there is none.
+    """
 
     status: str
     error: str = ""
     address: str = ""
     seconds_behind_source: int | None = None
+    semi_sync_active: bool = False
+    acknowledged: tuple[str, int] = ("", 0)
 
 
 @dataclass(slots=True)
@@ -215,6 +225,7 @@ class Receiver:
         self._error = ""
         self._address = ""
         self._stream: IngestStream | None = None
+        self._acknowledger: Acknowledger | None = None
         self._is_behind = False
         self._clock_difference = 0.0
         self._proposed = 0
@@ -227,11 +238,14 @@ class Receiver:
 
     def status(self) -> ReceiverStatus:
         """What it does now; on a node that does not lead it is stopped."""
+        told = self._acknowledger
         return ReceiverStatus(
             status=self._status,
             error=self._error,
             address=self._address,
             seconds_behind_source=self._seconds_behind(),
+            semi_sync_active=told is not None and told.is_active,
+            acknowledged=(told.file_name, told.position) if told is not None else ("", 0),
         )
 
     @property
@@ -419,12 +433,15 @@ class Receiver:
         try:
             facts = await self._settled(config, connection, facts)
             self._clock_difference = facts.clock - self._clock()
+            if config.semi_sync and not await connection.request_semi_sync():
+                _log.warning("the source has no semi-sync: it is not waited for", source=address)
             session = await self._begin_session(config, facts)
             await self._dump(config, connection, facts, session)
         finally:
             connection.close()
-            self._stream = None
+            self._stream = self._acknowledger = None
             metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
+            metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(0)
 
     async def _settled(
         self, config: SourceConfig, connection: Connection, facts: SourceFacts
@@ -494,14 +511,24 @@ class Receiver:
             position=point.dump_position,
         )
         self._stream = stream
+        inlet: IngestStream | SemiSyncStream = stream
         pipeline = _Pipeline(self._node, self._relay, session)
         try:
             async with trio.open_nursery() as nursery:
+                if config.semi_sync:
+                    # Also where it was not granted: what comes shows whether it was.
+                    inlet = SemiSyncStream(stream)
+                    told = Acknowledger(connection, self._relay, inlet, session=session)
+                    self._acknowledger = pipeline.acknowledger = told
+                    nursery.start_soon(told.run)
                 nursery.start_soon(pipeline.watch)
                 try:
-                    await self._read(connection, stream, pipeline)
+                    await self._read(connection, stream, inlet, pipeline)
                 except SourceError:
-                    # What came before it counts; what is under way is not to be thrown away.
+                    # What came before it counts; what is under way is not to be thrown away. The
+                    # connection may be lost, which is not to be found out instead of the error.
+                    if self._acknowledger is not None:
+                        self._acknowledger.scope.cancel()
                     await pipeline.settled()
                     raise
         except BaseExceptionGroup as group:
@@ -509,16 +536,20 @@ class Receiver:
             raise
 
     async def _read(
-        self, connection: Connection, stream: IngestStream, pipeline: "_Pipeline"
+        self,
+        connection: Connection,
+        stream: IngestStream,
+        inlet: IngestStream | SemiSyncStream,
+        pipeline: "_Pipeline",
     ) -> None:
-        """Reads all there is, cuts batches, proposes them; never returns."""
+        """Reads all there is into `inlet`, cuts batches, proposes them; never returns."""
         while True:
             came, count = 0, None
             while came < READ_BYTES:
-                count = connection.read_now(stream.free())
+                count = connection.read_now(inlet.free())
                 if not count:
                     break
-                stream.wrote(count)
+                inlet.wrote(count)
                 came += count
             is_idle = not count
             # A few small batches under way are enough: what comes meanwhile makes one larger.
@@ -528,6 +559,8 @@ class Receiver:
                 await self._wait_for_room()
                 await pipeline.propose(batch)
                 self._count(batch)
+            if flush and stream.is_going_on:
+                pipeline.handed_on()
             if stream.has_failed:
                 continue  # not to wait for a source that may have nothing more to say
             metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(stream.open_transaction_bytes)
@@ -602,7 +635,9 @@ class _Pipeline:
         self._node = node
         self._relay = relay
         self._session = session
-        self._waiting: deque[tuple[Proposal, int]] = deque()
+        self._waiting: deque[tuple[Proposal, int, bool]] = deque()
+        self.acknowledger: Acknowledger | None = None
+        """Where the source is to be told of what was applied."""
         self.moved = trio.Event()
         """Set when a batch was proposed or applied; then there is a new one."""
 
@@ -613,9 +648,19 @@ class _Pipeline:
     async def propose(self, batch: IngestedBatch) -> None:
         """Raises what the node raises: another leader, or none."""
         data = encode(Command(event_batch=batch.meta), batch.packets)
+        told = self.acknowledger
         proposal = await self._node.propose(data)
-        self._waiting.append((proposal, batch.meta.sequence))
+        self._waiting.append((proposal, batch.meta.sequence, told is not None and told.wants))
         self._notify()
+
+    def handed_on(self) -> None:
+        """Every whole transaction that was read is under way or applied."""
+        if self.acknowledger is None:
+            return
+        if self.acknowledger.wants and self._waiting:
+            proposal, sequence, _ = self._waiting[-1]
+            self._waiting[-1] = proposal, sequence, True
+        self.acknowledger.handed_on(is_applied=not self._waiting)
 
     def _notify(self) -> None:
         self.moved.set()
@@ -626,7 +671,7 @@ class _Pipeline:
         while True:
             while not self._waiting:
                 await self.moved.wait()
-            proposal, sequence = self._waiting[0]
+            proposal, sequence, is_awaited = self._waiting[0]
             await proposal.applied()
             state = self._relay.state
             if state.session != self._session:
@@ -634,6 +679,8 @@ class _Pipeline:
             if state.next_sequence <= sequence:
                 raise SessionOverError(f"the log refused batch {sequence} of the session")
             self._waiting.popleft()
+            if is_awaited and self.acknowledger is not None:
+                self.acknowledger.applied()
             self._notify()
 
     async def settled(self) -> None:

@@ -132,6 +132,21 @@ class SourceConnection:
         """The source's gtid_executed and gtid_purged, now."""
         return await self._run(self._gtid_sets)
 
+    async def request_semi_sync(self) -> str:
+        """Asks for semi-sync; the name by which the source has it, "" when it does not have it.
+
+        A source that has it sends its two bytes from then on, whether it is switched on or not.
+        """
+        return await self._run(self._request_semi_sync)
+
+    def _request_semi_sync(self) -> str:
+        # New and old plugins at a source differ in both names; it looks only at its own.
+        for name in ("source", "master"):
+            if self._value(f"SELECT @@GLOBAL.RPL_SEMI_SYNC_{name.upper()}_ENABLED", unknown=""):
+                self._query("SET @rpl_semi_sync_replica = 1, @rpl_semi_sync_slave = 1")
+                return name
+        return ""
+
     async def register(self, *, server_id: int, port: int) -> None:
         """COM_REGISTER_SLAVE; it also shows whether the user may replicate."""
         body = register_command(server_id=server_id, host=socket.gethostname(), port=port)
@@ -237,6 +252,30 @@ class SourceConnection:
             return
         raise SourceUnreachableError(
             f"{self.address}: nothing came for {SILENCE_SECONDS_MAX:.0f} s, not even a heartbeat"
+        )
+
+    async def send(self, data: bytes) -> None:
+        """Sends to the source in the middle of a dump; one caller at a time.
+
+        A cancellation may leave the rest unsent: the connection is of no use then. Raises
+        SourceUnreachableError.
+        """
+        assert self._socket is not None, "the dump was started"
+        rest = memoryview(data)
+        with trio.move_on_after(SILENCE_SECONDS_MAX):
+            while rest:
+                try:
+                    rest = rest[self._socket.send(rest) :]
+                except (BlockingIOError, ssl.SSLWantWriteError):
+                    await trio.lowlevel.wait_writable(self._socket)
+                except OSError as error:
+                    raise SourceUnreachableError(
+                        f"{self.address}: connection lost ({error})"
+                    ) from error
+            await trio.lowlevel.checkpoint()
+            return
+        raise SourceUnreachableError(
+            f"{self.address}: took nothing for {SILENCE_SECONDS_MAX:.0f} s"
         )
 
     def close(self) -> None:

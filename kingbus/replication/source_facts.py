@@ -77,8 +77,6 @@ def unfit_config(config: SourceConfig) -> str:
     """What of a configuration is not possible yet; "" if it is all right."""
     if config.flavor not in {"", "mysql"}:
         return "a MariaDB source is not available yet"
-    if config.semi_sync:
-        return "semi-sync towards the source is not available yet"
     if config.mode not in {"", "gtid"}:
         return "a source without GTIDs is not available yet"
     if not config.addresses:

@@ -383,7 +383,6 @@ async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
         ("PUT", "/binlog/syncer/start", {**SOURCE, "syncer_id": -1}, "syncer_id"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "start_from": "yesterday"}, "GTID set"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "flavor": "mariadb"}, "not available yet"),
-        ("PUT", "/binlog/syncer/start", {**SOURCE, "semi_sync": True}, "not available yet"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "tls": {"mode": "maybe"}}, "tls.mode"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "colour": 1}, "colour is not known"),
         ("PUT", "/binlog/server/start", {"addr": "x", "user": "u", "password": ""}, "host:port"),
