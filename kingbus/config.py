@@ -239,6 +239,7 @@ class ServerSection(_Model):
     wait_for_catch_up: Duration = 30.0
     version: Annotated[str, BeforeValidator(_plain), Field(max_length=60)] = ""
     workers: Annotated[int, Field(strict=True, ge=0, le=WORKERS_MAX)] = 0
+    semi_sync: bool = True
 
 
 class RetainSection(_Model):

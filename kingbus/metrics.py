@@ -133,6 +133,12 @@ DUMP_FILE_BYTES = _counter(
     "kingbus_dump_file_bytes_total",
     "Of kingbus_dump_bytes_total, those that went from the log's files to the sockets unread.",
 )
+DUMP_SEMI_SYNC_CLIENTS = _gauge(
+    "kingbus_dump_semi_sync_clients", "Binlog dumps to replicas that acknowledge what they have."
+)
+DUMP_SEMI_SYNC_ACKS = _counter(
+    "kingbus_dump_semi_sync_acks_total", "Acknowledgements that came from replicas."
+)
 DUMP_REFUSED = _counter("kingbus_dump_refused_total", "Dumps refused with an error packet.")
 DUMP_WORKERS = _gauge("kingbus_dump_workers", "Worker processes that perform binlog dumps.")
 DUMP_WORKER_ENDS = _counter(

@@ -196,6 +196,18 @@ class StartSource(Body):
         return list(dict.fromkeys([*first, *self.mysql_addrs]))
 
 
+class Failover(Body):
+    """Which source to take; without it the candidate behind the present one."""
+
+    to: HostPort | None = None
+
+
+class AcceptGap(Body):
+    """Transactions that the relay will never have, exactly as an error named them."""
+
+    gtid_set: Annotated[str, Field(min_length=1, max_length=GTID_SET_CHARACTERS_MAX)]
+
+
 class StartServer(Body):
     """The replica-facing listener of the node asked; `admin`: the user may also PURGE and KILL."""
 
@@ -284,6 +296,13 @@ class SyncerStatusData(Data):
     epoch: int | None = None
 
 
+class FailoverData(Data):
+    """From where the cluster now pulls, and what is left to the operator."""
+
+    mysql_addr: str
+    notes: list[str]
+
+
 class ReplicaData(Data):
     uuid: str
     server_id: int
@@ -297,6 +316,9 @@ class ReplicaData(Data):
     lag_seconds: float | None
     heartbeat_period: float | None
     bytes_until_cut_off: int | None
+    semi_sync: bool
+    acknowledged_file: str
+    acknowledged_position: int
 
 
 class ServerStatusData(Data):

@@ -126,6 +126,9 @@ def _replica(replica: Replica) -> schema.ReplicaData:
         lag_seconds=replica.lag_seconds,
         heartbeat_period=replica.heartbeat_period,
         bytes_until_cut_off=replica.bytes_until_cut_off,
+        semi_sync=replica.semi_sync,
+        acknowledged_file=replica.acknowledged_file,
+        acknowledged_position=replica.acknowledged_position,
     )
 
 

@@ -31,6 +31,7 @@ from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, format_gtid
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
+    AcceptGap,
     ClusterKey,
     Command,
     EventBatch,
@@ -128,6 +129,8 @@ class RelayState:
         self.cluster_key: ClusterKey | None = None
         self.last_transaction: LastTransaction | None = None
         self.last_event_time = 0
+        self.accepted_gap = GtidSet()
+        """Counts as executed and is held nowhere; the next file comes behind it, in a new epoch."""
         self._last_gtid: GtidRun | None = None
         self._open: OpenTransaction | None = None
         self._ends_in_event = False
@@ -270,6 +273,8 @@ class RelayState:
             case "member_attributes":
                 self.members[command.member_attributes.member_id] = _copy(command.member_attributes)
                 reason = ""
+            case "accept_gap":
+                reason = self._apply_accept_gap(changes, command.accept_gap)
             case "cluster_key":
                 reason = self._apply_cluster_key(command.cluster_key)
             case kind:
@@ -353,6 +358,23 @@ class RelayState:
         del self.files[:count]
         self._first_file = self.files[0].ordinal
         self.purged = GtidSet.decode(self.files[0].previous_gtids)
+        return ""
+
+    def _apply_accept_gap(self, changes: Changes, gap: AcceptGap) -> str:
+        """The session ends, whose stream knows nothing of it; nothing may cross it unnoticed."""
+        if gap.channel != self.channel:
+            return f"channel {gap.channel} is not served"
+        if self.is_empty:
+            return "the relay is empty and has no gap: it begins where start-from says"
+        try:
+            gtids = GtidSet.decode(gap.gtids).subtract(self.executed)
+        except MalformedGtidSetError as error:
+            return str(error)
+        if not gtids:
+            return "all of it is there"
+        self._end_session(changes)
+        self.executed = self.executed.union(gtids)
+        self.accepted_gap = self.accepted_gap.union(gtids)
         return ""
 
     # -- batches ----------------------------------------------------------------------------
@@ -511,6 +533,21 @@ class RelayState:
         )
         self.files.append(row)
         self.last_transaction = None
+        if self.accepted_gap:
+            self._leave_gap_behind(changes)
+
+    def _leave_gap_behind(self, changes: Changes) -> None:
+        """The first file behind a gap is the first one served: who needs what was before is told
+        that it is purged, and nobody gets from one side to the other without an error.
+        """
+        self.accepted_gap = GtidSet()
+        changes.deleted_files = [row.ordinal for row in self.files[:-1]]
+        if changes.deleted_files:
+            changes.deleted_batches = range(self.files[0].first_index, changes.index)
+            changes.file_rows = [row for row in changes.file_rows if not row.closed]
+        del self.files[:-1]
+        self._first_file = self.files[0].ordinal
+        self.purged = GtidSet.decode(self.files[0].previous_gtids)
 
     def _note_gap(self, changes: Changes, meta: EventBatch) -> None:
         """What the source skipped, it skips whatever becomes of the transaction that follows."""
@@ -670,6 +707,7 @@ class RelayState:
             names_used=self._names_used,
             name_epochs=self._names_used.values(),
             last_gtid=self._last_gtid,
+            accepted_gap=self.accepted_gap.encode() if self.accepted_gap else b"",
         )
         if self.files:
             record.file.CopyFrom(self.files[-1])
@@ -737,6 +775,8 @@ class RelayState:
         state.cluster_key = _copy(record.cluster_key) if record.HasField("cluster_key") else None
         state.source_uuids = list(record.source_uuids)
         state.last_event_time = record.last_event_time
+        if record.accepted_gap:
+            state.accepted_gap = GtidSet.decode(record.accepted_gap)
         state._ends_in_event = record.ends_in_event
         state._first_file = record.first_file
         epochs = record.name_epochs or [0] * len(record.names_used)

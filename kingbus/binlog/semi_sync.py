@@ -54,9 +54,7 @@ class SemiSyncStream:
     on everything goes to the plain stream as it is.
     """
 
-    def __init__(
-        self, plain: PlainStream, *, packet_length_max: int = PACKET_LENGTH_MAX
-    ) -> None:
+    def __init__(self, plain: PlainStream, *, packet_length_max: int = PACKET_LENGTH_MAX) -> None:
         """`packet_length_max` is the protocol's number; tests set a smaller one."""
         self.is_active: bool | None = None
         """Whether the source sends the two bytes; None before its first packet."""

@@ -161,6 +161,7 @@ class Member:
             purge=self._purge,
             until_purge=self._until_purged,
             version=config.server.version if config.server is not None else "",
+            semi_sync=config.server is None or config.server.semi_sync,
         )
         self._receiver = Receiver(
             node=self._node,

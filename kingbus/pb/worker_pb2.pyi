@@ -185,6 +185,7 @@ class Begin(_message.Message):
     BEGIN_POSITION_FIELD_NUMBER: _builtins.int
     NEXT_SEQUENCE_FIELD_NUMBER: _builtins.int
     OWN_SERVER_ID_FIELD_NUMBER: _builtins.int
+    SEMI_SYNC_FIELD_NUMBER: _builtins.int
     dump: _builtins.int
     """number of the dump, never used twice"""
     by_gtid: _builtins.bool
@@ -207,6 +208,8 @@ class Begin(_message.Message):
     next_sequence: _builtins.int
     own_server_id: _builtins.int
     """in events that are made up"""
+    semi_sync: _builtins.bool
+    """each event has two bytes before it"""
     def __init__(
         self,
         *,
@@ -225,10 +228,11 @@ class Begin(_message.Message):
         begin_position: _builtins.int = ...,
         next_sequence: _builtins.int = ...,
         own_server_id: _builtins.int = ...,
+        semi_sync: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_file", b"begin_file", "begin_position", b"begin_position", "by_gtid", b"by_gtid", "checksum", b"checksum", "dump", b"dump", "file_name", b"file_name", "gtid_set", b"gtid_set", "heartbeat_period", b"heartbeat_period", "heartbeat_v2_accepted", b"heartbeat_v2_accepted", "next_sequence", b"next_sequence", "non_blocking", b"non_blocking", "own_server_id", b"own_server_id", "position", b"position", "replica_uuid", b"replica_uuid", "server_id", b"server_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_file", b"begin_file", "begin_position", b"begin_position", "by_gtid", b"by_gtid", "checksum", b"checksum", "dump", b"dump", "file_name", b"file_name", "gtid_set", b"gtid_set", "heartbeat_period", b"heartbeat_period", "heartbeat_v2_accepted", b"heartbeat_v2_accepted", "next_sequence", b"next_sequence", "non_blocking", b"non_blocking", "own_server_id", b"own_server_id", "position", b"position", "replica_uuid", b"replica_uuid", "semi_sync", b"semi_sync", "server_id", b"server_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

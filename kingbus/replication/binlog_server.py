@@ -512,6 +512,7 @@ class _Client:
         self._protocol.begin_dump(command)
         self._server.connections.begin_dump(self._connection, dump)
         metrics.DUMP_CLIENTS.inc()
+        metrics.DUMP_SEMI_SYNC_CLIENTS.inc(int(request.semi_sync))
         _log.info(
             "dump begins",
             thread_id=self._connection.thread_id,
@@ -523,6 +524,7 @@ class _Client:
             await self._stream_events(dump)
         finally:
             metrics.DUMP_CLIENTS.dec()
+            metrics.DUMP_SEMI_SYNC_CLIENTS.dec(int(request.semi_sync))
             self._connection.dump = None
             _log.info("dump ends", thread_id=self._connection.thread_id)
 
@@ -552,7 +554,13 @@ class _Client:
             server_id=command.server_id,
             replica_uuid=variables.replica_uuid,
             skip_tagged=bool(flags & DumpFlag.SKIP_TAGGED_GTIDS),
+            semi_sync=variables.wants_semi_sync and self._offers_semi_sync,
         )
+
+    @property
+    def _offers_semi_sync(self) -> bool:
+        """As a source without the plugin does, who does not know the variable."""
+        return self._server.facts.variable("rpl_semi_sync_source_enabled") == "ON"
 
     async def _stream_events(self, dump: RunningDump) -> None:
         sink = SendingSink(self._stream)
@@ -560,7 +568,7 @@ class _Client:
         finished = False
         with dump.scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._drain, sink, nursery.cancel_scope)
+                nursery.start_soon(self._drain, dump, sink, nursery.cancel_scope)
                 try:
                     await self._server.dumper(dump.request, sink=sink, progress=dump.progress)
                     finished = True
@@ -596,11 +604,15 @@ class _Client:
         request = dump.request
         return next_log_not_found(request.file_name, request.position, at.file, at.position)
 
-    async def _drain(self, sink: SendingSink, gone: trio.CancelScope) -> None:
-        """Read and drop what the client says during a dump, until it closes or the dump ends."""
+    async def _drain(self, dump: RunningDump, sink: SendingSink, gone: trio.CancelScope) -> None:
+        """Read what the client says during a dump, until it closes or the dump ends.
+
+        Acknowledgements of semi-sync are noted, everything else is dropped, as a source does.
+        """
         try:
-            while await self._stream.receive_some(RECEIVE_BYTES):
-                pass
+            while data := await self._stream.receive_some(RECEIVE_BYTES):
+                if dump.request.semi_sync:
+                    dump.acks.receive(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:

@@ -16,6 +16,7 @@ from kingbus.mysql.commands import RegisterReplica
 from kingbus.mysql.errors import MySQLError, not_owner_of_thread, unknown_thread
 from kingbus.replication.dump_session import DumpProgress, DumpRequest
 from kingbus.replication.queries import ProcessFacts, RegisteredReplica, ServerFacts, Session
+from kingbus.replication.replica_acks import ReplicaAcks
 from kingbus.replication.users import ADMIN
 
 SLEEP, QUERY, CONNECT = "Sleep", "Query", "Connect"
@@ -28,6 +29,7 @@ class RunningDump:
 
     request: DumpRequest
     progress: DumpProgress
+    acks: ReplicaAcks = field(default_factory=ReplicaAcks)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     replaced: bool = False
     overtaken: bool = False
@@ -60,6 +62,9 @@ class ReplicaFacts:
     file: str
     position: int
     thread_id: int
+    semi_sync: bool = False
+    acknowledged_file: str = ""
+    acknowledged_position: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -169,6 +174,11 @@ class ConnectionRegistry:
 
     # What SQL and status pages see ---------------------------------------------------------------
 
+    def semi_sync_clients(self) -> int:
+        """Replicas that are asked for acknowledgements."""
+        dumps = (connection.dump for connection in self)
+        return sum(dump is not None and dump.request.semi_sync for dump in dumps)
+
     def uptime_seconds(self) -> int:
         """Since this registry was made, which is when the node began to serve."""
         return int(self._clock() - self._started_at)
@@ -250,6 +260,9 @@ class ConnectionRegistry:
             file=progress.file,
             position=progress.position,
             thread_id=connection.thread_id,
+            semi_sync=dump.request.semi_sync,
+            acknowledged_file=dump.acks.file,
+            acknowledged_position=dump.acks.position,
         )
 
     def _lag_bytes(self, file: str, position: int) -> int | None:

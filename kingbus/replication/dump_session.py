@@ -79,6 +79,8 @@ class DumpRequest:
     server_id: int = 0
     replica_uuid: str = ""
     skip_tagged: bool = False
+    semi_sync: bool = False
+    """Each event comes with semi-sync's two bytes; now and then an acknowledgement is wanted."""
 
     def __post_init__(self) -> None:
         assert self.kind in {"position", "gtid"}

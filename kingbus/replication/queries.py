@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kingbus import metrics
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.mysql.constants import ColumnType
 from kingbus.mysql.errors import (
@@ -171,6 +172,10 @@ class Connections(Protocol):
 
     def uptime_seconds(self) -> int:
         """Since the listener began."""
+        ...
+
+    def semi_sync_clients(self) -> int:
+        """Replicas that are asked for acknowledgements."""
         ...
 
     def kill(self, thread_id: int, *, by: "Session", query_only: bool) -> None:
@@ -476,7 +481,28 @@ def _status(connections: Connections) -> list[list[Value]]:
         "Threads_running": dumps + 1,
         "Uptime": connections.uptime_seconds(),
     }
+    rows |= _semi_sync_status(connections)
     return [[name, _shown(value)] for name, value in rows.items()]
+
+
+def _semi_sync_status(connections: Connections) -> dict[str, Value]:
+    """In both of MySQL's spellings. Nothing ever waits, so what counts waiting is 0."""
+    clients = connections.semi_sync_clients()
+    rows: dict[str, Value] = {}
+    for source, replica in (("source", "replica"), ("master", "slave")):
+        rows |= {
+            f"Rpl_semi_sync_{source}_clients": clients,
+            f"Rpl_semi_sync_{source}_status": "ON" if clients else "OFF",
+            f"Rpl_semi_sync_{source}_net_waits": int(
+                metrics.value("kingbus_dump_semi_sync_acks_total")
+            ),
+            f"Rpl_semi_sync_{source}_no_tx": 0,
+            f"Rpl_semi_sync_{source}_wait_sessions": 0,
+            f"Rpl_semi_sync_{replica}_status": (
+                "ON" if metrics.value("kingbus_receiver_semi_sync_active") else "OFF"
+            ),
+        }
+    return rows
 
 
 def _grants(session: Session) -> ResultSet:

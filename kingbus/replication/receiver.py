@@ -106,6 +106,9 @@ class SessionOverError(KingbusError):
 class SourceCheckError(KingbusError):
     """A source cannot be pulled from, as found before anything was changed."""
 
+    is_behind = False
+    """It lacks what the relay has, and may yet get it."""
+
 
 class Relay(Protocol):
     """The applied log."""
@@ -615,17 +618,42 @@ class Receiver:
                         connection.close()
                 except (SourceUnreachableError, SourceRefusedError, SourceUnfitError) as error:
                     first = first or error
-        if first is None:
-            raise SourceCheckError(
-                f"{config.addresses[0]}: no answer within {CHECK_SECONDS_MAX:.0f} s"
-            )
-        raise SourceCheckError(str(first), hint=first.hint) from first
+        raise _check_error(config, first)
+
+    async def ask_facts(self, config: SourceConfig, password: str) -> SourceFacts:
+        """What the first candidate that can be asked says of itself; its sets are not compared.
+
+        Nothing changes. Takes at most 10 s. Raises SourceCheckError.
+        """
+        first: KingbusError | None = None
+        with trio.move_on_after(CHECK_SECONDS_MAX):
+            for address in config.addresses:
+                try:
+                    connection, facts = await self._open(config, address, Secret(password))
+                except (SourceUnreachableError, SourceRefusedError, SourceUnfitError) as error:
+                    first = first or error
+                else:
+                    connection.close()
+                    return facts
+        raise _check_error(config, first)
 
     async def ask_binlog_size(self, config: SourceConfig, password: str) -> int:
         """The source's max_binlog_size; 0 when it does not say it within 3 s."""
         with trio.move_on_after(SIZE_SECONDS_MAX), contextlib.suppress(KingbusError):
             return (await self.check_source(config, password)).max_binlog_size
         return 0
+
+
+def _check_error(config: SourceConfig, first: KingbusError | None) -> SourceCheckError:
+    """That none of the candidates will do: the reason of the first, or that none answered."""
+    if first is None:
+        return SourceCheckError(
+            f"{config.addresses[0]}: no answer within {CHECK_SECONDS_MAX:.0f} s"
+        )
+    error = SourceCheckError(str(first), hint=first.hint)
+    error.is_behind = isinstance(first, SourceBehindError)
+    error.__cause__ = first
+    return error
 
 
 class _Pipeline:

@@ -488,8 +488,10 @@ def _decoded(entry: Entry) -> tuple[Command, memoryview] | None:
 
 
 def _may_delete(command: Command) -> bool:
-    """Whether applying it may delete rows; batches, of which there are many, never do."""
-    return command.WhichOneof("kind") != "event_batch"
+    """Whether applying it may delete rows; of batches, which are many, only a file's first may."""
+    if command.WhichOneof("kind") == "event_batch":
+        return command.event_batch.HasField("file_start")
+    return True
 
 
 class _Run:

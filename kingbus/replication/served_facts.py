@@ -13,11 +13,13 @@ from typing import Protocol
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
+from kingbus.mysql.resultset import Value
 from kingbus.pb.command_pb2 import SourceConfig
 from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.binlog_events import read_binlog_events
 from kingbus.replication.queries import BinlogEventRow, ReceiverFacts
 from kingbus.replication.relay import Relay
+from kingbus.replication.system_variables import SEMI_SYNC_VARIABLES
 
 UNKNOWN_VERSION = "8.4.0-kingbus"
 """What the greeting says before any source is known: replicas of every age accept it."""
@@ -98,7 +100,8 @@ class ServedFacts(ClusterIdentity):
     """The facts of `queries.ServerFacts`, from the applied state.
 
     `version` overrides the source's; `listening` says where replicas connect; `purge` carries a
-    purge to who does it; `until_purge` gives the bytes before the file of a first index goes.
+    purge to who does it; `semi_sync`: replicas may ask for it; `until_purge` gives the bytes before
+    the file of a first index goes.
     """
 
     gtid_mode = "ON"  # sources without GTIDs are refused
@@ -114,6 +117,7 @@ class ServedFacts(ClusterIdentity):
         purge: Purge,
         until_purge: Callable[[int], int],
         version: str = "",
+        semi_sync: bool = False,
     ) -> None:
         super().__init__(cluster_id, lambda: relay.state)
         self._relay = relay
@@ -122,6 +126,7 @@ class ServedFacts(ClusterIdentity):
         self._version = version
         self._purge = purge
         self._until_purge = until_purge
+        self._semi_sync = semi_sync
         self.before: ServedBefore | None = None
         """Set where there is an archive."""
         self.hostname = hostname
@@ -153,8 +158,11 @@ class ServedFacts(ClusterIdentity):
         """What can no longer be served, on one line."""
         return str(self.before.purged() if self.before is not None else self._state().purged)
 
-    def variable(self, name: str) -> None:
-        """The source's own value of a variable; none is kept yet."""
+    def variable(self, name: str) -> Value:
+        """What the fixed values are not used for; of the source's own none is kept yet."""
+        if name in SEMI_SYNC_VARIABLES and self._semi_sync:
+            return "ON"
+        return None
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and visible sizes, oldest first."""

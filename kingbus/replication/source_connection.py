@@ -173,6 +173,7 @@ class SourceConnection:
         self._query(f"SET @slave_uuid = '{replica_uuid}', @replica_uuid = '{replica_uuid}'")
         has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
         binlog_size = self._value("SELECT @@GLOBAL.MAX_BINLOG_SIZE", unknown="0")
+        read_only = self._value("SELECT @@GLOBAL.READ_ONLY", unknown="0")
         executed, purged = GtidSet(), GtidSet()
         if gtid_mode.upper() == "ON":
             executed, purged = self._gtid_sets()
@@ -188,6 +189,7 @@ class SourceConnection:
             checksum=checksum.upper(),
             clock=clock,
             max_binlog_size=int(binlog_size) if binlog_size.isdigit() else 0,
+            read_only=read_only in {"1", "ON"},
         )
 
     def _gtid_sets(self) -> tuple[GtidSet, GtidSet]:

@@ -71,6 +71,8 @@ class SourceFacts:
     """Seconds since 1970 by the source's clock."""
     max_binlog_size: int = 0
     """Bytes; 0: the source did not say."""
+    read_only: bool = False
+    """It takes no writes but from its own source, or from administrators."""
 
 
 def unfit_config(config: SourceConfig) -> str:
@@ -121,7 +123,10 @@ def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
     if missing:
         return SourceMissesError(
             f"the source has purged transactions that the relay lacks: {missing}",
-            hint="Get them from elsewhere, or begin again with an empty relay.",
+            hint=(
+                "Pull from a source that still has them, or accept that they are lost to every "
+                f"replica that lacks them: kingbus source accept-gap {missing}"
+            ),
         )
     extra = executed.subtract(facts.gtid_executed)
     if extra:
@@ -147,7 +152,8 @@ class SessionPlan:
 def plan_session(
     state: RelayState, config: SourceConfig, facts: SourceFacts, *, new_epoch: bool
 ) -> SessionPlan:
-    """The epoch rises with another server uuid, or when the source shows a different file.
+    """The epoch rises with another server uuid, when the source shows a different file, and
+    behind a gap that was accepted.
 
     Raises SourceMissesError.
     """
@@ -156,7 +162,11 @@ def plan_session(
     if error is not None:
         raise error
     known = state.source
-    is_same = known is not None and known.source_uuid.lower() == facts.server_uuid.lower()
+    is_same = (
+        known is not None
+        and known.source_uuid.lower() == facts.server_uuid.lower()
+        and not state.accepted_gap
+    )
     return SessionPlan(
         epoch=state.epoch if is_same and not new_epoch else state.epoch + 1, start_set=start
     )

@@ -4,7 +4,8 @@ Owns: the table of names, their values (facts of the source and of the connectio
 defaults) and the settings of one session. Knows nothing of statements. Follows the manual's
 "Server System Variables" and "Binary Logging Options and Variables". A name outside the table is
 error 1193 and is missing in SHOW VARIABLES: clients take that for a feature that is not there,
-which is so for semi-sync, for MariaDB's own names and for cloud vendors' names alike.
+which is so for MariaDB's own names and for cloud vendors' names, and for semi-sync's where it is
+switched off.
 """
 
 from collections.abc import Callable
@@ -147,11 +148,14 @@ _SETTABLE: dict[str, Value] = {
 }
 """What connectors set at the start of a session. Stored and shown, without any effect."""
 
+SEMI_SYNC_VARIABLES = frozenset({"rpl_semi_sync_master_enabled", "rpl_semi_sync_source_enabled"})
+"""There where semi-sync towards replicas is on: their value is then a fact of the source."""
+
 _BOOLEAN = frozenset(
     name for table in (_FIXED, _SETTABLE) for name, value in table.items() if value in {"ON", "OFF"}
 )
 
-_TEXT_OF_FLAG = frozenset({"read_only", "super_read_only"}) | _BOOLEAN
+_TEXT_OF_FLAG = frozenset({"read_only", "super_read_only"}) | _BOOLEAN | SEMI_SYNC_VARIABLES
 """SELECT shows these as 1 and 0, SHOW as ON and OFF."""
 
 
@@ -166,7 +170,8 @@ class SystemVariables:
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        return sorted({*_FACTS, *_FIXED, *_SETTABLE})
+        given = {name for name in SEMI_SYNC_VARIABLES if self._facts.variable(name) is not None}
+        return sorted({*_FACTS, *_FIXED, *_SETTABLE, *given})
 
     def get(self, name: str, scope: str = "") -> Value:
         """The value as SHOW VARIABLES writes it. Raises error 1193 for an unknown name."""

@@ -207,6 +207,8 @@ class FakeReceiverStatus:
     error: str = ""
     address: str = ""
     seconds_behind_source: int | None = None
+    semi_sync_active: bool = False
+    acknowledged: tuple[str, int] = ("", 0)
 
 
 class FakeReceiver:

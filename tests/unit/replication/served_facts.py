@@ -98,6 +98,9 @@ class MemoryConnections:
     def uptime_seconds(self) -> int:
         return 77
 
+    def semi_sync_clients(self) -> int:
+        return 0
+
     def kill(self, thread_id: int, *, by: Session, query_only: bool) -> None:
         for process in self.open:
             if process.thread_id == thread_id:
