@@ -9,12 +9,11 @@ from typing import Final
 
 from kingbus import metrics
 from kingbus.binlog.semi_sync import MARK
-from kingbus.mysql.errors import ProtocolError
-from kingbus.mysql.packet import PacketReader
+from kingbus.mysql.packet import HEADER_SIZE
 
 ACK_BYTES_MAX: Final = 1024
 """A position and the name of a file, of which MySQL's own limit is 512 bytes."""
-_HEADER: Final = 9  # mark and position
+_NAME_AT: Final = 9  # behind mark and position
 
 
 class ReplicaAcks:
@@ -24,25 +23,31 @@ class ReplicaAcks:
         self.file = ""
         self.position = 0
         self.count = 0
-        self._reader: PacketReader | None = PacketReader(payload_bytes_max=ACK_BYTES_MAX)
+        self._buffer = bytearray()
+        self._is_lost = False
 
     def receive(self, data: bytes | bytearray) -> None:
-        """Takes what the client said; dropped once it has said something that is no packet."""
-        reader = self._reader
-        if reader is None:
+        """Takes what the client said; dropped once a packet is longer than any acknowledgement."""
+        if self._is_lost:
             return
-        reader.feed(data)
-        try:
-            while (packet := reader.next_packet()) is not None:
-                reader.expected_sequence = 0
-                self._take(packet.payload)
-        except ProtocolError:
-            self._reader = None  # where the next packet begins cannot be known any more
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= HEADER_SIZE:
+            end = HEADER_SIZE + int.from_bytes(buffer[:3], "little")
+            if end > HEADER_SIZE + ACK_BYTES_MAX:
+                self._is_lost = True
+                buffer.clear()
+            if len(buffer) < end:
+                return
+            number, payload = buffer[3], bytes(buffer[HEADER_SIZE:end])
+            del buffer[:end]
+            if number == 0:  # a source passes over what is numbered otherwise
+                self._take(payload)
 
     def _take(self, payload: bytes) -> None:
-        if len(payload) <= _HEADER or payload[0] != MARK:
+        if len(payload) <= _NAME_AT or payload[0] != MARK:
             return
-        self.position = int.from_bytes(payload[1:_HEADER], "little")
-        self.file = payload[_HEADER:].decode("utf-8", "replace")
+        self.position = int.from_bytes(payload[1:_NAME_AT], "little")
+        self.file = payload[_NAME_AT:].decode("utf-8", "replace")
         self.count += 1
         metrics.DUMP_SEMI_SYNC_ACKS.inc()
