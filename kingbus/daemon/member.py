@@ -170,6 +170,7 @@ class Member:
             secret=lambda: self._keys.secret,
             is_full=self._is_full,
             changed=lambda: self._watched.changed,
+            attached=self._replicas_seen,
             random=random.SystemRandom(),
         )
         dumper: Dumper = self._dump
@@ -206,6 +207,10 @@ class Member:
             ),
         )
         self._transport.register(RETENTION_METHOD, self._purger.handle_call)
+
+    def _replicas_seen(self) -> set[str]:
+        """The replicas of all members; the purger comes into being after the receiver."""
+        return self._purger.replicas_seen()
 
     def _attached(self) -> Iterator[tuple[str, str]]:
         """Who reads which file here; the archive reads as a replica would, on the leader."""

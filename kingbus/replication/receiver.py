@@ -26,7 +26,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Protocol
@@ -202,6 +202,7 @@ class Receiver:
         secret: Callable[[], ClusterSecret | None],
         is_full: Callable[[], bool] = lambda: False,
         changed: Callable[[], trio.Event] = trio.Event,
+        attached: Callable[[], Collection[str]] = tuple,
         random: Random,
         clock: Callable[[], float] = time.time,
         timings: Timings = Timings(),
@@ -210,7 +211,8 @@ class Receiver:
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
-        (without it changes are noticed within half a second), `clock` is the wall clock, `connect`
+        (without it changes are noticed within half a second), `attached` gives the uuids of the
+        cluster's replicas, `clock` is the wall clock, `connect`
         how a source is reached, `batch_bytes` about how large a batch becomes under load.
         """
         self._node = node
@@ -219,6 +221,7 @@ class Receiver:
         self._secret = secret
         self._is_full = is_full
         self._changed = changed
+        self._attached = attached
         self._random = random
         self._clock = clock
         self._timings = timings
@@ -434,6 +437,8 @@ class Receiver:
             _log.info("connecting", source=address)
         connection, facts = await self._open(config, address, self._password(config))
         try:
+            if address != config.addresses[0]:
+                self._refuse_replica(facts)
             facts = await self._settled(config, connection, facts)
             self._clock_difference = facts.clock - self._clock()
             if config.semi_sync and not await connection.request_semi_sync():
@@ -445,6 +450,17 @@ class Receiver:
             self._stream = self._acknowledger = None
             metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
             metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(0)
+
+    def _refuse_replica(self, facts: SourceFacts) -> None:
+        """A candidate that still replicates from this relay has all that the relay has, and would
+        never get more: it is no source before it is promoted, and the present one may come back.
+
+        Not asked of the first candidate, which an operator chose.
+        """
+        if facts.server_uuid.lower() in {uuid.lower() for uuid in self._attached()}:
+            raise SourceUnreachableError(
+                f"{facts.address} replicates from this relay; it is taken once it is promoted"
+            )
 
     async def _settled(
         self, config: SourceConfig, connection: Connection, facts: SourceFacts

@@ -112,7 +112,7 @@ async def serving(source: ScriptedSource) -> AsyncIterator[ScriptedSource]:
 
 
 class Pull:
-    def __init__(self, *, is_full=lambda: False):
+    def __init__(self, *, is_full=lambda: False, attached=tuple):
         self.node = SoloNode()
         self.key = ClusterSecret.generate()
         self.identity = ClusterIdentity(1234, lambda: self.node.state)
@@ -122,6 +122,7 @@ class Pull:
             identity=self.identity,
             secret=lambda: self.key,
             is_full=is_full,
+            attached=attached,
             changed=lambda: self.node.changed,
             random=random.Random(1),
             timings=SHORT,
@@ -157,8 +158,9 @@ class Pull:
 async def pulling(source: ScriptedSource, *more: str, **options) -> AsyncIterator[Pull]:
     """A receiver that pulls from the source."""
     is_full = options.pop("is_full", lambda: False)
+    attached = options.pop("attached", tuple)
     async with serving(source):
-        pull = Pull(is_full=is_full)
+        pull = Pull(is_full=is_full, attached=attached)
         pull.node.lead()
         pull.node.configure(pull.config(*more, source.address, **options))
         async with trio.open_nursery() as nursery:
@@ -647,6 +649,21 @@ async def test_a_password_sealed_with_another_key_is_an_error():
         foreign.password.CopyFrom(ClusterSecret.generate().seal("secret", SOURCE_PASSWORD))
         pull.node.configure(foreign)
         await pull.until_status("error", "the stored password cannot be read")
+
+
+async def test_a_candidate_that_replicates_from_this_relay_is_no_source_yet():
+    """It has all that the relay has and would never get more; once promoted it is taken. An
+    operator who puts it first knows better."""
+    file, attached = one_file(), {SOURCE_UUID.upper()}
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, "127.0.0.1:1", attached=lambda: attached) as pull:
+        await pull.until_status("connecting", "once it is promoted")
+        assert pull.node.sessions() == 0
+        attached.clear()
+        await pull.until_whole(file)
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, attached=lambda: {SOURCE_UUID}) as pull:
+        await pull.until_whole(file)
 
 
 # Semi-sync -------------------------------------------------------------------------------------
