@@ -152,8 +152,7 @@ class SemiSyncStream:
             self._refuse(int(offsets[at]), int(numbers[at]))
         self._came = (int(numbers[-1]) + 1) & 0xFF
         if len(wanted):
-            self._came = len(offsets) - int(wanted[-1])
-            self._came &= 0xFF
+            self._came = (len(offsets) - int(wanted[-1])) & 0xFF
             self._note_asked(len(wanted))
         self._write_headers(offsets, lengths - MARK_BYTES * marked)
         first = int(offsets[0])
