@@ -353,12 +353,16 @@ class RelayState:
         if not count:
             # On a node that began later than the log of the others it is so, too, and no harm.
             return f"no whole file lies below index {purge.first_index}"
+        self._drop_files(changes, count)
+        return ""
+
+    def _drop_files(self, changes: Changes, count: int) -> None:
+        """The oldest ones, never the last; `gtid_purged` is what the first one left begins with."""
         changes.deleted_files = [row.ordinal for row in self.files[:count]]
         changes.deleted_batches = range(self.files[0].first_index, self.files[count].first_index)
         del self.files[:count]
         self._first_file = self.files[0].ordinal
         self.purged = GtidSet.decode(self.files[0].previous_gtids)
-        return ""
 
     def _apply_accept_gap(self, changes: Changes, gap: AcceptGap) -> str:
         """The session ends, whose stream knows nothing of it; nothing may cross it unnoticed."""
@@ -541,13 +545,8 @@ class RelayState:
         that it is purged, and nobody gets from one side to the other without an error.
         """
         self.accepted_gap = GtidSet()
-        changes.deleted_files = [row.ordinal for row in self.files[:-1]]
-        if changes.deleted_files:
-            changes.deleted_batches = range(self.files[0].first_index, changes.index)
-            changes.file_rows = [row for row in changes.file_rows if not row.closed]
-        del self.files[:-1]
-        self._first_file = self.files[0].ordinal
-        self.purged = GtidSet.decode(self.files[0].previous_gtids)
+        changes.file_rows.clear()  # that the one before was closed need not be stored any more
+        self._drop_files(changes, len(self.files) - 1)
 
     def _note_gap(self, changes: Changes, meta: EventBatch) -> None:
         """What the source skipped, it skips whatever becomes of the transaction that follows."""

@@ -422,30 +422,33 @@ class _Dump:
 
     async def _send(self, pieces: Sequence[Piece], batch: ServedBatch, row: Row) -> None:
         """Sends what is to be sent of a batch, which ends with this row."""
-        ask = self._asks(batch, row)
+        asked = self._asked(batch, row)
         for piece in pieces:
             if isinstance(piece, Made):
                 self._out.add([piece])
             else:
-                is_end = piece.last == row.row.packets
-                await self._out.send_stored(batch, piece.first, piece.last, ask=ask and is_end)
+                first = piece.first
+                if first < asked <= piece.last:
+                    await self._out.send_stored(batch, first, asked, ask=True)
+                    first = asked
+                await self._out.send_stored(batch, first, piece.last)
         self._progress.last_event_time = batch.meta.last_time or self._progress.last_event_time
         transaction = batch.transaction_before(row.row.packets)
         if transaction is not None:
             self._progress.last_transaction = transaction
 
-    def _asks(self, batch: ServedBatch, row: Row) -> bool:
-        """Whether a semi-sync replica is to say that it has all up to the end of this row.
+    def _asked(self, batch: ServedBatch, row: Row) -> int:
+        """Behind which packet a semi-sync replica is to say that it has all up to there; 0: none.
 
         At the end of the log, and now and then on the way to it: an acknowledgement tells of
         everything before it, so there need not be one for each transaction.
         """
-        is_due = (
-            row.index >= self._relay.state.visible.index or self._out.unasked_bytes >= ASK_BYTES
-        )
-        meta = batch.meta
+        out, meta = self._out, batch.meta
+        is_last = row.index >= self._relay.state.visible.index
+        if not out.marks or not (is_last or out.unasked_bytes >= ASK_BYTES):
+            return 0
         ends_transaction = bool(meta.visible_transactions) or meta.closes_transaction
-        return is_due and ends_transaction and meta.visible_packets == row.row.packets
+        return meta.visible_packets if ends_transaction else 0
 
     async def _batch(self, index: int, through: int) -> ServedBatch:
         batch = self._ahead.pop(index, None)
@@ -489,7 +492,7 @@ class _Output:
         self._file_sink: FileSink | None = None
         if isinstance(sink, FileSink) and sink.connection is not None and not marks:
             self._file_sink = sink
-        self._marks = marks
+        self.marks = marks
         self._large: LargeMarked | None = None
         self._progress = progress
         self._sequence = progress.next_sequence
@@ -508,12 +511,12 @@ class _Output:
     def add(self, events: Sequence[Made]) -> None:
         """Takes events that were made up; they are far smaller than a packet may be."""
         for made in events:
-            size = 1 + len(made.event) + (MARK_BYTES if self._marks else 0)
+            size = 1 + len(made.event) + (MARK_BYTES if self.marks else 0)
             assert size < PACKET_PAYLOAD_MAX
             self._gathered += size.to_bytes(3, "little")
             self._gathered.append(self._sequence & 0xFF)
             self._gathered.append(0)
-            if self._marks:
+            if self.marks:
                 self._gathered += UNASKED
             self._gathered += made.event
             self._sequence += 1
@@ -537,7 +540,7 @@ class _Output:
         `ask`: a semi-sync replica is to acknowledge the last one.
         """
         offsets = batch.offsets
-        if self._marks:
+        if self.marks:
             self.unasked_bytes += int(offsets[last] - offsets[first])
             await self._send_marked(batch, first, last, ask=ask)
             return

@@ -489,9 +489,8 @@ def _decoded(entry: Entry) -> tuple[Command, memoryview] | None:
 
 def _may_delete(command: Command) -> bool:
     """Whether applying it may delete rows; of batches, which are many, only a file's first may."""
-    if command.WhichOneof("kind") == "event_batch":
-        return command.event_batch.HasField("file_start")
-    return True
+    is_batch = command.WhichOneof("kind") == "event_batch"
+    return not is_batch or command.event_batch.HasField("file_start")
 
 
 class _Run:
