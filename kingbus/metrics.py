@@ -122,6 +122,11 @@ REPLICA_BYTES_UNTIL_CUT_OFF = _gauge(
     "What the log takes yet before the reserve makes the file go that a replica needs next.",
     ("replica",),
 )
+REPLICA_UNACKNOWLEDGED_BYTES = _gauge(
+    "kingbus_replica_unacknowledged_bytes",
+    "What of the log a semi-sync replica that is attached here has not acknowledged.",
+    ("replica",),
+)
 
 # relay: what the applied log says.
 RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches applied.")

@@ -26,6 +26,7 @@ CHECK_SECONDS_MAX: Final = 5.0
 WAIT_SECONDS_MAX: Final = 5.0
 """So long the receiver stands still for the new source to get what the relay has. The two together
 must come to an end before another member stops waiting for the leader's answer."""
+LOOK_BACK_SECONDS_MAX: Final = 2.0
 RESTORE_SECONDS_MAX: Final = 3.0
 _POLL_SECONDS: Final = 0.3
 
@@ -81,7 +82,22 @@ class SourceFailover:
             raise
         await self._propose(Command(source_config=wanted))
         _log.warning("source failover", source=address, before=present)
-        return address, _notes(address, facts)
+        notes = _promotion(address, facts)
+        if present and present != address:
+            notes += await self._left_behind(_with_addresses(stored, [present]), password)
+        return address, notes
+
+    async def _left_behind(self, old: SourceConfig, password: str) -> list[str]:
+        """What the old source has and nobody got, if it can still be asked."""
+        facts: SourceFacts | None = None
+        with trio.move_on_after(LOOK_BACK_SECONDS_MAX), contextlib.suppress(SourceCheckError):
+            facts = await self._receiver.ask_facts(old, password)
+        if facts is None:
+            return []
+        left = facts.gtid_executed.subtract(self._relay.state.executed)
+        if not left:
+            return []
+        return [f"{facts.address} has transactions that the relay never received: {left}"]
 
     async def _check(
         self, alone: SourceConfig, password: str, *, may_lag: bool
@@ -170,8 +186,8 @@ def _with_addresses(config: SourceConfig, addresses: list[str]) -> SourceConfig:
     return copy
 
 
-def _notes(address: str, facts: SourceFacts) -> list[str]:
-    """What is left to the operator."""
+def _promotion(address: str, facts: SourceFacts) -> list[str]:
+    """How to make it a source, where it does not look like one."""
     if not facts.read_only:
         return []
     note = (

@@ -14,11 +14,13 @@ The tasks::
          |- drain             during a dump: notices that the client is gone
 """
 
+import contextlib
 import errno
 import secrets
 import ssl
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -512,7 +514,7 @@ class _Client:
         self._protocol.begin_dump(command)
         self._server.connections.begin_dump(self._connection, dump)
         metrics.DUMP_CLIENTS.inc()
-        metrics.DUMP_SEMI_SYNC_CLIENTS.inc(int(request.semi_sync))
+        self._measure_acks(dump)
         _log.info(
             "dump begins",
             thread_id=self._connection.thread_id,
@@ -524,9 +526,22 @@ class _Client:
             await self._stream_events(dump)
         finally:
             metrics.DUMP_CLIENTS.dec()
-            metrics.DUMP_SEMI_SYNC_CLIENTS.dec(int(request.semi_sync))
             self._connection.dump = None
+            self._measure_acks(dump)
             _log.info("dump ends", thread_id=self._connection.thread_id)
+
+    def _measure_acks(self, dump: RunningDump) -> None:
+        """Where a dump that is acknowledged has begun or ended; the same replica may have two."""
+        if not dump.request.semi_sync:
+            return
+        connections, gauge = self._server.connections, metrics.REPLICA_UNACKNOWLEDGED_BYTES
+        metrics.DUMP_SEMI_SYNC_CLIENTS.set(connections.semi_sync_clients())
+        if dump.label in connections.acknowledging():
+            measure = partial(connections.unacknowledged_bytes, dump.label)
+            gauge.labels(dump.label).set_function(measure)
+        else:
+            with contextlib.suppress(KeyError):
+                gauge.remove(dump.label)
 
     def _dump_request(self, command: BinlogDump | BinlogDumpGtid) -> DumpRequest:
         variables = self._session.user_variables

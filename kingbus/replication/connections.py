@@ -6,6 +6,7 @@ kill_zombie_dump_threads of the server: the same UUID replaces; without any UUID
 id replaces; a dump with a UUID and one without never meet.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,11 @@ class RunningDump:
     replaced: bool = False
     overtaken: bool = False
     stuck_at: tuple[str, int] | None = None  # file and bytes sent when it was found behind the log
+
+    @property
+    def label(self) -> str:
+        """What the replica is called in metrics."""
+        return self.request.replica_uuid or f"server id {self.request.server_id}"
 
     @property
     def key(self) -> tuple[str, object] | None:
@@ -174,10 +180,20 @@ class ConnectionRegistry:
 
     # What SQL and status pages see ---------------------------------------------------------------
 
+    def acknowledging(self) -> dict[str, RunningDump]:
+        """The dumps that are acknowledged, by what the replica is called in metrics."""
+        dumps = (connection.dump for connection in self)
+        return {dump.label: dump for dump in dumps if dump is not None and dump.request.semi_sync}
+
+    def unacknowledged_bytes(self, label: str) -> float:
+        """What of the log that replica has not acknowledged; NaN where that is not known."""
+        dump = self.acknowledging().get(label)
+        lag = None if dump is None else self._lag_bytes(dump.acks.file, dump.acks.position)
+        return math.nan if lag is None else lag
+
     def semi_sync_clients(self) -> int:
         """Replicas that are asked for acknowledgements."""
-        dumps = (connection.dump for connection in self)
-        return sum(dump is not None and dump.request.semi_sync for dump in dumps)
+        return len(self.acknowledging())
 
     def uptime_seconds(self) -> int:
         """Since this registry was made, which is when the node began to serve."""

@@ -47,7 +47,7 @@ async def test_the_next_candidate_or_any_address_becomes_the_source(pair: Pair, 
     found = await browser.data("PUT", FAILOVER, {})
     assert found == {"mysql_addr": SECOND, "notes": []}
     assert list(stored(pair).addresses) == [SECOND, FIRST, THIRD]
-    assert pair.n1.receiver.checked[-1] == (SECOND, "hunter2")
+    assert pair.n1.receiver.checked[1] == (SECOND, "hunter2")
 
     await browser.data("PUT", FAILOVER, {"to": "10.0.0.99:3306"})
     assert list(stored(pair).addresses) == ["10.0.0.99:3306", SECOND, FIRST, THIRD]
@@ -61,6 +61,18 @@ async def test_a_read_only_source_is_to_be_promoted(pair: Pair) -> None:
     pair.n1.receiver.facts = replace(pair.n1.receiver.facts, read_only=True)
     found = await browser.data("PUT", FAILOVER, {"to": THIRD})
     assert THIRD in found["notes"][0] and "RESET REPLICA ALL" in found["notes"][0]
+
+
+async def test_what_the_old_source_alone_has_is_told(pair: Pair) -> None:
+    """It was not waited for: who writes there while the source is changed loses that."""
+    browser = await started(pair)
+    pair.n1.receiver.facts = replace(
+        pair.n1.receiver.facts, gtid_executed=GtidSet.parse(f"{A}:1-7")
+    )
+    pair.shared.state.executed = GtidSet.parse(f"{A}:1-4")
+    found = await browser.data("PUT", FAILOVER, {"to": SECOND})
+    assert f"{A}:5-7" in found["notes"][0]
+    assert pair.n1.receiver.checked[-1] == (FIRST, "hunter2")
 
 
 async def test_a_source_that_lags_is_waited_for(

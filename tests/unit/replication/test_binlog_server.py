@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from kingbus import metrics
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.semi_sync import acknowledgement
@@ -529,6 +530,8 @@ async def test_semi_sync_is_served_where_it_is_asked_for_and_offered() -> None:
             (1 << 32) + 7,
         )
         assert server.connections.semi_sync_clients() == 1
+        left = server.connections.unacknowledged_bytes(REPLICA)
+        assert metrics.value("kingbus_replica_unacknowledged_bytes", replica=REPLICA) == left
         # A real source passes over a wrong number, and the dump goes on.
         wrong = bytearray(acknowledgement("binlog.000008", 4))
         wrong[3] = 9
@@ -540,6 +543,7 @@ async def test_semi_sync_is_served_where_it_is_asked_for_and_offered() -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert server.replicas()[0].acknowledged_position == 4
     assert server.dumper.requests[0].semi_sync
+    assert f'replica="{REPLICA}"' not in metrics.exposition().decode()
 
 
 async def test_semi_sync_that_is_not_offered_is_not_served() -> None:
