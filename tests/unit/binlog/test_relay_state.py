@@ -483,9 +483,16 @@ def gap(text: str) -> Command:
     return Command(accept_gap=AcceptGap(gtids=gtids(text).encode()))
 
 
+def held_whole() -> Applied:
+    """Transactions 1-3 of a."""
+    applied, file, packets, cutter = opened(3)
+    assert applied.batch(cutter, file, packets).accepted
+    return applied
+
+
 def behind_a_gap() -> tuple[Applied, BinlogFile]:
     """Transactions 1-3 of a, a gap of b:1-4, and then the first file of b."""
-    applied, *_ = opened(3)
+    applied = held_whole()
     assert applied.apply(gap("b:1-4")).accepted
     cutter = applied.session(epoch=2, uuid=UUID_B)
     file = BinlogFile("binlog.000001", UUID_B, gtids("a:1-3,b:1-4"))
@@ -497,7 +504,7 @@ def behind_a_gap() -> tuple[Applied, BinlogFile]:
 
 def test_an_accepted_gap_ends_the_session_and_counts_as_had() -> None:
     """The stream that runs knows nothing of it; what was held is served until a file begins."""
-    applied, _, _, _ = opened(3)
+    applied = held_whole()
     changes = applied.apply(gap("b:1-4,a:1-3"))
     state = applied.state
     assert changes.accepted and changes.checkpoint
@@ -523,7 +530,7 @@ def test_the_file_behind_a_gap_is_the_first_one() -> None:
 
 def test_a_gap_survives_a_restart_before_the_file() -> None:
     """The record has it: whoever starts from there drops the same files."""
-    applied, *_ = opened(3)
+    applied = held_whole()
     applied.apply(gap("b:1-4"))
     again = RelayState.from_record(applied.state.to_record(), applied.file_rows.values())
     assert again.accepted_gap == gtids("b:1-4")
@@ -532,7 +539,7 @@ def test_a_gap_survives_a_restart_before_the_file() -> None:
 
 def test_a_gap_that_is_none_is_ignored() -> None:
     """What is there, an empty relay, and a set that does not parse."""
-    applied, *_ = opened(3)
+    applied = held_whole()
     assert "there" in applied.apply(gap("a:2")).reason
     broken = Command(accept_gap=AcceptGap(gtids=b"x"))
     assert not applied.apply(broken).accepted
