@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -171,12 +170,6 @@ def _flavor(value: object) -> str:
     return flavor
 
 
-def _semi_sync(value: bool) -> bool:
-    if value:
-        raise ValueError("semi-sync towards the source is not available yet")
-    return value
-
-
 def _mode(value: object) -> str:
     mode = _plain(value).lower()
     if mode not in {"gtid", "position"}:
@@ -225,7 +218,7 @@ class SourceSection(_Model):
     addrs: Annotated[tuple[Address, ...], BeforeValidator(_addresses)] = ()
     user: Text = ""
     password_file: Annotated[Path | None, BeforeValidator(_optional_path)] = None
-    semi_sync: Annotated[bool, AfterValidator(_semi_sync)] = False
+    semi_sync: bool = False
     server_id: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0
     server_uuid: Annotated[
         str, Field(pattern=r"^$|^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
@@ -251,6 +244,7 @@ class ServerSection(_Model):
     wait_for_catch_up: Duration = 30.0
     version: Annotated[str, BeforeValidator(_plain), Field(max_length=60)] = ""
     workers: Annotated[int, Field(strict=True, ge=0, le=WORKERS_MAX)] = 0
+    semi_sync: bool = True
 
 
 class RetainSection(_Model):

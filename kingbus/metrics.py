@@ -57,6 +57,18 @@ RECEIVER_STATES = ("stopped", "connecting", "running", "error")
 RECEIVER_LAST_EVENT_TIME = _gauge(
     "kingbus_receiver_last_event_timestamp_seconds", "Timestamp of the newest event read."
 )
+RECEIVER_SEMI_SYNC_ACTIVE = _gauge(
+    "kingbus_receiver_semi_sync_active",
+    "1 while the source sends semi-sync's form, so that it is acknowledged what is committed.",
+)
+RECEIVER_SEMI_SYNC_ASKED = _counter(
+    "kingbus_receiver_semi_sync_asked_total",
+    "Transactions for which the source asked for an acknowledgement.",
+)
+RECEIVER_SEMI_SYNC_ACKS = _counter(
+    "kingbus_receiver_semi_sync_acks_total",
+    "Acknowledgements sent to the source; one tells of everything before it.",
+)
 
 # raft: what node/ sees.
 RAFT_TERM = _gauge("kingbus_raft_term", "Current term.")
@@ -110,6 +122,11 @@ REPLICA_BYTES_UNTIL_CUT_OFF = _gauge(
     "What the log takes yet before the reserve makes the file go that a replica needs next.",
     ("replica",),
 )
+REPLICA_UNACKNOWLEDGED_BYTES = _gauge(
+    "kingbus_replica_unacknowledged_bytes",
+    "What of the log a semi-sync replica that is attached here has not acknowledged.",
+    ("replica",),
+)
 
 # relay: what the applied log says.
 RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches applied.")
@@ -120,6 +137,12 @@ DUMP_BYTES = _counter("kingbus_dump_bytes_total", "Bytes sent by binlog dumps.")
 DUMP_FILE_BYTES = _counter(
     "kingbus_dump_file_bytes_total",
     "Of kingbus_dump_bytes_total, those that went from the log's files to the sockets unread.",
+)
+DUMP_SEMI_SYNC_CLIENTS = _gauge(
+    "kingbus_dump_semi_sync_clients", "Binlog dumps to replicas that acknowledge what they have."
+)
+DUMP_SEMI_SYNC_ACKS = _counter(
+    "kingbus_dump_semi_sync_acks_total", "Acknowledgements that came from replicas."
 )
 DUMP_REFUSED = _counter("kingbus_dump_refused_total", "Dumps refused with an error packet.")
 DUMP_WORKERS = _gauge("kingbus_dump_workers", "Worker processes that perform binlog dumps.")

@@ -280,6 +280,29 @@ def _source_routes(operations: Operations) -> APIRouter:
     async def stop(request: Request) -> Response:
         return await _forward(operations, request)
 
+    @routes.put(
+        "/binlog/syncer/failover",
+        summary="Pull from another source",
+        description="Compares what relay and new source have, stops the receiver, waits some "
+        "seconds until the new source has all of it, and pulls from there. When it refuses "
+        "everything is as it was.",
+        response_model=Reply[schema.FailoverData],
+        responses=_SOURCE_FAILURES,
+    )
+    async def fail_over(request: Request, body: schema.Failover | None = None) -> Response:
+        return await _forward(operations, request, body)
+
+    @routes.put(
+        "/binlog/syncer/accept-gap",
+        summary="Go on behind transactions that are lost",
+        description="The set must be exactly what the source has purged and the relay lacks. "
+        "Replicas that lack it get an error, not a silent gap.",
+        response_model=Reply[str],
+        responses=_SOURCE_FAILURES,
+    )
+    async def accept_gap(request: Request, body: schema.AcceptGap) -> Response:
+        return await _forward(operations, request, body)
+
     @routes.get(
         "/binlog/syncer/status",
         summary="The receiver, from the leader",

@@ -23,6 +23,7 @@ from kingbus.admin.errors import (
     SourceRefusedError,
     UnavailableError,
 )
+from kingbus.admin.failover import SourceFailover
 from kingbus.admin.protocols import (
     Archive,
     DialBack,
@@ -138,6 +139,7 @@ class LeaderOperations:
         self._purger = purger
         self._archive = archive
         self._dial_back = dial_back
+        self._failover = SourceFailover(relay=relay, receiver=receiver, propose=self._propose)
         # Checks take seconds; two requests must not decide from the same state.
         self._source_lock = trio.Lock()
         self._users_lock = trio.Lock()
@@ -151,6 +153,8 @@ class LeaderOperations:
             ("PUT", "/binlog/syncer/start"): self._start_source,
             ("PUT", "/binlog/syncer/config"): self._store_source,
             ("PUT", "/binlog/syncer/stop"): self._stop_source,
+            ("PUT", "/binlog/syncer/failover"): self._fail_over,
+            ("PUT", "/binlog/syncer/accept-gap"): self._accept_gap,
             ("GET", "/binlog/syncer/status"): self._source_status,
             ("POST", "/binlog/purge"): self._purge,
             ("PUT", SET_SERVER): self._set_server,
@@ -345,6 +349,33 @@ class LeaderOperations:
                 await self._propose(Command(source_config=kept))
                 _log.info("source forgotten")
         return ""
+
+    async def _fail_over(self, body: object) -> dict[str, Any]:
+        to = validated(schema.Failover, body).to or ""
+        async with self._source_lock:
+            address, notes = await self._failover.fail_over(
+                self._stored_source(),
+                self._stored_password(),
+                present=self._receiver.status().address,
+                to=to,
+            )
+        return schema.FailoverData(mysql_addr=address, notes=notes).model_dump()
+
+    async def _accept_gap(self, body: object) -> str:
+        text = validated(schema.AcceptGap, body).gtid_set
+        try:
+            gtids = GtidSet.parse(text)
+        except MalformedGtidSetError as error:
+            raise BadRequestError(f"gtid_set must be a GTID set: {error}") from None
+        async with self._source_lock:
+            await self._failover.accept_gap(self._stored_source(), self._stored_password(), gtids)
+        return ""
+
+    def _stored_source(self) -> SourceConfig:
+        stored = self._relay.state.source_config
+        if stored is None:
+            raise ConflictError("no source is stored", hint="store one first: kingbus source set")
+        return self._copy(stored)
 
     async def seed_source(self, config: SourceConfig, password: str) -> None:
         """Propose a first configuration as the configuration file says it, unchecked.

@@ -11,6 +11,7 @@ from kingbus.binlog.relay_state import RelayState
 from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member
 from kingbus.pb import command_pb2, record_pb2
+from kingbus.replication.source_facts import SourceFacts
 from kingbus.secrets import ClusterSecret
 
 
@@ -163,6 +164,10 @@ class ReceiverStatus(Protocol):
     def address(self) -> str: ...
     @property
     def seconds_behind_source(self) -> int | None: ...
+    @property
+    def semi_sync_active(self) -> bool: ...
+    @property
+    def acknowledged(self) -> tuple[str, int]: ...
 
 
 class BinlogEvent(Protocol):
@@ -265,8 +270,12 @@ class Receiver(Protocol):
     """Pulls from the source while this node leads."""
 
     def status(self) -> ReceiverStatus: ...
-    def check_source(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[object]:
+    async def check_source(self, config: command_pb2.SourceConfig, password: str) -> SourceFacts:
         """Connect, log in and check; raises a KingbusError with the source's own text."""
+        ...
+
+    async def ask_facts(self, config: command_pb2.SourceConfig, password: str) -> SourceFacts:
+        """The same without comparing what source and relay have."""
         ...
 
     def ask_binlog_size(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[int]:
@@ -309,6 +318,12 @@ class Replica(Protocol):
     def heartbeat_period(self) -> float | None: ...
     @property
     def bytes_until_cut_off(self) -> int | None: ...
+    @property
+    def semi_sync(self) -> bool: ...
+    @property
+    def acknowledged_file(self) -> str: ...
+    @property
+    def acknowledged_position(self) -> int: ...
 
 
 class Listener(Protocol):

@@ -234,6 +234,18 @@ class ChangeUsers(Body):
         return [user.name for user in self.users]
 
 
+class Failover(Body):
+    """Which source to take; without it the candidate behind the present one."""
+
+    to: HostPort | None = None
+
+
+class AcceptGap(Body):
+    """Transactions that the relay will never have, exactly as an error named them."""
+
+    gtid_set: Annotated[str, Field(min_length=1, max_length=GTID_SET_CHARACTERS_MAX)]
+
+
 class StartServer(Body):
     """The replica-facing listener of the node asked; `admin`: the user may also PURGE and KILL."""
 
@@ -314,9 +326,19 @@ class SyncerStatusData(Data):
     executed_gtid_set: str
     purged_gtid_set: str
     seconds_behind_source: int | None
+    semi_sync_active: bool
+    acknowledged_file: str
+    acknowledged_position: int
     source_uuid: str | None = None
     source_version: str | None = None
     epoch: int | None = None
+
+
+class FailoverData(Data):
+    """From where the cluster now pulls, and what is left to the operator."""
+
+    mysql_addr: str
+    notes: list[str]
 
 
 class ReplicaData(Data):
@@ -332,6 +354,9 @@ class ReplicaData(Data):
     lag_seconds: float | None
     heartbeat_period: float | None
     bytes_until_cut_off: int | None
+    semi_sync: bool
+    acknowledged_file: str
+    acknowledged_position: int
 
 
 class ServerStatusData(Data):

@@ -85,6 +85,9 @@ def syncer_status(
         executed_gtid_set=str(state.executed),
         purged_gtid_set=str(state.purged),
         seconds_behind_source=receiver.seconds_behind_source,
+        semi_sync_active=receiver.semi_sync_active,
+        acknowledged_file=receiver.acknowledged[0],
+        acknowledged_position=receiver.acknowledged[1],
         source_uuid=source.source_uuid if source is not None else None,
         source_version=source.source_version if source is not None else None,
         epoch=source.epoch if source is not None else None,
@@ -123,6 +126,9 @@ def _replica(replica: Replica) -> schema.ReplicaData:
         lag_seconds=replica.lag_seconds,
         heartbeat_period=replica.heartbeat_period,
         bytes_until_cut_off=replica.bytes_until_cut_off,
+        semi_sync=replica.semi_sync,
+        acknowledged_file=replica.acknowledged_file,
+        acknowledged_position=replica.acknowledged_position,
     )
 
 

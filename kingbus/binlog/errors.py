@@ -73,7 +73,8 @@ class GapError(SourceError):
 
     fatal = True
     hint = (
-        "The source has purged them. Get them from elsewhere, or begin again with an empty relay."
+        "The source has purged them. Pull from a source that still has them, or accept that they "
+        "are lost to every replica that lacks them: kingbus source accept-gap."
     )
 
     def __init__(self, missing: GtidSet) -> None:

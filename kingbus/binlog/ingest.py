@@ -192,6 +192,13 @@ class IngestStream:
             self._buffer.wrote(count)
             view = view[count:]
 
+    def fail(self, error: SourceError) -> None:
+        """What fed the stream cannot go on: as if the stream itself had found it."""
+        if self._failure is None:
+            self._advance(idle=True)
+        if self._failure is None:
+            self._fail(error)
+
     def take(self, *, idle: bool) -> list[IngestedBatch]:
         """The batches that are complete.
 

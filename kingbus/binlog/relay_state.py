@@ -32,6 +32,7 @@ from kingbus.binlog.mariadb_gtid import MYSQL, Position
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
+    AcceptGap,
     ClusterKey,
     Command,
     EventBatch,
@@ -133,6 +134,8 @@ class RelayState:
         self.cluster_key: ClusterKey | None = None
         self.last_transaction: LastTransaction | None = None
         self.last_event_time = 0
+        self.accepted_gap = GtidSet()
+        """Counts as executed and is held nowhere; the next file comes behind it, in a new epoch."""
         self._last_gtid: GtidRun | None = None
         self._open: OpenTransaction | None = None
         self._ends_in_event = False
@@ -153,6 +156,11 @@ class RelayState:
         if self.is_empty:
             return ""
         return (self.source.flavor if self.source is not None else "") or MYSQL
+
+    @property
+    def holds_epoch(self) -> bool:
+        """Whether the visible end lies in a file of the present source."""
+        return bool(self.files) and self.files[-1].epoch == self.epoch
 
     @property
     def in_transaction(self) -> bool:
@@ -280,6 +288,8 @@ class RelayState:
             case "user_changes":
                 self._apply_users(command.user_changes)
                 reason = ""
+            case "accept_gap":
+                reason = self._apply_accept_gap(changes, command.accept_gap)
             case "cluster_key":
                 reason = self._apply_cluster_key(command.cluster_key)
             case kind:
@@ -369,11 +379,32 @@ class RelayState:
         if not count:
             # On a node that began later than the log of the others it is so, too, and no harm.
             return f"no whole file lies below index {purge.first_index}"
+        self._drop_files(changes, count)
+        return ""
+
+    def _drop_files(self, changes: Changes, count: int) -> None:
+        """The oldest ones, never the last; `gtid_purged` is what the first one left begins with."""
         changes.deleted_files = [row.ordinal for row in self.files[:count]]
         changes.deleted_batches = range(self.files[0].first_index, self.files[count].first_index)
         del self.files[:count]
         self._first_file = self.files[0].ordinal
         self.purged = GtidSet.decode(self.files[0].previous_gtids)
+
+    def _apply_accept_gap(self, changes: Changes, gap: AcceptGap) -> str:
+        """The session ends, whose stream knows nothing of it; nothing may cross it unnoticed."""
+        if gap.channel != self.channel:
+            return f"channel {gap.channel} is not served"
+        if self.is_empty:
+            return "the relay is empty and has no gap: it begins where start-from says"
+        try:
+            gtids = GtidSet.decode(gap.gtids).subtract(self.executed)
+        except MalformedGtidSetError as error:
+            return str(error)
+        if not gtids:
+            return "all of it is there"
+        self._end_session(changes)
+        self.executed = self.executed.union(gtids)
+        self.accepted_gap = self.accepted_gap.union(gtids)
         return ""
 
     # -- batches ----------------------------------------------------------------------------
@@ -537,6 +568,16 @@ class RelayState:
         )
         self.files.append(row)
         self.last_transaction = None
+        if self.accepted_gap:
+            self._leave_gap_behind(changes)
+
+    def _leave_gap_behind(self, changes: Changes) -> None:
+        """The first file behind a gap is the first one served: who needs what was before is told
+        that it is purged, and nobody gets from one side to the other without an error.
+        """
+        self.accepted_gap = GtidSet()
+        changes.file_rows.clear()  # that the one before was closed need not be stored any more
+        self._drop_files(changes, len(self.files) - 1)
 
     def _note_gap(self, changes: Changes, meta: EventBatch) -> None:
         """What the source skipped, it skips whatever becomes of the transaction that follows."""
@@ -697,6 +738,7 @@ class RelayState:
             names_used=self._names_used,
             name_epochs=self._names_used.values(),
             last_gtid=self._last_gtid,
+            accepted_gap=self.accepted_gap.encode() if self.accepted_gap else b"",
         )
         if self.files:
             record.file.CopyFrom(self.files[-1])
@@ -765,6 +807,8 @@ class RelayState:
         state.cluster_key = _copy(record.cluster_key) if record.HasField("cluster_key") else None
         state.source_uuids = list(record.source_uuids)
         state.last_event_time = record.last_event_time
+        if record.accepted_gap:
+            state.accepted_gap = GtidSet.decode(record.accepted_gap)
         state._ends_in_event = record.ends_in_event
         state._first_file = record.first_file
         epochs = record.name_epochs or [0] * len(record.names_used)

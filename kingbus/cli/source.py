@@ -25,7 +25,9 @@ app = typer.Typer(help="The source that the cluster pulls from.", no_args_is_hel
 def set_source(
     addr: Annotated[str, typer.Option("--addr", help="HOST:PORT, candidates with commas.")],
     user: Annotated[str, typer.Option("--user", help="A user with REPLICATION SLAVE.")],
-    semi_sync: Annotated[bool, typer.Option("--semi-sync", help="Acknowledge commits.")] = False,
+    semi_sync: Annotated[
+        bool, typer.Option("--semi-sync", help="Acknowledge what a majority has on disk.")
+    ] = False,
     server_id: Annotated[
         int, typer.Option("--server-id", help="Towards the source; 0: the cluster's own.")
     ] = 0,
@@ -86,6 +88,37 @@ def stop(admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None
     """Stop pulling; it stays stopped over restarts and changes of leader."""
     with client(admin, token_file) as api:
         api.ask("PUT", "/binlog/syncer/stop")
+
+
+@app.command()
+def failover(
+    to: Annotated[str, typer.Option("--to", help="HOST:PORT; without it the next candidate.")] = "",
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+    as_json: Json = False,
+) -> None:
+    """Pull from another source, once it has all that the relay has; no replica is touched."""
+    with client(admin, token_file) as api:
+        facts = api.ask("PUT", "/binlog/syncer/failover", {"to": to} if to else {})
+    if as_json:
+        show_json(facts)
+        return
+    typer.echo(f"pulling from {facts['mysql_addr']}")
+    for note in facts["notes"]:
+        complain(f"kingbus: note: {note}")
+
+
+@app.command("accept-gap")
+def accept_gap(
+    gtid_set: Annotated[
+        str, typer.Argument(metavar="SET", help="As the receiver's error names it.")
+    ],
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """Go on behind transactions that the source has purged; replicas that lack them are told."""
+    with client(admin, token_file) as api:
+        api.ask("PUT", "/binlog/syncer/accept-gap", {"gtid_set": gtid_set})
 
 
 @app.command()

@@ -168,6 +168,7 @@ class Member:
             administration=self._sql,
             until_purge=self._until_purged,
             version=config.server.version if config.server is not None else "",
+            semi_sync=config.server is None or config.server.semi_sync,
         )
         self._receiver = Receiver(
             node=self._node,
@@ -176,6 +177,7 @@ class Member:
             secret=lambda: self._keys.secret,
             is_full=self._is_full,
             changed=lambda: self._watched.changed,
+            attached=self._replicas_seen,
             random=random.SystemRandom(),
         )
         dumper: Dumper = self._dump
@@ -216,6 +218,10 @@ class Member:
             ),
         )
         self._transport.register(RETENTION_METHOD, self._purger.handle_call)
+
+    def _replicas_seen(self) -> set[str]:
+        """The replicas of all members; the purger comes into being after the receiver."""
+        return self._purger.replicas_seen()
 
     def _attached(self) -> Iterator[tuple[str, str]]:
         """Who reads which file here; the archive reads as a replica would, on the leader."""

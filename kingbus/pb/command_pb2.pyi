@@ -34,6 +34,7 @@ class Command(_message.Message):
     PURGE_FIELD_NUMBER: _builtins.int
     CLUSTER_KEY_FIELD_NUMBER: _builtins.int
     USER_CHANGES_FIELD_NUMBER: _builtins.int
+    ACCEPT_GAP_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """1 is the only version so far; a node that meets a larger one stops and says so."""
     @_builtins.property
@@ -52,6 +53,8 @@ class Command(_message.Message):
     def cluster_key(self) -> Global___ClusterKey: ...
     @_builtins.property
     def user_changes(self) -> Global___UserChanges: ...
+    @_builtins.property
+    def accept_gap(self) -> Global___AcceptGap: ...
     def __init__(
         self,
         *,
@@ -64,12 +67,13 @@ class Command(_message.Message):
         purge: Global___Purge | None = ...,
         cluster_key: Global___ClusterKey | None = ...,
         user_changes: Global___UserChanges | None = ...,
+        accept_gap: Global___AcceptGap | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_gap", b"accept_gap", "cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_gap", b"accept_gap", "cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event_batch", "receiver_session", "source_config", "server_config", "member_attributes", "purge", "cluster_key", "user_changes"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event_batch", "receiver_session", "source_config", "server_config", "member_attributes", "purge", "cluster_key", "user_changes", "accept_gap"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -625,6 +629,31 @@ class Purge(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Purge: _TypeAlias = Purge  # noqa: Y015
+
+@_typing.final
+class AcceptGap(_message.Message):
+    """An operator accepts that these transactions will never come: they count as had, and as purged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    GTIDS_FIELD_NUMBER: _builtins.int
+    channel: _builtins.int
+    gtids: _builtins.bytes
+    """encoded set"""
+    def __init__(
+        self,
+        *,
+        channel: _builtins.int = ...,
+        gtids: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "gtids", b"gtids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptGap: _TypeAlias = AcceptGap  # noqa: Y015
 
 @_typing.final
 class ClusterKey(_message.Message):

@@ -250,6 +250,7 @@ class RelayState(_message.Message):
     LAST_GTID_FIELD_NUMBER: _builtins.int
     NAME_EPOCHS_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_GAP_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     channel: _builtins.int
     index: _builtins.int
@@ -267,6 +268,8 @@ class RelayState(_message.Message):
     """ordinal of the first retained file"""
     last_event_time: _builtins.int
     """of the last visible transaction"""
+    accepted_gap: _builtins.bytes
+    """encoded set that was accepted as missing since the last file began"""
     @_builtins.property
     def source(self) -> _command_pb2.ReceiverSession: ...
     @_builtins.property
@@ -333,10 +336,11 @@ class RelayState(_message.Message):
         last_gtid: _command_pb2.GtidRun | None = ...,
         name_epochs: _abc.Iterable[_builtins.int] | None = ...,
         users: _abc.Iterable[_command_pb2.User] | None = ...,
+        accepted_gap: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "file", b"file", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "open_transaction", b"open_transaction", "source", b"source", "source_config", b"source_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "members", b"members", "name_epochs", b"name_epochs", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "users", b"users", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_gap", b"accepted_gap", "channel", b"channel", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "members", b"members", "name_epochs", b"name_epochs", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "users", b"users", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -190,6 +190,7 @@ class Begin(_message.Message):
     MARIADB_CAPABILITY_FIELD_NUMBER: _builtins.int
     WANTS_ANNOTATIONS_FIELD_NUMBER: _builtins.int
     MARIADB_UNTIL_FIELD_NUMBER: _builtins.int
+    SEMI_SYNC_FIELD_NUMBER: _builtins.int
     dump: _builtins.int
     """number of the dump, never used twice"""
     by_gtid: _builtins.bool
@@ -219,6 +220,8 @@ class Begin(_message.Message):
     wants_annotations: _builtins.bool
     mariadb_until: _builtins.str
     """empty: on and on"""
+    semi_sync: _builtins.bool
+    """each event has two bytes before it"""
     def __init__(
         self,
         *,
@@ -242,10 +245,11 @@ class Begin(_message.Message):
         mariadb_capability: _builtins.int = ...,
         wants_annotations: _builtins.bool = ...,
         mariadb_until: _builtins.str = ...,
+        semi_sync: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_file", b"begin_file", "begin_position", b"begin_position", "by_gtid", b"by_gtid", "checksum", b"checksum", "dump", b"dump", "file_name", b"file_name", "gtid_set", b"gtid_set", "has_mariadb_position", b"has_mariadb_position", "heartbeat_period", b"heartbeat_period", "heartbeat_v2_accepted", b"heartbeat_v2_accepted", "mariadb_capability", b"mariadb_capability", "mariadb_position", b"mariadb_position", "mariadb_until", b"mariadb_until", "next_sequence", b"next_sequence", "non_blocking", b"non_blocking", "own_server_id", b"own_server_id", "position", b"position", "replica_uuid", b"replica_uuid", "server_id", b"server_id", "wants_annotations", b"wants_annotations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_file", b"begin_file", "begin_position", b"begin_position", "by_gtid", b"by_gtid", "checksum", b"checksum", "dump", b"dump", "file_name", b"file_name", "gtid_set", b"gtid_set", "has_mariadb_position", b"has_mariadb_position", "heartbeat_period", b"heartbeat_period", "heartbeat_v2_accepted", b"heartbeat_v2_accepted", "mariadb_capability", b"mariadb_capability", "mariadb_position", b"mariadb_position", "mariadb_until", b"mariadb_until", "next_sequence", b"next_sequence", "non_blocking", b"non_blocking", "own_server_id", b"own_server_id", "position", b"position", "replica_uuid", b"replica_uuid", "semi_sync", b"semi_sync", "server_id", b"server_id", "wants_annotations", b"wants_annotations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,11 +14,13 @@ The tasks::
          |- drain             during a dump: notices that the client is gone
 """
 
+import contextlib
 import errno
 import secrets
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -431,12 +433,15 @@ class _Client:
     async def _accept(self, user: str, database: str) -> bool:
         server, connection = self._server, self._connection
         server.failed_logins.succeeded(connection.host)
+        codec = self._protocol.compression()
         session = Session(
             thread_id=connection.thread_id,
             user=user,
             host=connection.host,
             rights=server.users.rights(user),
             facts=server.facts,
+            # Each begins to number packets again in its own way; see the decision on compression.
+            offers_semi_sync=server.facts.semi_sync and codec is None,
             clock=server.clock,
         )
         try:
@@ -446,7 +451,6 @@ class _Client:
             return False
         connection.session = session
         await self._send(self._protocol.accept_login())
-        codec = self._protocol.compression()
         if codec is not None:
             self._stream = self._compressed = CompressedStream(self._stream, codec)
         return True
@@ -544,6 +548,7 @@ class _Client:
         self._protocol.begin_dump(command)
         self._server.connections.begin_dump(self._connection, dump)
         metrics.DUMP_CLIENTS.inc()
+        self._measure_acks(dump)
         _log.info(
             "dump begins",
             thread_id=self._connection.thread_id,
@@ -556,7 +561,21 @@ class _Client:
         finally:
             metrics.DUMP_CLIENTS.dec()
             self._connection.dump = None
+            self._measure_acks(dump)
             _log.info("dump ends", thread_id=self._connection.thread_id)
+
+    def _measure_acks(self, dump: RunningDump) -> None:
+        """Where a dump that is acknowledged has begun or ended; the same replica may have two."""
+        if not dump.request.semi_sync:
+            return
+        connections, gauge = self._server.connections, metrics.REPLICA_UNACKNOWLEDGED_BYTES
+        metrics.DUMP_SEMI_SYNC_CLIENTS.set(connections.semi_sync_clients())
+        if dump.label in connections.acknowledging():
+            measure = partial(connections.unacknowledged_bytes, dump.label)
+            gauge.labels(dump.label).set_function(measure)
+        else:
+            with contextlib.suppress(KeyError):
+                gauge.remove(dump.label)
 
     def _dump_request(self, command: BinlogDump | BinlogDumpGtid) -> DumpRequest:
         variables = self._session.user_variables
@@ -598,6 +617,8 @@ class _Client:
             server_id=command.server_id,
             replica_uuid=variables.replica_uuid,
             skip_tagged=bool(flags & DumpFlag.SKIP_TAGGED_GTIDS),
+            # A source without the plugin does not mind who asks for it either.
+            semi_sync=variables.wants_semi_sync and self._session.offers_semi_sync,
         )
 
     async def _stream_events(self, dump: RunningDump) -> None:
@@ -606,7 +627,7 @@ class _Client:
         finished = False
         with dump.scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._drain, sink, nursery.cancel_scope)
+                nursery.start_soon(self._drain, dump, sink, nursery.cancel_scope)
                 try:
                     await self._server.dumper(dump.request, sink=sink, progress=dump.progress)
                     finished = True
@@ -642,11 +663,15 @@ class _Client:
         request = dump.request
         return next_log_not_found(request.file_name, request.position, at.file, at.position)
 
-    async def _drain(self, sink: SendingSink, gone: trio.CancelScope) -> None:
-        """Read and drop what the client says during a dump, until it closes or the dump ends."""
+    async def _drain(self, dump: RunningDump, sink: SendingSink, gone: trio.CancelScope) -> None:
+        """Read what the client says during a dump, until it closes or the dump ends.
+
+        Acknowledgements of semi-sync are noted, everything else is dropped, as a source does.
+        """
         try:
-            while await self._stream.receive_some(RECEIVE_BYTES):
-                pass
+            while data := await self._stream.receive_some(RECEIVE_BYTES):
+                if dump.request.semi_sync:
+                    dump.acks.receive(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError):
             pass
         finally:

@@ -6,6 +6,7 @@ kill_zombie_dump_threads of the server: the same UUID replaces; without any UUID
 id replaces; a dump with a UUID and one without never meet.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from kingbus.mysql.commands import RegisterReplica
 from kingbus.mysql.errors import MySQLError, not_owner_of_thread, unknown_thread
 from kingbus.replication.dump_session import DumpProgress, DumpRequest
 from kingbus.replication.queries import ProcessFacts, RegisteredReplica, ServerFacts, Session
+from kingbus.replication.replica_acks import ReplicaAcks
 from kingbus.replication.users import ADMIN
 
 SLEEP, QUERY, CONNECT = "Sleep", "Query", "Connect"
@@ -28,10 +30,16 @@ class RunningDump:
 
     request: DumpRequest
     progress: DumpProgress
+    acks: ReplicaAcks = field(default_factory=ReplicaAcks)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     replaced: bool = False
     overtaken: bool = False
     stuck_at: tuple[str, int] | None = None  # file and bytes sent when it was found behind the log
+
+    @property
+    def label(self) -> str:
+        """What the replica is called in metrics."""
+        return self.request.replica_uuid or f"server id {self.request.server_id}"
 
     @property
     def key(self) -> tuple[str, object] | None:
@@ -60,6 +68,9 @@ class ReplicaFacts:
     file: str
     position: int
     thread_id: int
+    semi_sync: bool = False
+    acknowledged_file: str = ""
+    acknowledged_position: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -169,6 +180,21 @@ class ConnectionRegistry:
 
     # What SQL and status pages see ---------------------------------------------------------------
 
+    def acknowledging(self) -> dict[str, RunningDump]:
+        """The dumps that are acknowledged, by what the replica is called in metrics."""
+        dumps = (connection.dump for connection in self)
+        return {dump.label: dump for dump in dumps if dump is not None and dump.request.semi_sync}
+
+    def unacknowledged_bytes(self, label: str) -> float:
+        """What of the log that replica has not acknowledged; NaN where that is not known."""
+        dump = self.acknowledging().get(label)
+        lag = None if dump is None else self._lag_bytes(dump.acks.file, dump.acks.position)
+        return math.nan if lag is None else lag
+
+    def semi_sync_clients(self) -> int:
+        """Replicas that are asked for acknowledgements."""
+        return len(self.acknowledging())
+
     def uptime_seconds(self) -> int:
         """Since this registry was made, which is when the node began to serve."""
         return int(self._clock() - self._started_at)
@@ -256,6 +282,9 @@ class ConnectionRegistry:
             file=progress.file,
             position=progress.position,
             thread_id=connection.thread_id,
+            semi_sync=dump.request.semi_sync,
+            acknowledged_file=dump.acks.file,
+            acknowledged_position=dump.acks.position,
         )
 
     def _lag_bytes(self, file: str, position: int) -> int | None:

@@ -22,6 +22,7 @@ import trio
 from kingbus import metrics
 from kingbus.binlog.header import FIRST_POSITION
 from kingbus.binlog.relay_state import VisibleEnd
+from kingbus.binlog.semi_sync import MARK, MARK_BYTES
 from kingbus.errors import KingbusError
 from kingbus.mysql import errors
 from kingbus.pb.record_pb2 import FileRow
@@ -46,7 +47,9 @@ from kingbus.replication.dump_session import (
 from kingbus.replication.served_batch import (
     PACKET_HEADER,
     PACKET_PAYLOAD_MAX,
+    LargeMarked,
     ServedBatch,
+    marked,
     renumbered,
 )
 from kingbus.replication.served_rows import (
@@ -79,6 +82,10 @@ SLICE_BYTES: Final = 512 << 10
 thousand stalled replicas hold half a gigabyte, not a hundred entries of 16 MiB."""
 GATHER_BYTES: Final = 64 << 10
 """Small batches are sent together up to this size."""
+ASK_BYTES: Final = 1 << 20
+"""Sent to a semi-sync replica without an acknowledgement: about what a batch is under load."""
+UNASKED: Final = bytes((MARK, 0))
+"""Semi-sync's two bytes before an event that is not to be acknowledged."""
 CATCH_UP_SECONDS_MAX: Final = 30.0
 """`server.wait-for-catch-up`: how long a replica that is ahead of this node waits for it."""
 HEARTBEAT_SECONDS_MIN: Final = 0.001
@@ -268,7 +275,7 @@ class _Dump:
         self.session = session
         self._relay = relay
         self._request = request
-        self._out = _Output(sink, progress)
+        self._out = _Output(sink, progress, marks=request.semi_sync)
         self._progress = progress
         self._index = 0  # the entry in which the dump stands,
         self._packet = 0  # and how many of its packets it has passed
@@ -419,15 +426,33 @@ class _Dump:
 
     async def _send(self, pieces: Sequence[Piece], batch: ServedBatch, row: Row) -> None:
         """Sends what is to be sent of a batch, which ends with this row."""
+        asked = self._asked(batch, row)
         for piece in pieces:
             if isinstance(piece, Made):
                 self._out.add([piece])
             else:
-                await self._out.send_stored(batch, piece.first, piece.last)
+                first = piece.first
+                if first < asked <= piece.last:
+                    await self._out.send_stored(batch, first, asked, ask=True)
+                    first = asked
+                await self._out.send_stored(batch, first, piece.last)
         self._progress.last_event_time = batch.meta.last_time or self._progress.last_event_time
         transaction = batch.transaction_before(row.row.packets)
         if transaction is not None:
             self._progress.last_transaction = transaction
+
+    def _asked(self, batch: ServedBatch, row: Row) -> int:
+        """Behind which packet a semi-sync replica is to say that it has all up to there; 0: none.
+
+        At the end of the log, and now and then on the way to it: an acknowledgement tells of
+        everything before it, so there need not be one for each transaction.
+        """
+        out, meta = self._out, batch.meta
+        is_last = row.index >= self._relay.state.visible.index
+        if not out.marks or not (is_last or out.unasked_bytes >= ASK_BYTES):
+            return 0
+        ends_transaction = bool(meta.visible_transactions) or meta.closes_transaction
+        return meta.visible_packets if ends_transaction else 0
 
     async def _batch(self, index: int, through: int) -> ServedBatch:
         batch = self._ahead.pop(index, None)
@@ -464,12 +489,17 @@ class _Dump:
 class _Output:
     """Frames and numbers packets; small ones are gathered, so `flush` before any wait."""
 
-    def __init__(self, sink: DumpSink, progress: DumpProgress) -> None:
+    def __init__(self, sink: DumpSink, progress: DumpProgress, *, marks: bool) -> None:
+        """`marks`: semi-sync's two bytes come before each event; so nothing goes out as it lies."""
         self.sent_at = trio.current_time()
+        self.unasked_bytes = 0
+        """Of stored packets, since an acknowledgement was asked for."""
         self._sink = sink
         self._file_sink: FileSink | None = None
-        if isinstance(sink, FileSink) and sink.connection is not None:
+        if isinstance(sink, FileSink) and sink.connection is not None and not marks:
             self._file_sink = sink
+        self.marks = marks
+        self._large: LargeMarked | None = None
         self._progress = progress
         self._sequence = progress.next_sequence
         self._gathered = bytearray()
@@ -487,11 +517,13 @@ class _Output:
     def add(self, events: Sequence[Made]) -> None:
         """Takes events that were made up; they are far smaller than a packet may be."""
         for made in events:
-            size = 1 + len(made.event)
+            size = 1 + len(made.event) + (MARK_BYTES if self.marks else 0)
             assert size < PACKET_PAYLOAD_MAX
             self._gathered += size.to_bytes(3, "little")
             self._gathered.append(self._sequence & 0xFF)
             self._gathered.append(0)
+            if self.marks:
+                self._gathered += UNASKED
             self._gathered += made.event
             self._sequence += 1
 
@@ -506,9 +538,18 @@ class _Output:
             gathered, self._gathered = self._gathered, bytearray()
             await self._put(gathered)
 
-    async def send_stored(self, batch: ServedBatch, first: int, last: int) -> None:
-        """Sends packets `first` to `last` - 1 of a batch; small ones wait for the next `flush`."""
+    async def send_stored(
+        self, batch: ServedBatch, first: int, last: int, *, ask: bool = False
+    ) -> None:
+        """Sends packets `first` to `last` - 1 of a batch; small ones wait for the next `flush`.
+
+        `ask`: a semi-sync replica is to acknowledge the last one.
+        """
         offsets = batch.offsets
+        if self.marks:
+            self.unasked_bytes += int(offsets[last] - offsets[first])
+            await self._send_marked(batch, first, last, ask=ask)
+            return
         while first < last:
             start = int(offsets[first])
             stop = int(np.searchsorted(offsets, start + SLICE_BYTES, side="right")) - 1
@@ -532,6 +573,45 @@ class _Output:
             else:
                 self._gathered += packets.data
             first = stop
+
+    async def _send_marked(self, batch: ServedBatch, first: int, last: int, *, ask: bool) -> None:
+        """The same in semi-sync's form."""
+        offsets = batch.offsets
+        while first < last:
+            if not batch.fits_marked(first):
+                await self._send_large_marked(batch, first)
+                first += 1
+                continue
+            start = int(offsets[first])
+            stop = int(np.searchsorted(offsets, start + SLICE_BYTES, side="right")) - 1
+            stop = min(max(stop, first + 1), last)
+            asks = ask and stop == last
+            packets = marked(batch, first, stop, self._sequence, ask=asks)
+            self._sequence += stop - first
+            if asks:
+                # Both sides begin to count again behind an event that asks.
+                self._sequence, self.unasked_bytes = 1, 0
+            if len(self._gathered) + len(packets) > GATHER_BYTES:
+                await self.flush()
+            self._gathered += packets.data
+            first = stop
+        if len(self._gathered) > GATHER_BYTES:
+            await self.flush()
+
+    async def _send_large_marked(self, batch: ServedBatch, packet: int) -> None:
+        """A packet of an event that spans packets, in this form or as it is stored."""
+        await self.flush()
+        start, end = int(batch.offsets[packet]), int(batch.offsets[packet + 1])
+        payload = batch.packets[start + PACKET_HEADER : end]
+        if self._large is None:
+            self._large = LargeMarked(payload)
+            payload = payload[1:]
+        for part in self._large.take(payload):
+            part[3] = self._sequence & 0xFF
+            self._sequence += 1
+            await self._put(part)
+        if self._large.is_done:
+            self._large = None
 
     async def _send_large(self, batch: ServedBatch, packet: int) -> None:
         """One packet of up to 16 MiB, from where it lies."""

@@ -104,6 +104,8 @@ class DumpRequest:
     wants_annotations: bool = False
     until: Position | None = None
     strict: bool = False
+    semi_sync: bool = False
+    """Each event comes with semi-sync's two bytes; now and then an acknowledgement is wanted."""
 
     def __post_init__(self) -> None:
         assert self.kind in {"position", "gtid"}

@@ -321,6 +321,12 @@ class Purger:
             files = self._relay.state.files
             await self._purge(purge_before(files, seconds, self._by_now(), ATTACHED_SECONDS))
 
+    def replicas_seen(self) -> set[str]:
+        """The uuids of the replicas of all members, as far as one look round may be behind."""
+        return {
+            need.replica for need in self._by_now() if need.seen_seconds_ago <= 2 * IDLE_ASK_SECONDS
+        }
+
     def _by_now(self) -> list[Need]:
         self._note_attached()
         return self._needs.all()

@@ -119,9 +119,12 @@ class ServerFacts(VariableFacts, Protocol):
 
     `version` is the version string of the greeting, `gtid_mode` and `binlog_checksum` are MySQL's
     words (ON, OFF; CRC32, NONE), `hostname` and `port` are where replicas reach this node. GTID
-    sets are text on one line. `variable` gives the source's own value of a variable where it is
-    known (binlog_format, binlog_row_image, ...), else None.
+    sets are text on one line. `semi_sync`: replicas may ask for it. `variable` gives the source's
+    own value of a variable where it is known (binlog_format, binlog_row_image, ...), else None.
     """
+
+    @property
+    def semi_sync(self) -> bool: ...
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and sizes in bytes, oldest first."""
@@ -180,6 +183,10 @@ class Connections(Protocol):
         """Since the listener began."""
         ...
 
+    def semi_sync_clients(self) -> int:
+        """Replicas that are asked for acknowledgements."""
+        ...
+
     def kill(self, thread_id: int, *, by: "Session", query_only: bool) -> None:
         """End a connection, or its dump. Raises 1094, and 1095 for somebody else's."""
         ...
@@ -195,13 +202,14 @@ class Session:
     rights: frozenset[str]
     facts: ServerFacts
     database: str = ""
+    offers_semi_sync: bool = False
     clock: Callable[[], float] = time.time
     user_variables: UserVariables = field(default_factory=UserVariables)
     notes: Sequence[Note] = ()
     system_variables: SystemVariables = field(init=False)
 
     def __post_init__(self) -> None:
-        self.system_variables = SystemVariables(self.facts)
+        self.system_variables = SystemVariables(self.facts, offers_semi_sync=self.offers_semi_sync)
 
     def reset(self) -> None:
         """COM_RESET_CONNECTION."""

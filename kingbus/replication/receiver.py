@@ -26,7 +26,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Protocol
@@ -47,8 +47,10 @@ from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
 from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.semi_sync import SemiSyncStream
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
+from kingbus.replication.acknowledging import Acknowledger
 from kingbus.replication.proposing import Node, Proposal
 from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
 from kingbus.replication.source_facts import (
@@ -111,6 +113,9 @@ class SessionOverError(KingbusError):
 class SourceCheckError(KingbusError):
     """A source cannot be pulled from, as found before anything was changed."""
 
+    is_behind = False
+    """It lacks what the relay has, and may yet get it."""
+
 
 class Relay(Protocol):
     """The applied log."""
@@ -132,11 +137,13 @@ class Connection(Protocol):
     async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts: ...
     async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
     async def newest_file(self) -> str: ...
+    async def request_semi_sync(self) -> str: ...
     async def register(self, *, server_id: int, port: int) -> None: ...
     async def go_on_from(self, position: str) -> None: ...
     async def start_dump(self, command: int, body: bytes) -> None: ...
     def read_now(self, room: memoryview) -> int | None: ...
     async def wait_readable(self) -> None: ...
+    async def send(self, data: bytes) -> None: ...
     def close(self) -> None: ...
 
 
@@ -165,12 +172,18 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverStatus:
-    """The words of `/binlog/syncer/status`; `address` is the candidate in use or tried last."""
+    """The words of `/binlog/syncer/status`; `address` is the candidate in use or tried last.
+
+    `semi_sync_active`: the source sends semi-sync's form. `acknowledged` is the file and position
+    that it was told of last in this session, empty while there is none.
+    """
 
     status: str
     error: str = ""
     address: str = ""
     seconds_behind_source: int | None = None
+    semi_sync_active: bool = False
+    acknowledged: tuple[str, int] = ("", 0)
 
 
 @dataclass(slots=True)
@@ -198,6 +211,7 @@ class Receiver:
         secret: Callable[[], ClusterSecret | None],
         is_full: Callable[[], bool] = lambda: False,
         changed: Callable[[], trio.Event] = trio.Event,
+        attached: Callable[[], Collection[str]] = tuple,
         random: Random,
         clock: Callable[[], float] = time.time,
         timings: Timings = Timings(),
@@ -206,7 +220,8 @@ class Receiver:
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
-        (without it changes are noticed within half a second), `clock` is the wall clock, `connect`
+        (without it changes are noticed within half a second), `attached` gives the uuids of the
+        cluster's replicas, `clock` is the wall clock, `connect`
         how a source is reached, `batch_bytes` about how large a batch becomes under load.
         """
         self._node = node
@@ -215,6 +230,7 @@ class Receiver:
         self._secret = secret
         self._is_full = is_full
         self._changed = changed
+        self._attached = attached
         self._random = random
         self._clock = clock
         self._timings = timings
@@ -224,6 +240,7 @@ class Receiver:
         self._error = ""
         self._address = ""
         self._stream: IngestStream | None = None
+        self._acknowledger: Acknowledger | None = None
         self._is_behind = False
         self._clock_difference = 0.0
         self._proposed = 0
@@ -236,11 +253,14 @@ class Receiver:
 
     def status(self) -> ReceiverStatus:
         """What it does now; on a node that does not lead it is stopped."""
+        told = self._acknowledger
         return ReceiverStatus(
             status=self._status,
             error=self._error,
             address=self._address,
             seconds_behind_source=self._seconds_behind(),
+            semi_sync_active=told is not None and told.is_active,
+            acknowledged=(told.file_name, told.position) if told is not None else ("", 0),
         )
 
     @property
@@ -432,8 +452,12 @@ class Receiver:
             _log.info("connecting", source=address)
         connection, facts = await self._open(config, address, self._password(config))
         try:
+            if address != config.addresses[0]:
+                self._refuse_replica(facts)
             facts = await self._settled(config, connection, facts)
             self._clock_difference = facts.clock - self._clock()
+            if config.semi_sync and not await connection.request_semi_sync():
+                _log.warning("the source has no semi-sync: it is not waited for", source=address)
             first_file = ""
             if config.mode == POSITION and self._relay.state.is_empty:
                 first_file = await start_file(config, connection.newest_file)
@@ -441,8 +465,20 @@ class Receiver:
             await self._dump(config, connection, facts, session, first_file)
         finally:
             connection.close()
-            self._stream = None
+            self._stream = self._acknowledger = None
             metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
+            metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(0)
+
+    def _refuse_replica(self, facts: SourceFacts) -> None:
+        """A candidate that still replicates from this relay has all that the relay has, and would
+        never get more: it is no source before it is promoted, and the present one may come back.
+
+        Not asked of the first candidate, which an operator chose.
+        """
+        if facts.server_uuid.lower() in {uuid.lower() for uuid in self._attached()}:
+            raise SourceUnreachableError(
+                f"{facts.address} replicates from this relay; it is taken once it is promoted"
+            )
 
     async def _settled(
         self, config: SourceConfig, connection: Connection, facts: SourceFacts
@@ -526,14 +562,24 @@ class Receiver:
             position=point.dump_position,
         )
         self._stream = stream
+        inlet: IngestStream | SemiSyncStream = stream
         pipeline = _Pipeline(self._node, self._relay, session)
         try:
             async with trio.open_nursery() as nursery:
+                if config.semi_sync:
+                    # Also where it was not granted: what comes shows whether it was.
+                    inlet = SemiSyncStream(stream)
+                    told = Acknowledger(connection, self._relay, inlet, session=session)
+                    self._acknowledger = pipeline.acknowledger = told
+                    nursery.start_soon(told.run)
                 nursery.start_soon(pipeline.watch)
                 try:
-                    await self._read(connection, stream, pipeline)
+                    await self._read(connection, stream, inlet, pipeline)
                 except SourceError as error:
-                    # What came before it counts; what is under way is not to be thrown away.
+                    # What came before it counts; what is under way is not to be thrown away. The
+                    # connection may be lost, which is not to be found out instead of the error.
+                    if self._acknowledger is not None:
+                        self._acknowledger.scope.cancel()
                     await pipeline.settled()
                     if point.gtid_mode:
                         raise
@@ -543,16 +589,20 @@ class Receiver:
             raise
 
     async def _read(
-        self, connection: Connection, stream: IngestStream, pipeline: "_Pipeline"
+        self,
+        connection: Connection,
+        stream: IngestStream,
+        inlet: IngestStream | SemiSyncStream,
+        pipeline: "_Pipeline",
     ) -> None:
-        """Reads all there is, cuts batches, proposes them; never returns."""
+        """Reads all there is into `inlet`, cuts batches, proposes them; never returns."""
         while True:
             came, count = 0, None
             while came < READ_BYTES:
-                count = connection.read_now(stream.free())
+                count = connection.read_now(inlet.free())
                 if not count:
                     break
-                stream.wrote(count)
+                inlet.wrote(count)
                 came += count
             is_idle = not count
             # A few small batches under way are enough: what comes meanwhile makes one larger.
@@ -562,6 +612,8 @@ class Receiver:
                 await self._wait_for_room()
                 await pipeline.propose(batch)
                 self._count(batch)
+            if flush and stream.is_going_on:
+                pipeline.handed_on()
             if stream.has_failed:
                 continue  # not to wait for a source that may have nothing more to say
             metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(stream.open_transaction_bytes)
@@ -616,17 +668,42 @@ class Receiver:
                         connection.close()
                 except (SourceUnreachableError, SourceRefusedError, SourceUnfitError) as error:
                     first = first or error
-        if first is None:
-            raise SourceCheckError(
-                f"{config.addresses[0]}: no answer within {CHECK_SECONDS_MAX:.0f} s"
-            )
-        raise SourceCheckError(str(first), hint=first.hint) from first
+        raise _check_error(config, first)
+
+    async def ask_facts(self, config: SourceConfig, password: str) -> SourceFacts:
+        """What the first candidate that can be asked says of itself; its sets are not compared.
+
+        Nothing changes. Takes at most 10 s. Raises SourceCheckError.
+        """
+        first: KingbusError | None = None
+        with trio.move_on_after(CHECK_SECONDS_MAX):
+            for address in config.addresses:
+                try:
+                    connection, facts = await self._open(config, address, Secret(password))
+                except (SourceUnreachableError, SourceRefusedError, SourceUnfitError) as error:
+                    first = first or error
+                else:
+                    connection.close()
+                    return facts
+        raise _check_error(config, first)
 
     async def ask_binlog_size(self, config: SourceConfig, password: str) -> int:
         """The source's max_binlog_size; 0 when it does not say it within 3 s."""
         with trio.move_on_after(SIZE_SECONDS_MAX), contextlib.suppress(KingbusError):
             return (await self.check_source(config, password)).max_binlog_size
         return 0
+
+
+def _check_error(config: SourceConfig, first: KingbusError | None) -> SourceCheckError:
+    """That none of the candidates will do: the reason of the first, or that none answered."""
+    if first is None:
+        return SourceCheckError(
+            f"{config.addresses[0]}: no answer within {CHECK_SECONDS_MAX:.0f} s"
+        )
+    error = SourceCheckError(str(first), hint=first.hint)
+    error.is_behind = isinstance(first, SourceBehindError)
+    error.__cause__ = first
+    return error
 
 
 class _Pipeline:
@@ -636,7 +713,9 @@ class _Pipeline:
         self._node = node
         self._relay = relay
         self._session = session
-        self._waiting: deque[tuple[Proposal, int]] = deque()
+        self._waiting: deque[tuple[Proposal, int, bool]] = deque()
+        self.acknowledger: Acknowledger | None = None
+        """Where the source is to be told of what was applied."""
         self.moved = trio.Event()
         """Set when a batch was proposed or applied; then there is a new one."""
 
@@ -647,9 +726,19 @@ class _Pipeline:
     async def propose(self, batch: IngestedBatch) -> None:
         """Raises what the node raises: another leader, or none."""
         data = encode(Command(event_batch=batch.meta), batch.packets)
+        told = self.acknowledger
         proposal = await self._node.propose(data)
-        self._waiting.append((proposal, batch.meta.sequence))
+        self._waiting.append((proposal, batch.meta.sequence, told is not None and told.wants))
         self._notify()
+
+    def handed_on(self) -> None:
+        """Every whole transaction that was read is under way or applied."""
+        if self.acknowledger is None:
+            return
+        if self.acknowledger.wants and self._waiting:
+            proposal, sequence, _ = self._waiting[-1]
+            self._waiting[-1] = proposal, sequence, True
+        self.acknowledger.handed_on(is_applied=not self._waiting)
 
     def _notify(self) -> None:
         self.moved.set()
@@ -660,7 +749,7 @@ class _Pipeline:
         while True:
             while not self._waiting:
                 await self.moved.wait()
-            proposal, sequence = self._waiting[0]
+            proposal, sequence, is_awaited = self._waiting[0]
             await proposal.applied()
             state = self._relay.state
             if state.session != self._session:
@@ -668,6 +757,8 @@ class _Pipeline:
             if state.next_sequence <= sequence:
                 raise SessionOverError(f"the log refused batch {sequence} of the session")
             self._waiting.popleft()
+            if is_awaited and self.acknowledger is not None:
+                self.acknowledger.applied()
             self._notify()
 
     async def settled(self) -> None:

@@ -209,7 +209,7 @@ class Relay:
         for entry in batch.entries:
             assert entry.index == self.state.index + 1, (entry.index, self.state.index)
             decoded = _decoded(entry)
-            if run.holds and decoded is not None and _may_delete(decoded[0]):
+            if run.holds and decoded is not None and self._may_delete(decoded[0]):
                 # It comes in a write of its own: one write deletes before it puts. A crash between
                 # the two finds the first, so that one has to be as complete as the last.
                 self._finish(run, batch.members)
@@ -225,6 +225,11 @@ class Relay:
         self._finish(run, batch.members)
         if self.state.visible != before:
             self._waiting.unpark_all()
+
+    def _may_delete(self, command: Command) -> bool:
+        """Whether applying it may delete rows; of batches, which are many, one behind a gap may."""
+        is_batch = command.WhichOneof("kind") == "event_batch"
+        return not is_batch or bool(self.state.accepted_gap)
 
     def _make_digest(self, index: int) -> None:
         self._digests[index] = self.state.digest()
@@ -485,11 +490,6 @@ def _decoded(entry: Entry) -> tuple[Command, memoryview] | None:
         # The same bytes on every node, so every node passes over it.
         _log.error("ignored an entry", index=entry.index, reason=str(error))
         return None
-
-
-def _may_delete(command: Command) -> bool:
-    """Whether applying it may delete rows; batches, of which there are many, never do."""
-    return command.WhichOneof("kind") != "event_batch"
 
 
 class _Run:

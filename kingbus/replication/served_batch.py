@@ -5,6 +5,7 @@ that is only passed on costs next to nothing. Pure; knows nothing of dumps, sock
 Several dumps share one object and nobody changes it.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Final
 
@@ -13,11 +14,13 @@ import numpy.typing as npt
 
 from kingbus.binlog.command import decode
 from kingbus.binlog.gtid import GtidsLeftOut
+from kingbus.binlog.semi_sync import MARK, MARK_BYTES
 from kingbus.pb.command_pb2 import EventBatch
 
 PACKET_HEADER: Final = 4
 PACKET_PAYLOAD_MAX: Final = 0xFFFFFF
 EVENT_TYPE_AT: Final = 4
+EVENT_SIZE_AT: Final = 9
 
 Numbers = npt.NDArray[np.int64]
 Span = tuple[int, int, bool]
@@ -78,6 +81,11 @@ class ServedBatch:
         lengths = np.diff(self.offsets) - PACKET_HEADER
         continues[1:] = lengths[:-1] == PACKET_PAYLOAD_MAX
         return continues
+
+    def fits_marked(self, packet: int) -> bool:
+        """Whether a packet holds an event whole, and would do so with two bytes more."""
+        length = int(self.offsets[packet + 1] - self.offsets[packet]) - PACKET_HEADER
+        return not self._continues[packet] and length + MARK_BYTES < PACKET_PAYLOAD_MAX
 
     @property
     def begins_event(self) -> npt.NDArray[np.bool_]:
@@ -215,6 +223,31 @@ def event_bytes(batch: ServedBatch, packets: int) -> bytes:
     return raw[keep].tobytes()
 
 
+def marked(
+    batch: ServedBatch, first: int, last: int, sequence: int, *, ask: bool
+) -> npt.NDArray[np.uint8]:
+    """The same as `renumbered` in semi-sync's form: two more bytes before each event.
+
+    `ask`: for the last event an acknowledgement is wanted. Each packet holds one event whole, with
+    the two bytes too.
+    """
+    offsets = batch.offsets[first : last + 1] - batch.offsets[first]
+    count, start = last - first, int(batch.offsets[first])
+    starts = offsets[:-1] + MARK_BYTES * np.arange(count)
+    marks = starts + PACKET_HEADER + 1
+    out = np.empty(int(offsets[-1]) + MARK_BYTES * count, dtype=np.uint8)
+    stored = np.ones(len(out), dtype=np.bool_)
+    stored[marks] = stored[marks + 1] = False
+    out[stored] = np.frombuffer(batch.packets[start : start + int(offsets[-1])], np.uint8)
+    out[marks], out[marks + 1] = MARK, 0
+    out[marks[-1] + 1] = ask
+    lengths = np.diff(offsets) - PACKET_HEADER + MARK_BYTES
+    for place in range(3):
+        out[starts + place] = (lengths >> (8 * place)) & 0xFF
+    out[starts + 3] = (sequence + np.arange(count)) & 0xFF
+    return out
+
+
 def renumbered(batch: ServedBatch, first: int, last: int, sequence: int) -> npt.NDArray[np.uint8]:
     """A copy of the packets first to last - 1 with sequence ids from `sequence` on."""
     offsets = batch.offsets
@@ -222,3 +255,34 @@ def renumbered(batch: ServedBatch, first: int, last: int, sequence: int) -> npt.
     scratch = np.frombuffer(batch.packets[start:end], np.uint8).copy()
     scratch[offsets[first:last] - (start - 3)] = (sequence + np.arange(last - first)) & 0xFF
     return scratch
+
+
+class LargeMarked:
+    """An event of 16 MiB and more in semi-sync's form, whose packets end elsewhere than stored.
+
+    Each packet is put together before it is sent, so at most one is held: whoever is cancelled
+    between two has sent whole ones only.
+    """
+
+    def __init__(self, payload: memoryview) -> None:
+        """`payload` is that of the first stored packet, with the zero byte that it begins with."""
+        size_at = 1 + EVENT_SIZE_AT
+        size = int.from_bytes(payload[size_at : size_at + 4], "little")
+        self.is_done = False
+        self._left = 1 + MARK_BYTES + size
+        self._part = bytearray(PACKET_HEADER) + bytes((0, MARK, 0))
+
+    def take(self, payload: memoryview) -> Iterator[bytearray]:
+        """The packets that are whole now, but for their numbers."""
+        while not self.is_done:
+            length = min(PACKET_PAYLOAD_MAX, self._left)
+            now = payload[: length + PACKET_HEADER - len(self._part)]
+            self._part += now
+            payload = payload[len(now) :]
+            if len(self._part) < length + PACKET_HEADER:
+                return
+            self._part[:3] = length.to_bytes(3, "little")
+            self._left -= length
+            self.is_done = length < PACKET_PAYLOAD_MAX  # a full one always goes on
+            part, self._part = self._part, bytearray(PACKET_HEADER)
+            yield part

@@ -111,8 +111,8 @@ class ServedFacts(ClusterIdentity):
     """The facts of `queries.ServerFacts`, from the applied state.
 
     `receiver` asks the leader what its receiver does. `version` overrides the source's;
-    `listening` says where replicas connect; `purge` carries a purge to who does it;
-    `until_purge` gives the bytes before the file of a first index goes.
+    `listening` says where replicas connect; `purge` carries a purge to who does it; `semi_sync`:
+    replicas may ask for it; `until_purge` gives the bytes before the file of a first index goes.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class ServedFacts(ClusterIdentity):
         administration: Administration,
         until_purge: Callable[[int], int],
         version: str = "",
+        semi_sync: bool = False,
     ) -> None:
         super().__init__(cluster_id, lambda: relay.state)
         self._relay = relay
@@ -136,6 +137,7 @@ class ServedFacts(ClusterIdentity):
         self._purge = purge
         self.administration = administration
         self._until_purge = until_purge
+        self.semi_sync = semi_sync
         self.before: ServedBefore | None = None
         """Set where there is an archive."""
         self.hostname = hostname
@@ -158,6 +160,7 @@ class ServedFacts(ClusterIdentity):
         # ON would promise dumps by GTID set.
         return "ON_PERMISSIVE" if source.gtid_mode == "ON" else source.gtid_mode or "OFF"
 
+    @property
     def flavor(self) -> str:
         """`mysql` or `mariadb`; before any source is known as the configuration says."""
         state = self._state()

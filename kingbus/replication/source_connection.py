@@ -217,6 +217,21 @@ class SourceConnection:
         except pymysql.err.ProgrammingError:  # before 8.2 it has another name
             return self._value("SHOW MASTER STATUS")
 
+    async def request_semi_sync(self) -> str:
+        """Asks for semi-sync; the name by which the source has it, "" when it does not have it.
+
+        A source that has it sends its two bytes from then on, whether it is switched on or not.
+        """
+        return await self._run(self._request_semi_sync)
+
+    def _request_semi_sync(self) -> str:
+        # New and old plugins at a source differ in both names; it looks only at its own.
+        for name in ("source", "master"):
+            if self._value(f"SELECT @@GLOBAL.RPL_SEMI_SYNC_{name.upper()}_ENABLED", unknown=""):
+                self._query("SET @rpl_semi_sync_replica = 1, @rpl_semi_sync_slave = 1")
+                return name
+        return ""
+
     async def register(self, *, server_id: int, port: int) -> None:
         """COM_REGISTER_SLAVE; it also shows whether the user may replicate."""
         body = register_command(server_id=server_id, host=socket.gethostname(), port=port)
@@ -259,6 +274,7 @@ class SourceConnection:
         self._query(f"SET @slave_uuid = '{replica_uuid}', @replica_uuid = '{replica_uuid}'")
         has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
         binlog_size = self._value("SELECT @@GLOBAL.MAX_BINLOG_SIZE", unknown="0")
+        read_only = self._value("SELECT @@GLOBAL.READ_ONLY", unknown="0")
         executed, purged = GtidSet(), GtidSet()
         if gtid_mode.upper() == "ON":
             executed, purged = self._gtid_sets()
@@ -274,6 +290,7 @@ class SourceConnection:
             checksum=checksum.upper(),
             clock=clock,
             max_binlog_size=int(binlog_size) if binlog_size.isdigit() else 0,
+            read_only=read_only in {"1", "ON"},
             variables=self._variables(),
         )
 
@@ -286,6 +303,7 @@ class SourceConnection:
         self._query(f"SET @mariadb_slave_capability = {_MARIADB_CAPABILITY}")
         has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
         binlog_size = self._value("SELECT @@GLOBAL.MAX_BINLOG_SIZE", unknown="0")
+        read_only = self._value("SELECT @@GLOBAL.READ_ONLY", unknown="0")
         executed, purged = self._gtid_sets() if has_binlog else (GtidSet(), GtidSet())
         return SourceFacts(
             address=self.address,
@@ -299,6 +317,7 @@ class SourceConnection:
             checksum=checksum.upper(),
             clock=clock,
             max_binlog_size=int(binlog_size) if binlog_size.isdigit() else 0,
+            read_only=read_only in {"1", "ON"},
             variables=self._variables(),
         )
 
@@ -372,6 +391,31 @@ class SourceConnection:
             return
         raise SourceUnreachableError(
             f"{self.address}: nothing came for {SILENCE_SECONDS_MAX:.0f} s, not even a heartbeat"
+        )
+
+    async def send(self, data: bytes) -> None:
+        """Sends to the source in the middle of a dump; one caller at a time.
+
+        A cancellation may leave the rest unsent: the connection is of no use then. Raises
+        SourceUnreachableError.
+        """
+        assert self._socket is not None, "the dump was started"
+        assert not isinstance(self._socket, CompressedSocket), "see unfit_config"
+        rest = memoryview(data)
+        with trio.move_on_after(SILENCE_SECONDS_MAX):
+            while rest:
+                try:
+                    rest = rest[self._socket.send(rest) :]
+                except (BlockingIOError, ssl.SSLWantWriteError):
+                    await trio.lowlevel.wait_writable(self._socket)
+                except OSError as error:
+                    raise SourceUnreachableError(
+                        f"{self.address}: connection lost ({error})"
+                    ) from error
+            await trio.lowlevel.checkpoint()
+            return
+        raise SourceUnreachableError(
+            f"{self.address}: took nothing for {SILENCE_SECONDS_MAX:.0f} s"
         )
 
     def close(self) -> None:

@@ -79,6 +79,8 @@ class SourceFacts:
     """Seconds since 1970 by the source's clock."""
     max_binlog_size: int = 0
     """Bytes; 0: the source did not say."""
+    read_only: bool = False
+    """It takes no writes but from its own source, or from administrators."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """The source's values of the variables that a relay shows as the source's."""
 
@@ -105,8 +107,6 @@ def unfit_config(config: SourceConfig) -> str:
     if config.semi_sync and config.compression:
         # Each begins to number packets again in its own way, which no real pair was seen to do.
         return "semi-sync over a compressed connection is not available yet"
-    if config.semi_sync:
-        return "semi-sync towards the source is not available yet"
     if config.mode not in {"", GTID, POSITION}:
         return f"mode {config.mode!r} is neither {GTID} nor {POSITION}"
     if config.compression not in {"", *(each.value for each in Algorithm)}:
@@ -215,7 +215,10 @@ def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
     if missing:
         return SourceMissesError(
             f"the source has purged transactions that the relay lacks: {missing}",
-            hint="Get them from elsewhere, or begin again with an empty relay.",
+            hint=(
+                "Pull from a source that still has them, or accept that they are lost to every "
+                f"replica that lacks them: kingbus source accept-gap {missing}"
+            ),
         )
     extra = executed.subtract(facts.gtid_executed)
     if extra:
@@ -270,7 +273,8 @@ class SessionPlan:
 def plan_session(
     state: RelayState, config: SourceConfig, facts: SourceFacts, *, new_epoch: bool
 ) -> SessionPlan:
-    """The epoch rises with another server uuid, or when the source shows a different file.
+    """The epoch rises with another server uuid, when the source shows a different file, and
+    behind a gap that was accepted.
 
     Raises SourceUnfitError, also as SourceMissesError.
     """
@@ -291,9 +295,8 @@ def plan_session(
         error = misfit(facts, start if state.is_empty else state.executed)
         if error is not None:
             raise error
-    return SessionPlan(
-        epoch=state.epoch if is_same and not new_epoch else state.epoch + 1, start_set=start
-    )
+    goes_on = is_same and not new_epoch and not state.accepted_gap
+    return SessionPlan(epoch=state.epoch if goes_on else state.epoch + 1, start_set=start)
 
 
 def by_gtid(point: ResumePoint) -> ResumePoint:

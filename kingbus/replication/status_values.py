@@ -7,6 +7,7 @@ the manual's "Server Status Variables"; a name outside the table is missing in t
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from kingbus import metrics
 from kingbus.mysql.resultset import Value
 
 
@@ -22,10 +23,32 @@ class ConnectionFacts(Protocol):
 
     def processes(self) -> Sequence[Process]: ...
     def uptime_seconds(self) -> int: ...
+    def semi_sync_clients(self) -> int: ...
 
 
 def _dumps(connections: ConnectionFacts) -> int:
     return sum(each.command.startswith("Binlog Dump") for each in connections.processes())
+
+
+def _semi_sync() -> dict[str, Callable[[ConnectionFacts], Value]]:
+    """In both of MySQL's spellings. Nothing ever waits, so what counts waiting is 0."""
+    rows: dict[str, Callable[[ConnectionFacts], Value]] = {}
+    for source, replica in (("source", "replica"), ("master", "slave")):
+        rows |= {
+            f"Rpl_semi_sync_{source}_clients": lambda connections: connections.semi_sync_clients(),
+            f"Rpl_semi_sync_{source}_net_waits": lambda _: int(
+                metrics.value("kingbus_dump_semi_sync_acks_total")
+            ),
+            f"Rpl_semi_sync_{source}_no_tx": lambda _: 0,
+            f"Rpl_semi_sync_{source}_status": lambda connections: (
+                "ON" if connections.semi_sync_clients() else "OFF"
+            ),
+            f"Rpl_semi_sync_{source}_wait_sessions": lambda _: 0,
+            f"Rpl_semi_sync_{replica}_status": lambda _: (
+                "ON" if metrics.value("kingbus_receiver_semi_sync_active") else "OFF"
+            ),
+        }
+    return rows
 
 
 TABLE: Final[Mapping[str, Callable[[ConnectionFacts], Value]]] = {
@@ -34,6 +57,7 @@ TABLE: Final[Mapping[str, Callable[[ConnectionFacts], Value]]] = {
     "Threads_connected": lambda connections: len(connections.processes()),
     "Threads_running": lambda connections: _dumps(connections) + 1,
     "Uptime": lambda connections: connections.uptime_seconds(),
+    **_semi_sync(),
     # Fixed.
     "Ssl_cipher": lambda _: "",
     "Ssl_version": lambda _: "",

@@ -3,13 +3,13 @@
 Owns: the one table of names with the origin of each value, and the settings of one session. Knows
 nothing of statements. Follows the manual's "Server System Variables" and "Binary Logging Options
 and Variables". A name outside the table is error 1193 and is missing in SHOW VARIABLES: clients
-take that for a feature that is not there, which is so for semi-sync and for cloud vendors' names
-alike. MySQL's names for GTIDs are not there where the source is MariaDB, and MariaDB's are not
-where it is MySQL.
+take that for a feature that is not there, which is so for cloud vendors' names, and for
+semi-sync's where it is switched off. MySQL's names for GTIDs are not there where the source is
+MariaDB, and MariaDB's are not where it is MySQL.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol
 
@@ -60,17 +60,26 @@ class Origin(Enum):
     SESSION = "the connection, which may set it, without any effect; MySQL's default at first"
 
 
+class Needs(Enum):
+    """Without what a variable is not there at all."""
+
+    NOTHING = ""
+    MYSQL = "a source of this flavor"
+    MARIADB = "a source of that flavor"
+    SEMI_SYNC = "a connection that is offered it"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
     """One variable: its origin, and its value or, of the relay's, how to read it.
 
-    `flavor` is that of the sources that alone have it; "" if all do.
+    Where `needs` is not met its name is as unknown as any other.
     """
 
     origin: Origin
     value: Value = None
     read: Callable[[VariableFacts], Value] | None = None
-    flavor: str = ""
+    needs: Needs = Needs.NOTHING
 
     @property
     def is_switch(self) -> bool:
@@ -78,8 +87,20 @@ class Variable:
         return self.value in {"ON", "OFF"}
 
 
-def _relay(read: Callable[[VariableFacts], Value], *, flavor: str = "") -> Variable:
-    return Variable(origin=Origin.RELAY, read=read, flavor=flavor)
+def _relay(read: Callable[[VariableFacts], Value]) -> Variable:
+    return Variable(origin=Origin.RELAY, read=read)
+
+
+def _of_mysql(variable: Variable) -> Variable:
+    return replace(variable, needs=Needs.MYSQL)
+
+
+def _of_mariadb(variable: Variable) -> Variable:
+    return replace(variable, needs=Needs.MARIADB)
+
+
+def _of_semi_sync(variable: Variable) -> Variable:
+    return replace(variable, needs=Needs.SEMI_SYNC)
 
 
 def _source(value: Value) -> Variable:
@@ -121,8 +142,8 @@ TABLE: Final[Mapping[str, Variable]] = {
     "collation_server": _source("utf8mb4_0900_ai_ci"),
     "completion_type": _session("NO_CHAIN"),
     "default_storage_engine": _source("InnoDB"),
-    "enforce_gtid_consistency": _relay(
-        lambda facts: "ON" if facts.gtid_mode == "ON" else "OFF", flavor=MYSQL
+    "enforce_gtid_consistency": _of_mysql(
+        _relay(lambda facts: "ON" if facts.gtid_mode == "ON" else "OFF")
     ),
     "event_scheduler": _fixed("OFF"),
     "expire_logs_days": _fixed(0),
@@ -130,17 +151,17 @@ TABLE: Final[Mapping[str, Variable]] = {
     "foreign_key_checks": _session("ON"),
     "general_log": _fixed("OFF"),
     "group_concat_max_len": _session(1024),
-    "gtid_binlog_pos": _relay(lambda facts: facts.gtid_binlog_pos(), flavor=MARIADB),
-    "gtid_binlog_state": _relay(lambda facts: facts.gtid_binlog_state(), flavor=MARIADB),
-    "gtid_current_pos": _relay(lambda facts: facts.gtid_binlog_pos(), flavor=MARIADB),
-    "gtid_domain_id": Variable(origin=Origin.FIXED, value=0, flavor=MARIADB),
-    "gtid_executed": _relay(lambda facts: facts.gtid_executed(), flavor=MYSQL),
-    "gtid_mode": _relay(lambda facts: facts.gtid_mode, flavor=MYSQL),
+    "gtid_binlog_pos": _of_mariadb(_relay(lambda facts: facts.gtid_binlog_pos())),
+    "gtid_binlog_state": _of_mariadb(_relay(lambda facts: facts.gtid_binlog_state())),
+    "gtid_current_pos": _of_mariadb(_relay(lambda facts: facts.gtid_binlog_pos())),
+    "gtid_domain_id": _of_mariadb(_fixed(0)),
+    "gtid_executed": _of_mysql(_relay(lambda facts: facts.gtid_executed())),
+    "gtid_mode": _of_mysql(_relay(lambda facts: facts.gtid_mode)),
     "gtid_next": _session("AUTOMATIC"),
     "gtid_owned": _fixed(""),
-    "gtid_purged": _relay(lambda facts: facts.gtid_purged(), flavor=MYSQL),
-    "gtid_slave_pos": _relay(lambda facts: facts.gtid_binlog_pos(), flavor=MARIADB),
-    "gtid_strict_mode": Variable(origin=Origin.FIXED, value=1, flavor=MARIADB),
+    "gtid_purged": _of_mysql(_relay(lambda facts: facts.gtid_purged())),
+    "gtid_slave_pos": _of_mariadb(_relay(lambda facts: facts.gtid_binlog_pos())),
+    "gtid_strict_mode": _of_mariadb(_fixed(1)),
     "have_openssl": _fixed("DISABLED"),
     "have_ssl": _fixed("DISABLED"),
     "hostname": _relay(lambda facts: facts.hostname),
@@ -177,9 +198,11 @@ TABLE: Final[Mapping[str, Variable]] = {
     "replica_net_timeout": _fixed(60),
     "report_host": _fixed(""),
     "report_port": _fixed(0),
+    "rpl_semi_sync_master_enabled": _of_semi_sync(_fixed("ON")),
+    "rpl_semi_sync_source_enabled": _of_semi_sync(_fixed("ON")),
     "server_id": _relay(lambda facts: facts.server_id),
     "server_id_bits": _fixed(32),
-    "server_uuid": _relay(lambda facts: facts.server_uuid, flavor=MYSQL),
+    "server_uuid": _of_mysql(_relay(lambda facts: facts.server_uuid)),
     "session_track_gtids": _session("OFF"),
     "session_track_schema": _session("ON"),
     "session_track_state_change": _session("OFF"),
@@ -225,14 +248,23 @@ SOURCE_VARIABLES: Final = tuple(
 class SystemVariables:
     """The system variables as one session sees them."""
 
-    __slots__ = ("_facts", "_session")
+    __slots__ = ("_facts", "_offers_semi_sync", "_session")
 
-    def __init__(self, facts: VariableFacts) -> None:
+    def __init__(self, facts: VariableFacts, *, offers_semi_sync: bool = False) -> None:
         self._facts = facts
+        self._offers_semi_sync = offers_semi_sync
         self._session: dict[str, Value] = {}
 
     def _has(self, variable: Variable) -> bool:
-        return variable.flavor in {"", self._facts.flavor}
+        match variable.needs:
+            case Needs.MYSQL:
+                return self._facts.flavor == MYSQL
+            case Needs.MARIADB:
+                return self._facts.flavor == MARIADB
+            case Needs.SEMI_SYNC:
+                return self._offers_semi_sync
+            case Needs.NOTHING:
+                return True
 
     def names(self) -> list[str]:
         """All names, sorted."""

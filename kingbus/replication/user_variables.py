@@ -88,6 +88,11 @@ class UserVariables:
         return str(self.get("replica_uuid") or "").strip().lower()
 
     @property
+    def wants_semi_sync(self) -> bool:
+        """Whether the client understands, and wants, the form of semi-sync."""
+        return str(self.get("rpl_semi_sync_replica") or "0").strip() not in {"0", ""}
+
+    @property
     def speaks_mariadb(self) -> bool:
         """Whether the client uses MariaDB's meaning of the dump flags.
 

@@ -162,6 +162,7 @@ def begin_out(
         begin_position=position,
         next_sequence=next_sequence,
         own_server_id=server_id,
+        semi_sync=request.semi_sync,
     )
 
 
@@ -186,6 +187,7 @@ def request_in(begin: pb.Begin) -> DumpRequest:
         checksum=begin.checksum or None,
         server_id=begin.server_id,
         replica_uuid=begin.replica_uuid,
+        semi_sync=begin.semi_sync,
     )
 
 

@@ -215,7 +215,6 @@ async def test_what_an_operator_must_deal_with_is_said_in_one_sentence(modern, t
         )
         assert facts.server_uuid == source.server_uuid() and facts.version.startswith("9.")
         assert "Access denied for user 'repl'" in await refusal(pull.config(source), "wrong")
-        assert "not available yet" in await refusal(pull.config(source, semi_sync=True))
         own = pull.config(source, server_uuid=source.server_uuid())
         assert "own server uuid" in await refusal(own)
         assert "equal server ids" in await refusal(pull.config(source, server_id=11))

@@ -74,8 +74,15 @@ class SourceLink:
     async def newest_file(self) -> str:
         raise AssertionError("it has GTIDs")
 
+    async def request_semi_sync(self) -> str:
+        await self.wait()
+        return ""
+
     async def register(self, *, server_id: int, port: int) -> None:
         await self.wait()
+
+    async def send(self, data: bytes) -> None:
+        raise AssertionError("a source without semi-sync is told nothing")
 
     async def start_dump(self, command: int, body: bytes) -> None:
         world, member = self._world, self._member

@@ -12,7 +12,6 @@ from kingbus.admin.operations import Operations
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
-from kingbus.errors import KingbusError
 from kingbus.membership.cluster import ChangeKind, Cluster, MemberChange
 from kingbus.membership.member import Member, derive_member_id
 from kingbus.mysql.errors import MySQLError
@@ -22,15 +21,13 @@ from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.pb.record_pb2 import FileRow
 from kingbus.replication.file_content import PastEndError
 from kingbus.replication.purger import UnknownFileError
+from kingbus.replication.receiver import SourceCheckError
+from kingbus.replication.source_facts import SourceFacts
 from kingbus.secrets import ClusterSecret
 from kingbus.storage.at_rest import AtRestStatus
 
 PEER_URLS = {"n1": "http://127.0.0.1:5001", "n2": "http://127.0.0.1:5002"}
 ELECTION_SECONDS = 0.05
-
-
-class SourceCheckError(KingbusError):
-    """As the receiver's."""
 
 
 @dataclass
@@ -207,6 +204,8 @@ class FakeReceiverStatus:
     error: str = ""
     address: str = ""
     seconds_behind_source: int | None = None
+    semi_sync_active: bool = False
+    acknowledged: tuple[str, int] = ("", 0)
 
 
 class FakeReceiver:
@@ -215,14 +214,37 @@ class FakeReceiver:
         self.refusal = ""
         self.checked: list[tuple[str, str]] = []
         self.binlog_size = 0
+        self.lags = 0
+        """So many checks more find that the source lacks what the relay has."""
+        self.facts = SourceFacts(
+            address="10.0.0.10:3306",
+            version="9.7.4",
+            server_id=12,
+            server_uuid="50b5308f-e4f4-11f1-a9f2-02fc00000002",
+            gtid_mode="ON",
+            has_binlog=True,
+            gtid_executed=GtidSet(),
+            gtid_purged=GtidSet(),
+            checksum="CRC32",
+            clock=0,
+        )
 
     def status(self) -> FakeReceiverStatus:
         return self.now
 
-    async def check_source(self, config: SourceConfig, password: str) -> None:
+    async def check_source(self, config: SourceConfig, password: str) -> SourceFacts:
         self.checked.append((config.addresses[0], password))
+        if self.lags:
+            self.lags -= 1
+            error = SourceCheckError("the relay has transactions that the source lacks: x:1-5")
+            error.is_behind = True
+            raise error
         if self.refusal:
             raise SourceCheckError(self.refusal)
+        return self.facts
+
+    async def ask_facts(self, config: SourceConfig, password: str) -> SourceFacts:
+        return await self.check_source(config, password)
 
     async def ask_binlog_size(self, _config: SourceConfig, _password: str) -> int:
         return self.binlog_size

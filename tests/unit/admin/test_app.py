@@ -409,7 +409,6 @@ async def test_a_source_is_stored_without_starting(pair: Pair) -> None:
         ("PUT", "/binlog/syncer/start", {**SOURCE, "syncer_id": -1}, "syncer_id"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "start_from": "yesterday"}, "GTID set"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "flavor": "oracle"}, "mysql or mariadb"),
-        ("PUT", "/binlog/syncer/start", {**SOURCE, "semi_sync": True}, "not available yet"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "tls": {"mode": "maybe"}}, "tls.mode"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "mode": "file"}, "mode"),
         ("PUT", "/binlog/syncer/start", {**SOURCE, "compression": "lz4"}, "compression"),

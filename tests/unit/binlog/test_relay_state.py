@@ -11,6 +11,7 @@ from kingbus.binlog import relay_state
 from kingbus.binlog.gtid import GtidSet, format_gtid
 from kingbus.binlog.relay_state import Changes, RelayState, UnknownStateVersionError
 from kingbus.pb.command_pb2 import (
+    AcceptGap,
     ClusterKey,
     Command,
     EventBatch,
@@ -479,6 +480,73 @@ def test_a_name_is_not_given_twice_in_an_epoch_even_after_a_purge() -> None:
     assert applied.state.files[-1].served_name == "e2-binlog.000001"
     again = applied.batch(cutter, file_a(), packets_of(file_a().events))
     assert "was held already" in again.reason
+
+
+def gap(text: str) -> Command:
+    return Command(accept_gap=AcceptGap(gtids=gtids(text).encode()))
+
+
+def held_whole() -> Applied:
+    """Transactions 1-3 of a."""
+    applied, file, packets, cutter = opened(3)
+    assert applied.batch(cutter, file, packets).accepted
+    return applied
+
+
+def behind_a_gap() -> tuple[Applied, BinlogFile]:
+    """Transactions 1-3 of a, a gap of b:1-4, and then the first file of b."""
+    applied = held_whole()
+    assert applied.apply(gap("b:1-4")).accepted
+    cutter = applied.session(epoch=2, uuid=UUID_B)
+    file = BinlogFile("binlog.000001", UUID_B, gtids("a:1-3,b:1-4"))
+    file.transaction(5)
+    changes = applied.batch(cutter, file, packets_of(file.events))
+    assert changes.accepted, changes.reason
+    return applied, file
+
+
+def test_an_accepted_gap_ends_the_session_and_counts_as_had() -> None:
+    """The stream that runs knows nothing of it; what was held is served until a file begins."""
+    applied = held_whole()
+    changes = applied.apply(gap("b:1-4,a:1-3"))
+    state = applied.state
+    assert changes.accepted and changes.checkpoint
+    assert state.session == 0
+    assert state.executed == gtids("a:1-3,b:1-4") and not state.purged
+    assert state.accepted_gap == gtids("b:1-4")
+    assert len(state.files) == 1
+
+
+def test_the_file_behind_a_gap_is_the_first_one() -> None:
+    """Everything before it counts as purged, the gap included, and the rows of it are gone."""
+    applied, file = behind_a_gap()
+    state = applied.state
+    assert [row.served_name for row in state.files] == ["e2-binlog.000001"]
+    assert state.executed == gtids("a:1-3,b:1-5")
+    assert state.purged == gtids("a:1-3,b:1-4")
+    assert not state.accepted_gap
+    assert sorted(applied.rows) == [state.index]
+    assert applied.visible(2) == file.bytes()
+    again = RelayState.from_record(state.to_record(), applied.file_rows.values())
+    assert again.digest() == state.digest()
+
+
+def test_a_gap_survives_a_restart_before_the_file() -> None:
+    """The record has it: whoever starts from there drops the same files."""
+    applied = held_whole()
+    applied.apply(gap("b:1-4"))
+    again = RelayState.from_record(applied.state.to_record(), applied.file_rows.values())
+    assert again.accepted_gap == gtids("b:1-4")
+    assert again.digest() == applied.state.digest()
+
+
+def test_a_gap_that_is_none_is_ignored() -> None:
+    """What is there, an empty relay, and a set that does not parse."""
+    applied = held_whole()
+    assert "there" in applied.apply(gap("a:2")).reason
+    broken = Command(accept_gap=AcceptGap(gtids=b"x"))
+    assert not applied.apply(broken).accepted
+    assert "empty" in Applied().apply(gap("a:2")).reason
 
 
 def test_the_first_cluster_key_counts() -> None:

@@ -172,7 +172,6 @@ def test_a_password_in_a_url_is_never_shown() -> None:
         ({"source": {"addr": "h:1"}}, "source.user", "needed"),
         ({"source": {"addr": "h:1", "addrs": "h:1", "user": "u"}}, "source.addrs", "not both"),
         ({"source": {"addr": "h:1", "user": "u", "flavor": "oracle"}}, "source.flavor", "mysql"),
-        ({"source": {"addr": "h:1", "user": "u", "semi-sync": True}}, "source.semi-sync", "not av"),
         ({"source": {"addr": "h:1", "user": "u", "mode": "file"}}, "source.mode", "gtid or pos"),
         (
             {"source": {"addr": "h:1", "user": "u", "compression": "x"}},

@@ -64,6 +64,7 @@ class MemorySource:
     version: str = "9.7.4-kingbus"
     gtid_mode: str = "ON"
     flavor: str = "mysql"
+    semi_sync: bool = False
     binlog_checksum: str = "CRC32"
     hostname: str = "relay-1"
     port: int = 3390
@@ -147,6 +148,9 @@ class MemoryConnections:
 
     def uptime_seconds(self) -> int:
         return 77
+
+    def semi_sync_clients(self) -> int:
+        return 0
 
     def kill(self, thread_id: int, *, by: Session, query_only: bool) -> None:
         for process in self.open:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pymysql
 import pytest
 import trio
+import trio.testing
 
+from kingbus import metrics
 from kingbus.addresses import Address
 from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.semi_sync import acknowledgement
 from kingbus.mysql import auth
 from kingbus.mysql.commands import (
     BinlogDump,
@@ -664,6 +667,52 @@ async def test_what_is_shown_of_a_replica() -> None:
     assert found.bytes_until_cut_off == 5000
     assert (found.connect_time, found.heartbeat_period) == (1000.0, 2.0)
     assert (process.command, process.user) == ("Binlog Dump GTID", "repl")
+
+
+async def test_semi_sync_is_served_where_it_is_asked_for_and_offered() -> None:
+    """What a replica acknowledges is shown, in whatever pieces it comes; other words are not."""
+    source = MemorySource(semi_sync=True)
+    async with serving(facts=source) as server, await replica(server) as client:
+        assert (await client.execute("SET @rpl_semi_sync_slave = 1")) == OK
+        await begin_dump(client)
+        await until(server.replicas)
+        ack = acknowledgement("binlog.000003", (1 << 32) + 7)
+        await client.stream.send_all(encode_payload(b"\x0e", 0)[0] + ack[:9])
+        await client.stream.send_all(ack[9:])
+        await until(lambda: server.replicas()[0].acknowledged_file)
+        [found] = server.replicas()
+        assert found.semi_sync
+        assert (found.acknowledged_file, found.acknowledged_position) == (
+            "binlog.000003",
+            (1 << 32) + 7,
+        )
+        assert server.connections.semi_sync_clients() == 1
+        left = server.connections.unacknowledged_bytes(REPLICA)
+        assert metrics.value("kingbus_replica_unacknowledged_bytes", replica=REPLICA) == left
+        # A real source passes over a wrong number, and the dump goes on.
+        wrong = bytearray(acknowledgement("binlog.000008", 4))
+        wrong[3] = 9
+        await client.stream.send_all(wrong + acknowledgement("binlog.000004", 4))
+        await until(lambda: server.replicas()[0].acknowledged_position == 4)
+        assert server.replicas()[0].acknowledged_file == "binlog.000004"
+        # What is no packet ends the reading of acknowledgements, not the dump.
+        await client.stream.send_all(b"\xff" * 50 + acknowledgement("binlog.000009", 5))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert server.replicas()[0].acknowledged_position == 4
+    assert server.dumper.requests[0].semi_sync
+    assert f'replica="{REPLICA}"' not in metrics.exposition().decode()
+
+
+async def test_semi_sync_that_is_not_offered_is_not_served() -> None:
+    """As with a source without the plugin: the variable may be set, and has no effect."""
+    async with serving() as server, await replica(server) as client:
+        assert (await client.execute("SET @rpl_semi_sync_replica = 1")) == OK
+        await begin_dump(client)
+        await until(server.replicas)
+        await client.stream.send_all(acknowledgement("binlog.000003", 7))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        [found] = server.replicas()
+    assert not found.semi_sync and not found.acknowledged_file
 
 
 # The listener ----------------------------------------------------------------------------------

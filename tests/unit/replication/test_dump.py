@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from kingbus.binlog.command import encode
+from kingbus.binlog.semi_sync import SemiSyncStream
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import Command, Purge, SourceConfig
 from kingbus.replication import dump
@@ -1017,3 +1018,80 @@ async def test_an_event_of_two_packets_inside_a_batch_has_a_position() -> None:
     for at in (8, 9, 10, 12):
         replica = await node.dump(by_position(file.name, file.events[at].start))
         assert b"".join(replica.stored[1:]) == b"".join(e.data for e in file.events[at:])
+
+
+# Semi-sync -------------------------------------------------------------------------------------
+
+
+class Plain:
+    """Takes what `SemiSyncStream` makes of a dump."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def free(self) -> memoryview:
+        raise AssertionError("the dump bears marks")
+
+    def wrote(self, count: int) -> None:
+        raise AssertionError("the dump bears marks")
+
+    def receive(self, data: memoryview | bytearray | bytes) -> None:
+        self.data += data
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+
+def unmarked(raw: bytes | bytearray) -> tuple[SemiSyncStream, bytearray]:
+    """The plain form of a dump in semi-sync's; its numbers are checked on the way."""
+    plain = Plain()
+    stream = SemiSyncStream(plain)
+    rest = memoryview(raw)
+    while rest:
+        room = stream.free()
+        count = min(len(room), len(rest))
+        room[:count] = rest[:count]
+        stream.wrote(count)
+        rest = rest[count:]
+    assert stream.is_active
+    return stream, plain.data
+
+
+async def marked_dump(node: RelayNode, request: DumpRequest) -> bytes:
+    """All that is sent; `Replica` does not know the marks."""
+    replica = Replica(request)
+    await replica.attach(node)
+    assert replica.finished
+    return bytes(replica.raw)
+
+
+async def test_a_semi_sync_replica_gets_the_same_events_with_marks() -> None:
+    """Two bytes more before each; asked for is the end of the log; numbers begin again there."""
+    node, *_ = two_files()
+    plain = await node.dump(by_gtid("a:1"))
+    stream, data = unmarked(await marked_dump(node, by_gtid("a:1", semi_sync=True)))
+    assert data == plain.raw
+    assert stream.asked == 1
+
+
+@pytest.mark.parametrize("size", [0xFFFFFF - 30, 0xFFFFFF - 26, 0xFFFFFF, 2 * 0xFFFFFF + 7])
+async def test_large_events_are_split_anew_for_the_marks(size: int) -> None:
+    """Around 16 MiB two bytes more are a packet more, wherever the batches were cut."""
+    node, file = RelayNode(), BinlogFile("binlog.000001", UUID_A, gtids(""))
+    file.transaction(1, sizes=(size, 10))
+    node.hold(file, size=3)
+    plain = await node.dump(by_position())
+    stream, data = unmarked(await marked_dump(node, by_position(semi_sync=True)))
+    assert data == plain.raw
+    assert stream.asked == 1
+
+
+async def test_acknowledgements_are_asked_for_now_and_then_on_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not for each transaction of a long way, but each time so much was sent, and at the end."""
+    node, file = RelayNode(), binlog(1, range(1, 200))
+    node.hold(file, size=4)
+    monkeypatch.setattr(dump, "ASK_BYTES", file.end // 4)
+    stream, _ = unmarked(await marked_dump(node, by_position(semi_sync=True)))
+    assert 4 <= stream.asked <= 6

@@ -57,6 +57,9 @@ class ScriptedSource:
     refusals: list[DumpRefusedError | None] = field(default_factory=list)
     more: trio.Event = field(default_factory=trio.Event)
     later: list[bytes] = field(default_factory=list)
+    asks: Callable[[bytes], bool] | None = None
+    """Semi-sync's form: for which events an acknowledgement is wanted."""
+    server: BinlogServer | None = None
     at_once: bool = False
     """All events of a script in one piece: they are read together."""
     skipped_numbers: bool = False
@@ -81,8 +84,10 @@ class ScriptedSource:
     async def _send(self, events, sink, progress):
         pieces = []
         for event in events:
-            data, progress.next_sequence = encode_payload(b"\0" + event, progress.next_sequence)
-            progress.next_sequence += self.skipped_numbers
+            asks = self.asks is not None and self.asks(event)
+            mark = b"" if self.asks is None else bytes((0xEF, asks))
+            data, number = encode_payload(b"\0" + mark + event, progress.next_sequence)
+            progress.next_sequence = 1 if asks else number + self.skipped_numbers
             pieces.append(data)
         for piece in [b"".join(pieces)] if self.at_once else pieces:
             await sink.send(piece)
@@ -105,12 +110,13 @@ async def serving(source: ScriptedSource) -> AsyncIterator[ScriptedSource]:
         await nursery.start(server.run)
         await server.start(Address(host="127.0.0.1", port=0))
         source.address = str(server.address)
+        source.server = server
         yield source
         nursery.cancel_scope.cancel()
 
 
 class Pull:
-    def __init__(self, *, is_full=lambda: False):
+    def __init__(self, *, is_full=lambda: False, attached=tuple):
         self.node = SoloNode()
         self.key = ClusterSecret.generate()
         self.identity = ClusterIdentity(1234, lambda: self.node.state)
@@ -120,6 +126,7 @@ class Pull:
             identity=self.identity,
             secret=lambda: self.key,
             is_full=is_full,
+            attached=attached,
             changed=lambda: self.node.changed,
             random=random.Random(1),
             timings=SHORT,
@@ -155,8 +162,9 @@ class Pull:
 async def pulling(source: ScriptedSource, *more: str, **options) -> AsyncIterator[Pull]:
     """A receiver that pulls from the source."""
     is_full = options.pop("is_full", lambda: False)
+    attached = options.pop("attached", tuple)
     async with serving(source):
-        pull = Pull(is_full=is_full)
+        pull = Pull(is_full=is_full, attached=attached)
         pull.node.lead()
         pull.node.configure(pull.config(*more, source.address, **options))
         async with trio.open_nursery() as nursery:
@@ -778,3 +786,122 @@ async def test_without_gtids_a_lost_file_is_an_operators_matter():
         await pull.until_status("error", "nobody can tell where to go on")
         assert {request.kind for request in source.requests} == {"position"}
         assert pull.node.state.epoch == 1
+
+
+async def test_a_candidate_that_replicates_from_this_relay_is_no_source_yet():
+    """It has all that the relay has and would never get more; once promoted it is taken. An
+    operator who puts it first knows better."""
+    file, attached = one_file(), {SOURCE_UUID.upper()}
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, "127.0.0.1:1", attached=lambda: attached) as pull:
+        await pull.until_status("connecting", "once it is promoted")
+        assert pull.node.sessions() == 0
+        attached.clear()
+        await pull.until_whole(file)
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, attached=lambda: {SOURCE_UUID}) as pull:
+        await pull.until_whole(file)
+
+
+# Semi-sync -------------------------------------------------------------------------------------
+
+
+def asks_for_transactions(event: bytes) -> bool:
+    """Each of `DDL` ends its transaction."""
+    return event[4] == 2
+
+
+def semi_sync_source(file: BinlogFile, **options) -> ScriptedSource:
+    source = source_of(file, asks=asks_for_transactions, **options)
+    source.facts.semi_sync = True
+    return source
+
+
+def acknowledged(source: ScriptedSource) -> tuple[str, int]:
+    """What the dump that runs was told of last."""
+    assert source.server is not None
+    for replica in source.server.replicas():
+        return replica.acknowledged_file, replica.acknowledged_position
+    return "", 0
+
+
+async def test_nothing_is_acknowledged_before_it_is_committed():
+    """The source waits as long as the entry does, and is then told the end of what is visible."""
+    file = one_file()
+    source = semi_sync_source(file, executed=f"{A_TEXT}:1-3")
+    async with pulling(source, semi_sync=True) as pull:
+        await pull.until_whole(file)
+        held = file.position
+        await pull.until(lambda: acknowledged(source) == (file.name, held), "the first ones")
+        assert source.requests[0].semi_sync
+        pull.node.is_holding = True
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.under_way, "a proposal")
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert acknowledged(source) == (file.name, held)
+
+        pull.node.is_holding = False
+        pull.node.commit()
+        await pull.until(lambda: acknowledged(source) == (file.name, file.position), "the last")
+        status = pull.receiver.status()
+        assert status.semi_sync_active and status.acknowledged == (file.name, file.position)
+        await pull.until_whole(file)
+
+
+async def test_what_the_relay_has_already_is_acknowledged_when_it_is_sent_again():
+    """A source may wait for the transaction that a dead leader committed and did not tell of."""
+    file = one_file()
+    source = semi_sync_source(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, semi_sync=True) as pull:
+        await pull.until_whole(file)
+        source.end()
+        await pull.until(lambda: len(source.requests) >= 2, "a second session")
+        assert source.requests[1].kind == "position"
+        await pull.until(
+            lambda: len(source.requests) == 2 and acknowledged(source)[1] == file.position,
+            "what was sent again",
+        )
+        assert pull.node.state.executed == GtidSet.parse(f"{A_TEXT}:1-2")
+
+
+async def test_a_lost_proposal_is_not_acknowledged():
+    """Only the session that stored it tells of it, when the source has sent it again."""
+    file = one_file()
+    source = semi_sync_source(file, executed=f"{A_TEXT}:1-3")
+    acks = metrics.value("kingbus_receiver_semi_sync_acks_total")
+    async with pulling(source, semi_sync=True) as pull:
+        await pull.until(lambda: acknowledged(source) == (file.name, file.position))
+        told = metrics.value("kingbus_receiver_semi_sync_acks_total")
+        assert told > acks
+        pull.node.is_holding = True
+        file.transaction(A, 3, DDL)
+        source.send(*[e.event for e in file.events[-2:]])
+        await pull.until(lambda: pull.node.under_way, "a proposal")
+        assert metrics.value("kingbus_receiver_semi_sync_acks_total") == told
+        pull.node.is_holding = False
+        pull.node.lose()
+        await pull.until(lambda: acknowledged(source) == (file.name, file.position), "at last")
+        await pull.until_whole(file)
+
+
+async def test_semi_sync_that_the_source_does_not_have_is_done_without():
+    """It answers 1193, as a source without the plugin: the stream is a plain one, and is taken."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, semi_sync=True) as pull:
+        await pull.until_whole(file)
+        await pull.until_status("running")
+        assert not source.requests[0].semi_sync
+        assert not pull.receiver.status().semi_sync_active
+        assert acknowledged(source) == ("", 0)
+
+
+async def test_semi_sync_is_asked_for_only_where_it_is_configured():
+    """Though the source has it."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    source.facts.semi_sync = True
+    async with pulling(source) as pull:
+        await pull.until_whole(file)
+        assert not source.requests[0].semi_sync

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kingbus.binlog.command import encode
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import VisibleEnd
-from kingbus.pb.command_pb2 import Command, MemberAttributes, Purge
+from kingbus.pb.command_pb2 import AcceptGap, Command, MemberAttributes, Purge
 from kingbus.pb.record_pb2 import Members
 from kingbus.raft.types import Entry, EntryType
 from kingbus.replication import relay as relay_module
@@ -327,6 +327,35 @@ async def test_shared_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(shared._batches) == count
     batch = (await node.relay.read_batches(len(node.log.entries), 0))[len(node.log.entries)]
     assert batch.count == 6
+
+
+def test_entries_of_one_run_across_a_gap_leave_no_row_of_before() -> None:
+    """The gap, the session and the file behind it are applied together, files before them too; a
+    restart finds the same."""
+    node = RelayNode()
+    feed = Feed(node)
+    feed.session()
+    feed.commit(5)
+    feed.send_all()
+    node.command(Command(accept_gap=AcceptGap(gtids=gtids("a:50-60").encode())))
+    feed.failover(0)
+    feed.session()
+    feed.commit(5)
+    feed.send_all()
+    feed.next_file(rotate=True)
+    feed.send_all()
+    alone = node.relay.state
+    assert [row.epoch for row in alone.files] == [2, 2] and not alone.accepted_gap
+    assert min(node.database.rows) == alone.files[0].first_index
+    assert sorted(node.database.files) == [row.ordinal for row in alone.files]
+
+    database = MemoryDatabase()
+    together = Relay.load(database=database, log=node.log, runner=run_inline)
+    together.apply(Applied(entries=node.log.entries))
+    assert together.state.digest() == alone.digest()
+    assert database.rows == node.database.rows and database.files == node.database.files
+    again = Relay.load(database=database, log=node.log, runner=run_inline)
+    assert again.state.digest() == alone.digest()
 
 
 async def test_what_is_purged_is_said_to_be() -> None:

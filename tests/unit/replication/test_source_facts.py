@@ -128,6 +128,17 @@ def test_an_unknown_file_is_asked_for_by_set():
     assert body.endswith(gtids(f"{UUID}:1-15").encode())
 
 
+def test_behind_an_accepted_gap_a_new_epoch_begins_at_the_same_source():
+    """So that it is asked by set, and nothing joins the file before the gap."""
+    state = RelayState()
+    known = ReceiverSession(epoch=1, source_uuid=UUID)
+    assert state.apply(1, Command(receiver_session=known)).accepted
+    state.executed = gtids(f"{UUID}:1-4")
+    assert plan_session(state, config(), facts(), new_epoch=False).epoch == 1
+    state.accepted_gap = gtids(f"{UUID}:2")
+    assert plan_session(state, config(), facts(), new_epoch=False).epoch == 2
+
+
 def test_registration_is_that_of_a_real_replica():
     """The captured bytes of COM_REGISTER_SLAVE."""
     wanted = (
@@ -143,7 +154,7 @@ def test_registration_is_that_of_a_real_replica():
         ({"flavor": ""}, ""),
         ({"flavor": "mariadb"}, ""),
         ({"flavor": "oracle"}, "oracle"),
-        ({"semi_sync": True}, "semi-sync towards the source is not available yet"),
+        ({"semi_sync": True}, ""),
         ({"mode": "position"}, ""),
         ({"mode": "file"}, "neither gtid nor position"),
         ({"mode": "position", "start_from": "now"}, ""),

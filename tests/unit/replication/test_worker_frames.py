@@ -212,6 +212,7 @@ async def test_a_segment_that_is_gone_is_purged(tmp_path: Path) -> None:
             server_id=0xFFFFFFFF,
             replica_uuid="u",
             checksum="CRC32",
+            semi_sync=True,
         ),
         DumpRequest(kind="gtid", gtid_set=gtids("")),
     ],

@@ -1,0 +1,196 @@
+"""The source is lost, a replica of the relay takes its place, and nobody else has to be touched."""
+
+import pytest
+
+from tests.support import workload
+from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
+from tests.support.installations import Installation
+from tests.support.servers import MySQLServer
+from tests.support.waiting import wait_for
+from tests.support.world import World
+
+pytestmark = pytest.mark.mysql
+
+
+def attach(server: MySQLServer, node: KingbusNode, **how: object) -> None:
+    """As a replica of the relay, by set unless told otherwise."""
+    server.change_source(
+        host="127.0.0.1",
+        port=node.listen_port,
+        user=LISTENER_USER,
+        password=LISTENER_PASSWORD,
+        **how,  # type: ignore[arg-type]
+    )
+    server.start_replica()
+
+
+def address(server: MySQLServer) -> str:
+    return f"{server.host}:{server.port}"
+
+
+def promote(server: MySQLServer) -> None:
+    server.stop_replica()
+    server.execute("RESET REPLICA ALL")
+
+
+def assert_equal(replicas: list[MySQLServer], source: MySQLServer) -> None:
+    executed = source.gtid_executed()
+    for replica in replicas:
+        replica.wait_for_gtids(executed)
+        assert replica.checksums() == source.checksums()
+        assert replica.gtid_executed() == executed
+        assert replica.replica_errors() == []
+
+
+def test_a_promoted_replica_becomes_the_source_and_the_old_one_its_replica(
+    world: World, modern: Installation
+) -> None:
+    """Files of the same names at both; one replica by set and one by file and position stay
+    attached and equal; one that lacks what the relay has is refused with the set."""
+    old = world.server(modern, "old", server_id=1)
+    workload.make_tables(old)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(old)
+    cluster.start_listeners()
+    new = world.server(modern, "new", server_id=2)
+    attach(new, node)
+    by_set = world.server(modern, "by_set", server_id=3)
+    attach(by_set, node)
+    by_position = world.server(modern, "by_position", server_id=4)
+    wait_for(lambda: node.get("/binlog/files"), what="a first file")
+    first = node.get("/binlog/files")[0]["name"]
+    attach(by_position, node, auto_position=False, file=first, position=4)
+    workload.small_transactions(old, 30)
+    old.execute("FLUSH BINARY LOGS")
+    workload.small_transactions(old, 30)
+    assert_equal([new, by_set, by_position], old)
+    assert set(new.binlog_files()) & set(old.binlog_files())
+    connected = {slave["connect_time"] for slave in node.listener_status()["slaves"]}
+
+    new.stop_replica()
+    workload.small_transactions(old, 3)
+    cluster.wait_for_gtids(old.gtid_executed(), old)
+    lacking = str(
+        old.value("SELECT GTID_SUBTRACT(%s, %s)", old.gtid_executed(), new.gtid_executed())
+    )
+    refused = node.request("PUT", "/binlog/syncer/failover", {"to": address(new)})
+    assert refused.status == 502 and lacking in refused.message, refused.message
+    assert node.receiver_status()["mysql_addr"] == address(old)
+    wait_for(lambda: node.receiver_status()["status"] == "running", what="as it was")
+
+    new.start_replica()
+    assert_equal([new, by_set, by_position], old)
+    old.kill9()
+    promote(new)
+    done = node.command("source", "failover", "--to", address(new))
+    assert done.returncode == 0, done.stderr
+    assert address(new) in done.stdout
+    workload.small_transactions(new, 20)
+    new.execute("FLUSH BINARY LOGS")
+    workload.small_transactions(new, 20)
+    cluster.wait_for_gtids(new.gtid_executed(), new)
+    assert_equal([by_set, by_position], new)
+    assert node.receiver_status()["epoch"] == 2
+    names = [file["name"] for file in node.get("/binlog/files")]
+    assert len(names) == len(set(names))
+    slaves = node.listener_status()["slaves"]
+    assert {slave["connect_time"] for slave in slaves} <= connected, "nobody connected again"
+
+    old.start()
+    attach(old, node)
+    workload.small_transactions(new, 10)
+    assert_equal([old, by_set, by_position], new)
+
+
+def test_a_listed_candidate_is_taken_by_itself_when_the_source_is_lost(
+    world: World, modern: Installation
+) -> None:
+    """Only because it is listed, and only when both sets fit; the replica notices nothing."""
+    old = world.server(modern, "old", server_id=1)
+    workload.make_tables(old)
+    new = world.server(modern, "new", server_id=2)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(old, mysql_addrs=[address(old), address(new)])
+    cluster.start_listeners()
+    attach(new, node)
+    replica = world.server(modern, "replica", server_id=3)
+    attach(replica, node)
+    workload.small_transactions(old, 20)
+    assert_equal([new, replica], old)
+
+    old.kill9()
+    promote(new)
+    wait_for(
+        lambda: (
+            node.receiver_status()["current_addr"] == address(new)
+            and node.receiver_status()["status"] == "running"
+        ),
+        what="the candidate to be the source",
+        seconds=60,
+        explain=cluster.logs,
+    )
+    workload.small_transactions(new, 20)
+    assert_equal([replica], new)
+
+
+def begin_with_gap(
+    world: World, installation: Installation
+) -> tuple[MySQLServer, KingbusCluster, MySQLServer, str]:
+    """A source that purged what the stopped relay lacks, the replica of the relay, and the gap."""
+    source = world.server(installation, "source", server_id=1)
+    workload.make_tables(source)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(source)
+    cluster.start_listeners()
+    replica = world.server(installation, "replica", server_id=2)
+    attach(replica, node)
+    workload.small_transactions(source, 10)
+    assert_equal([replica], source)
+    node.ask("PUT", "/binlog/syncer/stop")
+    before = source.gtid_executed()
+    workload.small_transactions(source, 5)
+    gap = str(source.value("SELECT GTID_SUBTRACT(@@global.gtid_executed, %s)", before))
+    source.execute("FLUSH BINARY LOGS")
+    source.execute(f"PURGE BINARY LOGS TO '{source.binlog_files()[-1]}'")
+    workload.small_transactions(source, 5)
+    return source, cluster, replica, gap
+
+
+def test_a_gap_is_named_accepted_and_told_to_replicas(world: World, modern: Installation) -> None:
+    """The start is refused with the set; accepted is only that; the replica gets error 1236 and
+    not what follows; one that has the gap from elsewhere goes on."""
+    source, cluster, replica, gap = begin_with_gap(world, modern)
+    node = cluster.nodes[0]
+    refused = node.request("PUT", "/binlog/syncer/start", {})
+    assert refused.status == 502 and gap in refused.message, refused.message
+    assert gap not in str(node.status()["executed_gtid_set"])
+
+    too_much = f"{source.server_uuid()}:1-100000"
+    wrong = node.command("source", "accept-gap", too_much)
+    assert wrong.returncode == 1 and gap in wrong.stderr, wrong.stderr
+    done = node.command("source", "accept-gap", gap)
+    assert done.returncode == 0, done.stderr
+    node.ask("PUT", "/binlog/syncer/start", {})
+    cluster.wait_for_gtids(source.gtid_executed(), source)
+    view = node.status()
+    assert source.value("SELECT GTID_SUBSET(%s, %s)", gap, view["purged_gtid_set"])
+    wait_for(
+        lambda: any("1236" in error for error in replica.replica_errors()),
+        what="the replica to be told",
+        explain=replica.replica_status,
+    )
+    assert not replica.has_executed(gap)
+
+    # The gap comes from elsewhere: empty transactions stand for it.
+    replica.stop_replica()
+    first, _, last = gap.rpartition(":")[2].partition("-")
+    for number in range(int(first), int(last or first) + 1):
+        replica.execute(f"SET gtid_next = '{source.server_uuid()}:{number}'")
+        replica.execute("BEGIN")
+        replica.execute("COMMIT")
+    replica.execute("SET gtid_next = 'AUTOMATIC'")
+    attach(replica, node)
+    replica.wait_for_gtids(source.gtid_executed())

@@ -1,0 +1,158 @@
+"""Taking another source, and accepting a gap, as requests of the admin API."""
+
+from dataclasses import replace
+
+import pytest
+import trio.testing
+
+from kingbus.binlog.gtid import GtidSet
+from kingbus.pb.command_pb2 import SourceConfig
+from tests.unit.admin.fakes import Pair
+from tests.unit.admin.test_app import SOURCE, Browser
+
+A = "50b5308f-e4f4-11f1-a9f2-02fc00000001"
+FIRST, SECOND, THIRD = "10.0.0.9:3306", "10.0.0.10:3306", "10.0.0.11:3306"
+CANDIDATES = {**SOURCE, "mysql_addrs": [FIRST, SECOND, THIRD]}
+FAILOVER = "/binlog/syncer/failover"
+ACCEPT_GAP = "/binlog/syncer/accept-gap"
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return Pair()
+
+
+def stored(pair: Pair) -> SourceConfig:
+    config = pair.shared.state.source_config
+    assert config is not None
+    return config
+
+
+async def started(pair: Pair) -> Browser:
+    """A cluster that pulls from the first of three candidates."""
+    browser = Browser(pair.n1)
+    await browser.data("PUT", "/binlog/syncer/start", CANDIDATES)
+    pair.n1.receiver.now.status = "running"
+    pair.n1.receiver.now.address = FIRST
+    return browser
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_the_next_candidate_or_any_address_becomes_the_source(pair: Pair, asked: str) -> None:
+    """It comes first; the others stay behind it, in their order, and so does everything else."""
+    await started(pair)
+    before = stored(pair)
+    browser = Browser(getattr(pair, asked))
+
+    found = await browser.data("PUT", FAILOVER, {})
+    assert found == {"mysql_addr": SECOND, "notes": []}
+    assert list(stored(pair).addresses) == [SECOND, FIRST, THIRD]
+    assert pair.n1.receiver.checked[1] == (SECOND, "hunter2")
+
+    await browser.data("PUT", FAILOVER, {"to": "10.0.0.99:3306"})
+    assert list(stored(pair).addresses) == ["10.0.0.99:3306", SECOND, FIRST, THIRD]
+    assert stored(pair).started and stored(pair).password == before.password
+    assert stored(pair).server_id == before.server_id
+
+
+async def test_a_read_only_source_is_to_be_promoted(pair: Pair) -> None:
+    """That is for the operator to do; the answer says how."""
+    browser = await started(pair)
+    pair.n1.receiver.facts = replace(pair.n1.receiver.facts, read_only=True)
+    found = await browser.data("PUT", FAILOVER, {"to": THIRD})
+    assert THIRD in found["notes"][0] and "RESET REPLICA ALL" in found["notes"][0]
+
+
+async def test_what_the_old_source_alone_has_is_told(pair: Pair) -> None:
+    """It was not waited for: who writes there while the source is changed loses that."""
+    browser = await started(pair)
+    pair.n1.receiver.facts = replace(
+        pair.n1.receiver.facts, gtid_executed=GtidSet.parse(f"{A}:1-7")
+    )
+    pair.shared.state.executed = GtidSet.parse(f"{A}:1-4")
+    found = await browser.data("PUT", FAILOVER, {"to": SECOND})
+    assert f"{A}:5-7" in found["notes"][0]
+    assert pair.n1.receiver.checked[-1] == (FIRST, "hunter2")
+
+
+async def test_a_source_that_lags_is_waited_for(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    """With the receiver stopped: what the relay has does not grow meanwhile."""
+    browser = await started(pair)
+    pair.n1.receiver.lags = 3
+    index = pair.shared.index
+    await browser.data("PUT", FAILOVER, {"to": SECOND})
+    assert pair.shared.index == index + 2, "a stop and a start"
+    assert stored(pair).started and stored(pair).addresses[0] == SECOND
+
+
+async def test_a_source_that_stays_behind_is_not_taken(
+    pair: Pair, autojump_clock: trio.testing.MockClock
+) -> None:
+    """502 with the set; the receiver is told to go on where it pulled before."""
+    browser = await started(pair)
+    pair.n1.receiver.lags = 1000
+    status, message = await browser.refused("PUT", FAILOVER, {"to": SECOND})
+    assert (status, "x:1-5" in message) == (502, True)
+    assert list(stored(pair).addresses) == [FIRST, SECOND, THIRD]
+    assert stored(pair).started
+
+
+async def test_a_source_that_refuses_disturbs_nothing(pair: Pair) -> None:
+    """Before the receiver is stopped."""
+    browser = await started(pair)
+    index = pair.shared.index
+    pair.n1.receiver.refusal = f"the source has purged transactions that the relay lacks: {A}:1-2"
+    found = await browser.refused("PUT", FAILOVER, {"to": SECOND})
+    assert found == (502, pair.n1.receiver.refusal)
+    assert pair.shared.index == index
+
+
+async def test_what_cannot_be_a_failover_is_refused(pair: Pair) -> None:
+    """Nothing stored, nobody else to take, and the source that it is."""
+    browser = Browser(pair.n1)
+    assert (await browser.refused("PUT", FAILOVER, {}))[0] == 409
+    await browser.data("PUT", "/binlog/syncer/start", SOURCE)
+    pair.n1.receiver.now.address = FIRST
+    assert (await browser.refused("PUT", FAILOVER, {}))[0] == 400
+    status, message = await browser.refused("PUT", FAILOVER, {"to": FIRST})
+    assert (status, "already" in message) == (409, True)
+    assert (await browser.refused("PUT", FAILOVER, {"to": "x"}))[0] == 400
+
+
+def hold(pair: Pair, executed: str) -> None:
+    """As if the relay had received that."""
+    pair.shared.state.executed = GtidSet.parse(executed)
+    pair.shared.state._names_used = {"binlog.000001": 1}
+
+
+async def test_exactly_the_gap_is_accepted(pair: Pair) -> None:
+    """In the log, and the receiver tries at once; any other set would lose what is still there."""
+    browser = await started(pair)
+    hold(pair, f"{A}:1-5")
+    pair.n1.receiver.facts = replace(
+        pair.n1.receiver.facts,
+        gtid_executed=GtidSet.parse(f"{A}:1-20"),
+        gtid_purged=GtidSet.parse(f"{A}:1-9"),
+    )
+    for wrong in (f"{A}:6-10", f"{A}:6-8", f"{A}:1-5"):
+        status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": wrong})
+        assert (status, f"{A}:6-9" in message) == (409, True), message
+    assert (await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": "yesterday"}))[0] == 400
+    assert (await browser.refused("PUT", ACCEPT_GAP, {}))[0] == 400
+
+    config = stored(pair)
+    assert await browser.data("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:6-9"}) == ""
+    assert pair.shared.state.accepted_gap == GtidSet.parse(f"{A}:6-9")
+    assert pair.shared.state.executed == GtidSet.parse(f"{A}:1-9")
+    assert stored(pair) is not config, "applied anew: a receiver that waits for an operator goes on"
+    status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:6-9"})
+    assert (status, "purged nothing" in message) == (409, True)
+
+
+async def test_an_empty_relay_has_no_gap(pair: Pair) -> None:
+    """It begins where start-from says."""
+    browser = await started(pair)
+    status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:1"})
+    assert (status, "empty" in message) == (409, True)
