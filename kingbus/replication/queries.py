@@ -14,7 +14,7 @@ from typing import Protocol
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.mariadb_gtid import MARIADB
-from kingbus.mysql.constants import ColumnFlag, ColumnType
+from kingbus.mysql.constants import ColumnFlag, ColumnType, ServerStatus
 from kingbus.mysql.errors import (
     MySQLError,
     access_denied_to_database,
@@ -210,6 +210,12 @@ class Session:
 
     def __post_init__(self) -> None:
         self.system_variables = SystemVariables(self.facts, offers_semi_sync=self.offers_semi_sync)
+
+    @property
+    def status(self) -> ServerStatus:
+        """What OK and EOF tell of it."""
+        on = self.system_variables.get("autocommit") == "ON"
+        return ServerStatus.AUTOCOMMIT if on else ServerStatus(0)
 
     def reset(self) -> None:
         """COM_RESET_CONNECTION."""
