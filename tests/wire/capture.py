@@ -1,7 +1,7 @@
 """A captured dialog between a real client and a real server, as lines with a meaning.
 
-Owns reading `NAME.jsonl`, and following each dump so far that every event has a file and a position.
-Must not know the relay: what is here is what was on the wire.
+Owns reading `NAME.jsonl`, and following each dump so far that every event has a file and a
+position. Must not know the relay: what is here is what was on the wire.
 """
 
 import json
@@ -151,12 +151,14 @@ class Dialog:
         reached: dict[int, tuple[str, int]] = {}
         for connection in {line.connection for line in self.lines}:
             run: list[int] = []
-            end, before = ("", 0), 0.0
+            end, before, last = ("", 0), 0.0, b""
             for line in self.of(connection):
                 event = self.events.get(line.number)
                 if event is None:
                     continue
                 waited = line.time - before >= BURST_SECONDS
+                waited |= event.data == last
+                last = event.data
                 if run and waited:
                     reached.update(dict.fromkeys(run, end))
                     run = []

@@ -67,7 +67,7 @@ def _host(payload: bytes) -> bytes:
 
 
 def _column(payload: bytes) -> bytes:
-    """Of a column its name and whether it holds numbers.
+    """Of a column its name, whether it holds numbers or text, and whether that is binary.
 
     Servers of different versions describe the same value with other lengths, character sets, flags
     and origins; no client of these dialogs looks at them.
@@ -79,8 +79,8 @@ def _column(payload: bytes) -> bytes:
         size = payload[at]
         fields.append(payload[at + 1 : at + 1 + size])
         at += 1 + size
-    is_number = payload[at + 7] in {3, 8}
-    return b"column " + fields[4] + (b" number" if is_number else b" text")
+    is_number, is_binary = payload[at + 7] in {3, 8}, payload[at + 1] == 63
+    return repr((fields[4], is_number, is_binary)).encode()
 
 
 def _no_index_used(payload: bytes) -> bytes:

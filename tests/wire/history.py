@@ -1,17 +1,20 @@
 """What each captured server had in its binary logs, put together from all that it ever sent.
 
 Every event is the server's own, byte for byte; all dialogs with one server together have its files
-without a gap. Made up is only what `_completed` says.
+without a gap. Made up is only what `_completed` and `_filled_up` say.
 """
 
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from kingbus.binlog.artificial import build_event, fake_rotate
+from kingbus.binlog.gtid import GtidSet
+from tests.support.events import BinlogFile, query
 from tests.wire.capture import FORMAT_DESCRIPTION, Dialog, StreamEvent
 
-XID = 16
+QUERY, STOP, ROTATE, XID, GTID = 2, 3, 4, 16, 33
 
 
 @dataclass(slots=True)
@@ -57,11 +60,13 @@ class History:
                 found.append((file.name, start + len(event), event))
         return found
 
+    def end_of(self, file_name: str) -> tuple[str, int]:
+        """A file and its size."""
+        return file_name, next(file.end for file in self.files if file.name == file_name)
+
     def previous_of(self, file_name: str) -> bytes:
-        """The body of a file's second event, which says what the files before it had."""
-        file = next(file for file in self.files if file.name == file_name)
-        second = sorted(file.events)[1]
-        return file.events[second][19:-4]
+        """What the files before this one had."""
+        return _previous(next(file for file in self.files if file.name == file_name))
 
 
 def kind_of(version: str) -> str:
@@ -90,7 +95,39 @@ def histories(dialogs: Iterable[Dialog]) -> dict[str, History]:
     for (kind, _), file in sorted(files.items()):
         file.check()
         found[kind].files.append(file)
+    for history in found.values():
+        for file, following in pairwise(history.files):
+            last = file.events[max(file.events)]
+            if last[4] not in {ROTATE, STOP} and _number(following) == _number(file) + 1:
+                _filled_up(file, following)
     return found
+
+
+def _number(file: SourceFile) -> int:
+    return int(file.name.rpartition(".")[2])
+
+
+def _filled_up(file: SourceFile, following: SourceFile) -> None:
+    """The end of a file of which nobody captured it: the transactions that the next one counts.
+
+    They have the right GTIDs and made-up content; no dialog that is compared is sent any of them.
+    """
+    has = GtidSet.decode(_previous(file))
+    for event in file.events.values():
+        if event[4] == GTID:
+            number = int.from_bytes(event[36:44], "little")
+            has.add(event[20:36], "", number, number)
+    made = BinlogFile(file.name, first_position=file.end)
+    for uuid, tag, first, last in GtidSet.decode(_previous(following)).subtract(has).runs():
+        for number in range(first, last + 1):
+            made.transaction(uuid, number, [(QUERY, query(b"DO 0"))], tag=tag)
+    made.rotate(following.name)
+    file.events.update({stored.start: stored.event for stored in made.events})
+
+
+def _previous(file: SourceFile) -> bytes:
+    """The body of a file's second event, which says what the files before it had."""
+    return file.events[sorted(file.events)[1]][19:-4]
 
 
 def _keep(file: SourceFile, event: StreamEvent) -> None:
@@ -117,9 +154,7 @@ def _completed(file: SourceFile, event: StreamEvent) -> bytes:
     data += zlib.crc32(data).to_bytes(4, "little")
     server_id = int.from_bytes(data[5:9], "little")
     end = event.end + 19 + 8 + 4
-    file.events[event.end] = build_event(
-        XID, bytes(8), server_id=server_id, crc=True, log_pos=end
-    )
+    file.events[event.end] = build_event(XID, bytes(8), server_id=server_id, crc=True, log_pos=end)
     return data
 
 

@@ -6,8 +6,8 @@ captured packet is a heartbeat, by the period that the client had set; so no run
 the machine is.
 """
 
+import contextlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -35,9 +35,14 @@ _BEHAVIOUR = Capability.DEPRECATE_EOF | Capability.QUERY_ATTRIBUTES | Capability
 
 @dataclass(slots=True)
 class Report:
-    """What came of one dialog: `mismatches` as text, and how much was compared."""
+    """What came of one dialog: `mismatches` as text, and how much was compared.
+
+    An answer is all that the server says to one packet of the client; of a dump that is its whole
+    stream, of which `events` counts the events.
+    """
 
     name: str
+    connections: int = 0
     answers: int = 0
     packets: int = 0
     events: int = 0
@@ -49,9 +54,11 @@ class _Peer:
     """One connection: the socket, what the greeting said, and where the dialog stands."""
 
     stream: trio.SocketStream
-    greeting: Line
+    greeting: int
+    captured_thread: int
+    offered: Capability
+    is_fresh: bool = True
     salt: bytes = b""
-    thread_id: int = 0
     password: str = PASSWORD
     key: bytes = b""
     is_in: bool = False
@@ -68,8 +75,6 @@ class _Peer:
         size = int.from_bytes(self.buffer[:3], "little")
         if len(self.buffer) < 4 + size:
             return None
-        if len(self.buffer) < 4:
-            return None
         number, payload = self.buffer[3], bytes(self.buffer[4 : 4 + size])
         del self.buffer[: 4 + size]
         return number, payload
@@ -78,8 +83,16 @@ class _Peer:
 class Player:
     """One dialog against one relay."""
 
-    def __init__(self, dialog: Dialog, relay: WireRelay, clock: trio.testing.MockClock) -> None:
+    def __init__(
+        self,
+        captured: Dialog,
+        dialog: Dialog,
+        relay: WireRelay,
+        clock: trio.testing.MockClock,
+    ) -> None:
+        """`dialog` is what is expected; what was offered to the client is as `captured`."""
         self._dialog = dialog
+        self._captured = captured
         self._relay = relay
         self._clock = clock
         self._peers: dict[int, _Peer] = {}
@@ -115,22 +128,23 @@ class Player:
     # Connections -------------------------------------------------------------------------------
 
     async def _connect(self, line: Line) -> None:
-        own = list(self._dialog.of(line.connection))
-        greeting = next((each for each in own if each.kind == "server"), None)
-        if greeting is None:
-            self._broken.add(line.connection)
-            return
+        own = list(self._captured.of(line.connection))
+        greeting = next(each for each in own if each.kind == "server")
         words = [each.payload for each in own if each.kind == "server"]
         user = next((_user(each.payload) for each in own if each.kind == "client"), "")
         self._relay.users_as(is_cached=b"\x01\x04" not in words, name=user)
         # What the source said of semi-sync is a setting of the relay.
         asked = [each for each in own if "rpl_semi_sync" in each.statement]
-        replies = [reply for each in asked for reply in self._dialog.answers(each)]
+        replies = [reply for each in asked for reply in self._captured.answers(each)]
         self._relay.facts.semi_sync = bool(asked) and replies[0].payload[:1] != b"\xff"
+        self.report.connections += 1
         address = self._relay.server.address
         assert address is not None
         stream = await trio.open_tcp_stream(address.host, address.port)
-        self._peers[line.connection] = _Peer(stream, greeting)
+        said = Greeting.decode(greeting.payload)
+        self._peers[line.connection] = _Peer(
+            stream, greeting.number, captured_thread=said.thread_id, offered=said.capabilities
+        )
 
     async def _closed(self, line: Line) -> None:
         peer = self._peers.get(line.connection)
@@ -181,22 +195,22 @@ class Player:
             later = (each.number for each in self._dialog.answers(line))
             self._grow(next(later, 0))
         peer.sequence = line.sequence + 1
+        peer.is_fresh = True
         packet = len(payload).to_bytes(3, "little") + bytes((line.sequence,)) + payload
-        try:
+        # As the client found out, too, if the server had closed.
+        with contextlib.suppress(trio.BrokenResourceError):
             await peer.stream.send_all(packet)
-        except trio.BrokenResourceError:
-            pass  # as the client found out, too, if the server had closed
 
     def _login(self, peer: _Peer, line: Line) -> bytes:
         payload = line.payload
         if line.sequence == 1:
             refused = any(
                 answer.kind == "server" and answer.payload[:1] == b"\xff"
-                for answer in self._dialog.of(line.connection)
-                if answer.sequence <= 6 and not _is_in_before(self._dialog, answer)
+                for answer in self._captured.of(line.connection)
+                if not _is_in_before(self._captured, answer)
             )
             peer.password = WRONG_PASSWORD if refused else PASSWORD
-            return _response(payload, peer, _offered(peer.greeting))
+            return _response(payload, peer, peer.offered)
         if payload == b"\x02":
             return payload
         if peer.key:
@@ -208,7 +222,7 @@ class Player:
         if period := re.search(r"heartbeat_period\s*=\s*(\d+)", text):
             peer.period = int(period[1]) / 1e9
         if "UNIX_TIMESTAMP" in text:
-            said = self._dialog.answers(line)
+            said = self._captured.answers(line)
             row = next(each.payload for each in said if each.payload[1:].isdigit())
             self._relay.now = float(row[1:])
         if killed := re.fullmatch(r"KILL (\d+)", text):
@@ -235,15 +249,19 @@ class Player:
             got = await self._next(peer)
         self.report.packets += 1
         self.report.events += event is not None
+        self.report.answers += peer.is_fresh
+        peer.is_fresh = False
         if got is None:
             self._fail(line, f"nothing comes for {line.payload[:80]!r}")
-            await self._give_up(line.connection)
+            await self._close(line.connection)  # what follows has no meaning
             return
         payload = got[1]
         answer = self._answer(peer, line)
         peer.last = payload
         if answer is Answer.GREETING:
-            self._greeted(peer, line, payload)
+            greeting = Greeting.decode(payload)
+            peer.salt = greeting.salt
+            self._threads[peer.captured_thread] = greeting.thread_id
         if payload[:1] == b"\x01" and b"PUBLIC KEY" in payload:
             peer.key = payload[1:]
         if not peer.is_in and payload == OK:
@@ -251,23 +269,14 @@ class Player:
         if found := difference(line, payload, answer):
             self._fail(line, found)
             if payload[:1] == b"\xff" or line.payload[:1] == b"\xff":
-                await self._give_up(line.connection)
+                await self._close(line.connection)  # what follows has no meaning
 
     def _answer(self, peer: _Peer, line: Line) -> Answer:
-        if line is peer.greeting:
+        if line.number == peer.greeting:
             return Answer.GREETING
         if not peer.is_in:
             return Answer.LOGIN
         return Answer.COMMAND if peer.follower is None else Answer.DUMP
-
-    def _greeted(self, peer: _Peer, line: Line, payload: bytes) -> None:
-        greeting, captured = Greeting.decode(payload), Greeting.decode(line.payload)
-        peer.salt, peer.thread_id = greeting.salt, greeting.thread_id
-        self._threads[captured.thread_id] = greeting.thread_id
-
-    async def _give_up(self, connection: int) -> None:
-        """What follows on this connection has no meaning any more."""
-        await self._close(connection)
 
     def _is_repeated(self, peer: _Peer, payload: bytes) -> bool:
         """A heartbeat that says again what the one before said: how many come is time's matter."""
@@ -321,10 +330,6 @@ def _user(response: bytes) -> str:
     return response[32:].partition(b"\0")[0].decode()
 
 
-def _offered(greeting: Line) -> Capability:
-    return Greeting.decode(greeting.payload).capabilities
-
-
 def _scramble(peer: _Peer, size: int) -> bytes:
     password = peer.password.encode()
     if not size:
@@ -342,13 +347,4 @@ def _response(payload: bytes, peer: _Peer, offered: Capability) -> bytes:
     flags &= ~int(_BEHAVIOUR & ~offered)
     scramble = _scramble(peer, size)
     assert len(scramble) == size
-    return (
-        flags.to_bytes(4, "little") + payload[4 : at + 1] + scramble + payload[at + 1 + size :]
-    )
-
-
-def replay(
-    dialog: Dialog, relay: WireRelay, clock: trio.testing.MockClock
-) -> Player:
-    """A player for one dialog."""
-    return Player(dialog, relay, clock)
+    return flags.to_bytes(4, "little") + payload[4 : at + 1] + scramble + payload[at + 1 + size :]
