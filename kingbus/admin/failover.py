@@ -18,7 +18,7 @@ from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.pb.command_pb2 import AcceptGap, Command, SourceConfig
-from kingbus.replication.receiver import SourceCheckError
+from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.source_facts import POSITION, SourceFacts
 
 _log = get_logger("admin")
