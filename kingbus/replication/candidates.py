@@ -66,7 +66,7 @@ class Connection(Protocol):
     """One connection to a source, see source_connection.py: questions first, then a dump."""
 
     async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts: ...
-    async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
+    async def gtid_sets(self) -> tuple[GtidSet, GtidSet, GtidSet]: ...
     async def newest_file(self) -> str: ...
     async def request_semi_sync(self) -> str: ...
     async def register(self, *, server_id: int, port: int) -> None: ...
@@ -166,14 +166,14 @@ class Candidates:
         while config.mode != POSITION:
             state, tries = self._relay.state, tries + 1
             has = start_set(config, facts) if state.is_empty else state.executed
-            error = misfit(facts, has)
+            error = misfit(facts, has, known=state.source)
             if error is None:
                 return facts
             if tries == MISFIT_TRIES:
                 raise error
             await trio.sleep(MISFIT_PAUSE_SECONDS)
-            executed, purged = await connection.gtid_sets()
-            facts = replace(facts, gtid_executed=executed, gtid_purged=purged)
+            executed, purged, owned = await connection.gtid_sets()
+            facts = replace(facts, gtid_executed=executed, gtid_purged=purged, gtid_owned=owned)
         return facts
 
     # -- for an operator ----------------------------------------------------------------------

@@ -140,7 +140,7 @@ class Committing(workload.WritingThread):
                 try:
                     with connection.cursor() as cursor:
                         cursor.execute(
-                            "INSERT INTO shop.orders (id, item) VALUES (%s, 'x')", self._next
+                            "INSERT INTO shop.orders (id, item) VALUES (%s, 'x')", (self._next,)
                         )
                 except (pymysql.err.OperationalError, pymysql.err.InterfaceError, OSError):
                     return  # the source is dead, and whether this one is there nobody knows
@@ -153,6 +153,16 @@ def committing(source: MySQLServer, turn: int) -> list[Committing]:
     return [Committing(source, (1 + turn * 8 + at) * 1_000_000) for at in range(4)]
 
 
+def wait_returning(writers: list[Committing], cluster: KingbusCluster) -> None:
+    """Until the load is on: fifty commits of each have returned."""
+
+    def is_on() -> bool:
+        assert not any(each.failure for each in writers)
+        return min(len(each.returned) for each in writers) >= 50
+
+    wait_for(is_on, what="commits to return", explain=cluster.logs)
+
+
 def held(server: MySQLServer) -> set[int]:
     return {int(row[0]) for row in server.execute("SELECT id FROM shop.orders")}
 
@@ -163,7 +173,8 @@ def wait_held(server: MySQLServer, returned: set[int]) -> None:
         lambda: returned <= held(server),
         what=f"{len(returned)} rows that were acknowledged",
         every=0.2,
-        explain=lambda: (sorted(returned - held(server))[:10], server.replica_errors()),
+        tolerate=(pymysql.err.ProgrammingError, pymysql.err.OperationalError),  # no table yet
+        explain=server.replica_errors,
     )
 
 
@@ -185,11 +196,7 @@ def test_what_returned_is_in_the_relay_when_source_and_leader_die(
         with contextlib.ExitStack() as stack:
             for writer in writers:
                 stack.enter_context(writer)
-            wait_for(
-                lambda writers=writers: min(len(each.returned) for each in writers) >= 50,
-                what="commits to return",
-                explain=lambda: (spelling.of_source(source, "status"), cluster.logs()),
-            )
+            wait_returning(writers, cluster)
             assert spelling.of_source(source, "status") == "ON"
             assert spelling.of_source(source, "no_tx") == "0"
             leader = cluster.leader()

@@ -4,7 +4,13 @@ import contextlib
 
 import pytest
 
-from tests.integration.test_semi_sync import committing, new_names, wait_acknowledging, wait_held
+from tests.integration.test_semi_sync import (
+    committing,
+    new_names,
+    wait_acknowledging,
+    wait_held,
+    wait_returning,
+)
 from tests.support import workload
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.installations import Installation
@@ -243,11 +249,7 @@ def test_nothing_that_returned_is_lost_by_a_failover(world: World) -> None:
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.enter_context(writer)
-        wait_for(
-            lambda: min(len(each.returned) for each in writers) >= 50,
-            what="commits to return",
-            explain=cluster.logs,
-        )
+        wait_returning(writers, cluster)
         assert spelling.of_source(old, "no_tx") == "0"
         leader = cluster.leader()
         old.kill9()
