@@ -20,8 +20,9 @@ from kingbus.mysql.constants import Capability
 from kingbus.mysql.packet import encode_payload
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
 from kingbus.replication.binlog_server import BinlogServer
+from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
-from kingbus.replication.receiver import Receiver, SourceCheckError, Timings
+from kingbus.replication.receiver import Receiver, Timings
 from kingbus.replication.served_facts import ClusterIdentity
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
