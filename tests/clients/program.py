@@ -15,8 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.clients.readers import READERS, try_reader
+from tests.clients.replicas import (
+    MARIADB_OF_MYSQL,
+    MARIADB_REPLICA,
+    MODERN_REPLICA,
+    OLD_REPLICA,
+    try_replica,
+)
 from tests.clients.scene import Scene
 from tests.clients.table import Row, markdown
+from tests.clients.tools import MARIADB_BINLOG, MYSQLBINLOG, try_tool
 from tests.support import servers
 from tests.support.installations import Installation, MissingServerError
 from tests.support.world import World
@@ -44,7 +52,19 @@ def scenes() -> list[tuple[Callable[[], Installation], list[tuple[str, str, Tria
         (reader.name, reader.title, lambda scene, reader=reader: try_reader(reader, scene, say))
         for reader in READERS
     ]
-    return [(servers.modern, readers)]
+    old_replica, modern_replica, mariadb_replica, mariadb_of_mysql = (
+        (replica.name, replica.title, lambda scene, each=replica: try_replica(each, scene, say))
+        for replica in (OLD_REPLICA, MODERN_REPLICA, MARIADB_REPLICA, MARIADB_OF_MYSQL)
+    )
+    mysqlbinlog, mariadb_binlog = (
+        (tool.name, tool.title, lambda scene, each=tool: try_tool(each, scene, say))
+        for tool in (MYSQLBINLOG, MARIADB_BINLOG)
+    )
+    return [
+        (servers.modern, [mysqlbinlog, modern_replica, *readers]),
+        (servers.old, [old_replica, mariadb_of_mysql]),
+        (servers.mariadb, [mariadb_replica, mariadb_binlog]),
+    ]
 
 
 def main(words: Sequence[str]) -> int:

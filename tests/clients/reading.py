@@ -48,6 +48,9 @@ class Reading:
         except (ValueError, KeyError, AttributeError) as error:
             raise UnreadableError(f"a line that is not as agreed: {line[:200]!r}") from error
         if kind == "begin":
+            if self.transactions and self.transactions[-1].gtid == fields["gtid"]:
+                # A client that came back by itself gets the one that was cut anew.
+                self.drop_unfinished()
             self.transactions.append(Transaction(gtid=fields["gtid"]))
             return
         if "gtid" in fields:
@@ -80,9 +83,22 @@ class Reading:
     def drop_unfinished(self) -> None:
         """Forget the transaction whose end did not come: whoever goes on gets it again."""
         while self.transactions and not self.transactions[-1].is_whole:
-            gone = self.transactions.pop()
-            for change in gone.changes:
-                self.counts[json.loads(change).get("change")] -= 1
+            self._uncount(self.transactions.pop())
+
+    def drop_repeated(self) -> None:
+        """Forget each transaction that is the one before it once more, change by change."""
+        kept: list[Transaction] = []
+        for each in self.transactions:
+            before = kept[-1] if kept else Transaction()
+            if each.gtid and (each.gtid, each.changes) == (before.gtid, before.changes):
+                self._uncount(each)
+            else:
+                kept.append(each)
+        self.transactions = kept
+
+    def _uncount(self, transaction: Transaction) -> None:
+        for change in transaction.changes:
+            self.counts[json.loads(change).get("change")] -= 1
 
     def has(self, mark: str) -> bool:
         """Whether a whole transaction carries this text in a change."""

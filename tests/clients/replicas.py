@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tests.clients.readers import RECONNECTS, Say
 from tests.clients.scene import LOGIN, Place, Scene
 from tests.clients.table import ATTACH, COMPRESSION, CONTENT, GTID, POSITION, RESUME, TLS, Row
-from tests.support import workload
+from tests.support import installations, workload
 from tests.support.installations import Installation, MissingServerError
 from tests.support.servers import MySQLServer
 from tests.support.waiting import wait_for
@@ -24,11 +24,40 @@ class Replica:
     installation: Callable[[], Installation]
     extra: tuple[str, ...] = ()
     by_gtid: bool = True
-    is_mariadb: bool = False
     compressions: tuple[str, ...] = ("yes",)
     apart: Mapping[str, str] = field(default_factory=dict)
     """Columns that do not apply to it, and why."""
     notes: tuple[str, ...] = ()
+
+
+MODERN_REPLICA = Replica(
+    name="mysql-9",
+    title="MySQL 9.7 replica",
+    installation=installations.modern,
+    extra=("character_set_server=latin1",),
+    compressions=("zlib", "zstd"),
+)
+OLD_REPLICA = Replica(
+    name="mysql-5.6",
+    title="MySQL 5.6 replica",
+    installation=installations.old,
+    apart={TLS: "This build has no TLS."},
+    notes=("Of a MySQL 5.6 source.",),
+)
+MARIADB_REPLICA = Replica(
+    name="mariadb",
+    title="MariaDB 10.11 replica",
+    installation=installations.mariadb,
+    notes=("Of a MariaDB 10.11 source.",),
+)
+MARIADB_OF_MYSQL = Replica(
+    name="mariadb-of-mysql",
+    title="MariaDB 10.11 replica of a MySQL source",
+    installation=installations.mariadb,
+    by_gtid=False,
+    apart={GTID: "MariaDB does not follow MySQL's GTIDs."},
+    notes=("Of a MySQL 5.6 source.",),
+)
 
 
 def try_replica(replica: Replica, scene: Scene, say: Say) -> Row:
@@ -155,6 +184,7 @@ class _Trial:
     def _wait_equal(self) -> None:
         """Until it stands where the source stands; then its tables have to be the source's."""
         source, server = self._scene.source, self._server
+        self._scene.mark()
         file, position = source.binlog_position()
 
         def is_there() -> bool:

@@ -81,6 +81,12 @@ class Scene:
         wait_for(is_there, what=f"every node at {file}:{position}", seconds=60)
         return Place(gtids=gtids, file=file, position=position)
 
+    def size_since(self, place: Place) -> int:
+        """How many bytes the source's log has behind a place."""
+        names = self.source.binlog_files()
+        files = names[names.index(place.file) :]
+        return sum(self.source.binlog_path(name).stat().st_size for name in files) - place.position
+
     def all_set(self) -> KingbusNode:
         """Start what was killed; the leader, one of the two plain nodes, behind the door."""
         self.cluster.start()

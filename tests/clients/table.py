@@ -30,6 +30,8 @@ class Row:
     client: str
     cells: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    more: list[tuple[str, str]] = field(default_factory=list)
+    """What else was tried of it, and how each went."""
     missing: str = ""
     """Why it was not run at all."""
 
@@ -59,13 +61,16 @@ class Row:
     @property
     def is_good(self) -> bool:
         """Whether nothing is wrong and nothing was left out."""
-        return not self.missing and all(
-            self.cells.get(column, "") in {YES, APART} for column in COLUMNS
+        return (
+            not self.missing
+            and all(self.cells.get(column, "") in {YES, APART} for column in COLUMNS)
+            and all(outcome == YES for _, outcome in self.more)
         )
 
 
 def markdown(rows: Iterable[Row], *, header: str) -> str:
-    """The whole page: header, table, notes under the numbers that the rows name."""
+    """The whole page: header, table, notes under the numbers that the rows name, and what else."""
+    rows = list(rows)
     notes: list[str] = []
     lines = [f"| client | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row in rows:
@@ -81,6 +86,10 @@ def markdown(rows: Iterable[Row], *, header: str) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append("")
     lines += [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
+    for row in rows:
+        if row.more:
+            lines += ["", f"## Options of {row.client}", "", "| option | works |", "|---|---|"]
+            lines += [f"| `{_safe(name)}` | {_safe(outcome)} |" for name, outcome in row.more]
     return header.rstrip() + "\n\n" + "\n".join(lines).rstrip() + "\n"
 
 
