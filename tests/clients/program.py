@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.clients import statements
 from tests.clients.readers import READERS, try_reader
 from tests.clients.replicas import (
     MARIADB_OF_MYSQL,
@@ -23,6 +24,7 @@ from tests.clients.replicas import (
     try_replica,
 )
 from tests.clients.scene import Scene
+from tests.clients.statements import try_statements
 from tests.clients.table import Row, markdown
 from tests.clients.tools import MARIADB_BINLOG, MYSQLBINLOG, try_tool
 from tests.support import servers
@@ -60,8 +62,9 @@ def scenes() -> list[tuple[Callable[[], Installation], list[tuple[str, str, Tria
         (tool.name, tool.title, lambda scene, each=tool: try_tool(each, scene, say))
         for tool in (MYSQLBINLOG, MARIADB_BINLOG)
     )
+    connector_j = (statements.NAME, statements.TITLE, lambda scene: try_statements(scene, say))
     return [
-        (servers.modern, [mysqlbinlog, modern_replica, *readers]),
+        (servers.modern, [mysqlbinlog, modern_replica, *readers, connector_j]),
         (servers.old, [old_replica, mariadb_of_mysql]),
         (servers.mariadb, [mariadb_replica, mariadb_binlog]),
     ]

@@ -19,7 +19,7 @@ from tests.support.waiting import wait_for
 from tests.support.world import World
 
 DATABASE = "shop"
-TABLES = ("orders", "documents", "kinds", "marks")
+TABLES = ("orders", "documents", "kinds", "marks", "notes")
 
 LOGIN = {"user": LISTENER_USER, "password": LISTENER_PASSWORD}
 
@@ -143,7 +143,7 @@ class Scene:
         self.written["insert"] += 2
         source.execute("FLUSH BINARY LOGS")
         if self.has_json:
-            source.execute("""INSERT INTO shop.notes (note) VALUES ('{"a": [1, "b", null]}')""")
+            source.execute("""INSERT INTO shop.notes (note) VALUES ('{"a": ["new", "b", null]}')""")
             source.execute("UPDATE shop.notes SET note = JSON_SET(note, '$.a[0]', %s)", number)
             self.written["insert"] += 1
             self.written["update"] += int(source.value("SELECT COUNT(*) FROM shop.notes"))

@@ -69,7 +69,7 @@ def java_program(project: str, name: str) -> list[str]:
 
     built = _built(f"java-{project}", build)
     # Two cores: a small heap and the simple collector leave them to the servers.
-    options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    options = ["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     return [java, *options, "-cp", f"{built}/classes:{built}/jars/*", name]
 
 

@@ -240,7 +240,7 @@ func follow(o options) error {
 	config.ReadTimeout = 30 * time.Second
 	config.TLSConfig = o.tls()
 	config.Dump.ExecutionPath = ""
-	config.IncludeTableRegex = []string{`clients\..*`}
+	config.IncludeTableRegex = []string{`shop\..*`}
 	reader, err := canal.NewCanal(config)
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ final class Statements {
     login.setProperty("sslMode", tls ? "REQUIRED" : "DISABLED");
     login.setProperty("useCompression", String.valueOf(!options.getProperty("compression", "").isEmpty()));
     login.setProperty("connectTimeout", "10000");
-    String address = options.getProperty("host") + ":" + options.getProperty("port");
+    String address = options.getProperty("address");
     try (Connection connection = DriverManager.getConnection("jdbc:mysql://" + address + "/", login)) {
       for (int number = 0; options.containsKey("statement" + number); number++) {
         ask(connection, options.getProperty("statement" + number));

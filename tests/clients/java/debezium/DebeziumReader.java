@@ -1,3 +1,4 @@
+import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -21,6 +22,12 @@ final class DebeziumReader {
   private static final int LONG = 200;
 
   private static final ObjectMapper MAPPER = new ObjectMapper();
+
+  static {
+    // A row of 17 MiB is more than it takes otherwise.
+    StreamReadConstraints limits = StreamReadConstraints.builder().maxStringLength(1 << 28).build();
+    MAPPER.getFactory().setStreamReadConstraints(limits);
+  }
 
   private DebeziumReader() {}
 
@@ -47,7 +54,7 @@ final class DebeziumReader {
     settings.setProperty("connect.keep.alive.interval.ms", "1000");
     settings.setProperty("include.schema.changes", "false");
     settings.setProperty("tombstones.on.delete", "false");
-    settings.setProperty("database.include.list", "clients");
+    settings.setProperty("database.include.list", "shop");
     settings.setProperty("schema.history.internal", "io.debezium.storage.file.history.FileSchemaHistory");
     settings.setProperty("schema.history.internal.file.filename", options.getProperty("state") + ".history");
     settings.setProperty("offset.storage", "org.apache.kafka.connect.storage.FileOffsetBackingStore");
@@ -85,7 +92,7 @@ final class DebeziumReader {
       System.out.println(MAPPER.writeValueAsString(line));
       System.out.flush();
     } catch (Exception error) {
-      System.err.println("a change that cannot be read: " + error + " " + event);
+      System.err.println("a change that cannot be read: " + error);
       Runtime.getRuntime().halt(1);
     }
   }
