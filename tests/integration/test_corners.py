@@ -1,6 +1,7 @@
 """What few clients do, asked of a real source and of a relay of it: both must answer alike."""
 
 import contextlib
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -26,6 +27,8 @@ MIB = workload.MIB
 A, B = "0000000a-0000-0000-0000-00000000000a", "0000000b-0000-0000-0000-00000000000b"
 STALLED_BYTES = 192 * MIB
 """More than sockets and a node's buffers hold for one reader."""
+GIANT_BYTES = 480 * MIB
+"""More than a node ever needs, program and libraries included."""
 NODE_BYTES_MAX = 250_000_000
 
 
@@ -83,6 +86,9 @@ def test_dumps_by_position_are_the_sources(world: World, installation: Installat
     for file, position in places:
         request = {"gtid_set": None, "file": file, "position": position}
         one, other = asked(of_source(source), **request), asked(of_node(node), **request)
+        if source.is_old:
+            # A relay refuses in the words of today.
+            one, other = (replace(seen, end=(seen.end or "")[:5]) for seen in (one, other))
         if one != other:
             different[file, position] = one, other
     assert different == {}
@@ -92,6 +98,10 @@ def test_dumps_by_position_are_the_sources(world: World, installation: Installat
     assert other.end is not None
     # What a server makes of the bytes there hangs on the bytes; it gives up either way.
     assert one.end[:5] == other.end[:5] == "1236 "
+
+
+def without_positions(text: str) -> str:
+    return re.sub(r" at \d+", " at", text)
 
 
 @pytest.mark.parametrize(
@@ -132,19 +142,19 @@ def test_who_takes_whose_place(
     if ends:
         assert told[0] is not None
         assert told[0].startswith("1236 A replica with the same server_uuid/server_id")
-        # The first was told of one transaction less.
-        assert [text.rpartition(" at ")[0].rpartition(" at ")[0] for text in told[1:]] == [
-            told[0].rpartition(" at ")[0].rpartition(" at ")[0]
-        ]
+        assert told[1] is not None
+        words = told[0].replace(str(source.binlog_dir), ".")
+        # Each was told with the position that it had come to.
+        assert without_positions(told[1]) == without_positions(words)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("semi_sync", [False, True])
-def test_an_event_of_a_hundred_megabytes(
+def test_an_event_of_hundreds_of_megabytes(
     world: World, modern: Installation, semi_sync: bool
 ) -> None:
     """It is not gathered in anybody's memory, and files and rows are the source's in the end."""
-    room = ["innodb_redo_log_capacity=1G"]
+    room = ["innodb_redo_log_capacity=2G", "max_allowed_packet=1G"]
     extra = [*room]
     if semi_sync:
         extra += ["plugin_load_add=semisync_source.so", "rpl_semi_sync_source_enabled=ON"]
@@ -160,22 +170,21 @@ def test_an_event_of_a_hundred_megabytes(
     )
     replica.start_replica()
     workload.make_tables(source)
-    peaks = []
-    for size in (16 * MIB, 48 * MIB, 100 * MIB):
+    for size in (16 * MIB, GIANT_BYTES):
         workload.giant_row(source, size=size)
-        replica.wait_for_gtids(source.gtid_executed())
-        peaks.append(anonymous_bytes(node))
+        replica.wait_for_gtids(source.gtid_executed(), seconds=120)
+    peak = resident_bytes(node, "VmHWM")
     assert replica.checksums() == source.checksums()
     wait_for_end(cluster, source)
     assert_same_files(world.directory / "fetched", node, source)
-    assert max(peaks) < NODE_BYTES_MAX, peaks
+    assert peak < GIANT_BYTES, peak
 
 
-def anonymous_bytes(node: KingbusNode) -> int:
+def resident_bytes(node: KingbusNode, which: str) -> int:
     for line in Path(f"/proc/{node.pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(f"{which}:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError("no RssAnon")
+    raise AssertionError(f"no {which}")
 
 
 def reset(sock: socket.socket) -> None:
@@ -211,7 +220,7 @@ def test_readers_that_stall_or_vanish(
         workload.large_transactions(source, STALLED_BYTES // (8 * MIB))
         wait_for_newest(going, source)
         assert going.seen.faults == []
-        assert anonymous_bytes(node) < NODE_BYTES_MAX
+        assert resident_bytes(node, "RssAnon") < NODE_BYTES_MAX
         assert clients(node) == 4, "a reader that is slow is not cut off"
         for each in stalled:
             vanish(each)
