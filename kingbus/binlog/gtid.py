@@ -559,7 +559,7 @@ def _decode_tag(view: memoryview, at: int) -> tuple[str, int]:
 
 def _mariadb_text(key: bytes, intervals: _Intervals) -> str:
     domain, server = split_key(key)
-    if intervals.starts == [1]:
+    if len(intervals) == 1 and intervals.starts[0] == 1:
         return f"{domain}-{server}-{intervals.ends[0] - 1}"
     pairs = zip(intervals.starts, intervals.ends, strict=True)
     numbers = ":".join(f"{start}..{end - 1}" for start, end in pairs)
