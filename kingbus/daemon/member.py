@@ -179,6 +179,9 @@ class Member:
             is_full=self._is_full,
             changed=lambda: self._watched.changed,
             attached=self._replicas_seen,
+            lowest_version=lambda: self._relay.state.lowest_version(
+                member.id for member in self._node.cluster
+            ),
             random=random.SystemRandom(),
         )
         dumper: Dumper = self._dump

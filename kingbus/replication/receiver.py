@@ -33,7 +33,7 @@ from typing import Final
 import trio
 
 from kingbus import log, metrics
-from kingbus.binlog.command import encode
+from kingbus.binlog.command import COMMAND_VERSION, encode, in_older_words
 from kingbus.binlog.errors import (
     ChecksumMismatchError,
     DifferentFileError,
@@ -135,6 +135,7 @@ class Receiver:
         is_full: Callable[[], bool] = lambda: False,
         changed: Callable[[], trio.Event] = trio.Event,
         attached: Callable[[], Collection[str]] = tuple,
+        lowest_version: Callable[[], int] = lambda: COMMAND_VERSION,
         random: Random,
         clock: Callable[[], float] = time.time,
         timings: Timings = Timings(),
@@ -144,8 +145,9 @@ class Receiver:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
         (without it changes are noticed within half a second), `attached` gives the uuids of the
-        cluster's replicas, `clock` is the wall clock, `connect`
-        how a source is reached, `batch_bytes` about how large a batch becomes under load.
+        cluster's replicas, `lowest_version` what version of commands all members understand,
+        `clock` is the wall clock, `connect` how a source is reached, `batch_bytes` about how large
+        a batch becomes under load.
         """
         self._node = node
         self._relay = relay
@@ -155,6 +157,7 @@ class Receiver:
         )
         self._is_full = is_full
         self._changed = changed
+        self._lowest_version = lowest_version
         self._random = random
         self._clock = clock
         self._timings = timings
@@ -372,6 +375,8 @@ class Receiver:
             mode=config.mode or GTID,
             gtid_mode=facts.gtid_mode.upper(),
         )
+        if self._lowest_version() < COMMAND_VERSION:
+            in_older_words(wanted)
         proposal = await self._node.propose(encode(Command(receiver_session=wanted)))
         await proposal.applied()
         if self._relay.state.session != proposal.index:
