@@ -69,11 +69,12 @@ def test_a_promoted_replica_becomes_the_source_and_the_old_one_its_replica(
     world: World, modern: Installation
 ) -> None:
     """Files of the same names at both; one replica by set and one by file and position stay
-    attached and equal; one that lacks what the relay has is refused with the set."""
+    attached and equal; one that lacks what the relay has is refused with the set. Any member can
+    be told."""
     old = world.server(modern, "old", server_id=1)
     workload.make_tables(old)
-    cluster = world.cluster(count=1)
-    node = cluster.nodes[0]
+    cluster = world.cluster()
+    node = cluster.followers()[0]
     cluster.start_receiver(old)
     cluster.start_listeners()
     new = world.server(modern, "new", server_id=2)
@@ -333,8 +334,9 @@ def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: In
 
 def begin_with_gap(
     world: World, installation: Installation
-) -> tuple[MySQLServer, KingbusCluster, MySQLServer, str]:
-    """A source that purged what the stopped relay lacks, the replica of the relay, and the gap."""
+) -> tuple[MySQLServer, KingbusCluster, list[MySQLServer], str]:
+    """A source that purged what the stopped relay lacks; the relay's replicas, by set and by file
+    and position; and the gap."""
     source = world.server(installation, "source", server_id=1)
     workload.make_tables(source)
     cluster = world.cluster(count=1)
@@ -343,8 +345,12 @@ def begin_with_gap(
     cluster.start_listeners()
     replica = world.server(installation, "replica", server_id=2)
     attach(replica, node)
+    by_position = world.server(installation, "by_position", server_id=3)
+    wait_for(lambda: node.get("/binlog/files"), what="a first file")
+    first = node.get("/binlog/files")[0]["name"]
+    attach(by_position, node, auto_position=False, file=first, position=4)
     workload.small_transactions(source, 10)
-    assert_equal([replica], source)
+    assert_equal([replica, by_position], source)
     node.ask("PUT", "/binlog/syncer/stop")
     before = source.gtid_executed()
     workload.small_transactions(source, 5)
@@ -352,13 +358,13 @@ def begin_with_gap(
     source.execute("FLUSH BINARY LOGS")
     source.execute(f"PURGE BINARY LOGS TO '{source.binlog_files()[-1]}'")
     workload.small_transactions(source, 5)
-    return source, cluster, replica, gap
+    return source, cluster, [replica, by_position], gap
 
 
 def test_a_gap_is_named_accepted_and_told_to_replicas(world: World, modern: Installation) -> None:
-    """The start is refused with the set; accepted is only that; the replica gets error 1236 and
-    not what follows; one that has the gap from elsewhere goes on."""
-    source, cluster, replica, gap = begin_with_gap(world, modern)
+    """The start is refused with the set; accepted is only that; replicas get error 1236 and not
+    what follows; one that has the gap from elsewhere goes on."""
+    source, cluster, replicas, gap = begin_with_gap(world, modern)
     node = cluster.nodes[0]
     refused = node.request("PUT", "/binlog/syncer/start", {})
     assert refused.status == 502 and gap in refused.message, refused.message
@@ -373,14 +379,18 @@ def test_a_gap_is_named_accepted_and_told_to_replicas(world: World, modern: Inst
     cluster.wait_for_gtids(source.gtid_executed(), source)
     view = node.status()
     assert source.value("SELECT GTID_SUBSET(%s, %s)", gap, view["purged_gtid_set"])
-    wait_for(
-        lambda: any("1236" in error for error in replica.replica_errors()),
-        what="the replica to be told",
-        explain=replica.replica_status,
-    )
-    assert not replica.has_executed(gap)
+    before = source.value("SELECT GTID_SUBTRACT(@@global.gtid_executed, %s)", gap)
+    for replica in replicas:
+        wait_for(
+            lambda replica=replica: any("1236" in error for error in replica.replica_errors()),
+            what="the replica to be told",
+            explain=replica.replica_status,
+        )
+        assert not replica.has_executed(gap)
+        assert not replica.has_executed(str(before)), "nor what comes behind it"
 
     # The gap comes from elsewhere: empty transactions stand for it.
+    replica = replicas[0]
     replica.stop_replica()
     first, _, last = gap.rpartition(":")[2].partition("-")
     for number in range(int(first), int(last or first) + 1):
