@@ -1,12 +1,15 @@
 """The source is lost, a replica of the relay takes its place, and nobody else has to be touched."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
 from tests.integration.test_semi_sync import (
+    Spelling,
     committing,
     new_names,
+    old_names,
     wait_acknowledging,
     wait_held,
     wait_returning,
@@ -283,6 +286,38 @@ def test_nothing_that_returned_is_lost_by_a_failover(world: World) -> None:
         assert_equal([old], new)
 
 
+@pytest.mark.parametrize("names", [new_names, old_names])
+def test_the_new_source_waits_for_the_relay_and_for_its_next_leader(
+    world: World, names: Callable[[], Spelling]
+) -> None:
+    """In its first file the relay goes on by set, so what the source waits for is not sent again:
+    no commit is stuck all the same, nor gives up."""
+    spelling = names()
+    old = world.server(spelling.installation, "old", server_id=1)
+    workload.make_tables(old)
+    new = world.server(spelling.installation, "new", server_id=2, extra=spelling.source_settings)
+    cluster = world.cluster()
+    cluster.start_receiver(old, semi_sync=True, flavor=spelling.flavor)
+    cluster.start_listeners()
+    attach(new, cluster.followers()[0])
+    workload.small_transactions(old, 20)
+    assert_equal([new], old)
+    old.kill9()
+    promote(new)
+    done = cluster.leader().command("source", "failover", "--to", address(new))
+    assert done.returncode == 0, done.stderr
+    wait_acknowledging(cluster, spelling, new)
+    spelling.switch_on(new)
+    with workload.Writer(new) as writer:
+        writer.wait_for_more(20)
+        for _ in range(2):
+            leader = cluster.leader()
+            leader.kill9()
+            writer.wait_for_more(50)
+            leader.start()
+    assert spelling.of_source(new, "no_tx") == "0"
+
+
 def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: Installation) -> None:
     """Files of the same names; a replica by GTID and one by file and position stay attached; the
     candidate is not taken while it replicates from the relay; the old source comes back."""
@@ -313,8 +348,7 @@ def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: In
         seconds=60,
         explain=cluster.logs,
     )
-    new.stop_replica()
-    new.execute("RESET SLAVE ALL")
+    promote(new)
     wait_pulling(cluster, new)
     workload.small_transactions(new, 20)
     new.execute("FLUSH BINARY LOGS")
