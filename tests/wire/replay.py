@@ -45,7 +45,10 @@ class Captures:
 
 
 def replay(captures: Captures, name: str, expected: Dialog | None = None) -> Report:
-    """Replay a dialog against a relay of its server; `expected` instead of what is due."""
+    """Replay a dialog against a relay of its server.
+
+    `expected` is compared with instead of what is due, and only up to what is unlike first.
+    """
     captured = captures.dialogs[name]
     history = captures.histories[kind_of(captured.server_version)]
     due = expected if expected is not None else expected_of(captured)[0]
@@ -58,12 +61,22 @@ def replay(captures: Captures, name: str, expected: Dialog | None = None) -> Rep
             relay.grow(*first)
             if name in WHOLE_FILES:
                 relay.grow(*history.end_of(WHOLE_FILES[name]))
-            return await Player(captured, due, relay, clock).play()
+            player = Player(captured, due, relay, clock)
+            return await player.play(to_first=expected is not None)
 
     return trio.run(play, clock=clock)
 
 
-COLUMNS = ("connections", "answers", "packets", "events", "unlike", "of captured", "differences")
+COLUMNS = (
+    "connections",
+    "answers",
+    "packets",
+    "events",
+    "acks",
+    "unlike",
+    "of captured",
+    "differences",
+)
 
 
 def table(captures: Captures) -> list[str]:
@@ -81,6 +94,7 @@ def table(captures: Captures) -> list[str]:
             report.answers,
             report.packets,
             report.events,
+            report.acknowledgements,
             len(report.mismatches),
             sum(line.kind == "server" for line in captured.lines),
             len(used),
