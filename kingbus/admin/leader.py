@@ -520,8 +520,23 @@ class LeaderOperations:
         await self._propose(Command(cluster_key=secret.announce()))
 
     async def _propose(self, command: Command) -> None:
+        self._check_known(command)
         proposal = await self._node.propose(codec.encode(command))
         await proposal.applied()
+
+    def _check_known(self, command: Command) -> None:
+        """UnavailableError while a member is too old for it: it would stop, or do without it."""
+        needed, state = codec.version_needed(command), self._relay.state
+        late = [
+            member.name
+            for member in self._node.cluster
+            if state.lowest_version([member.id]) < needed
+        ]
+        if late:
+            raise UnavailableError(
+                f"this needs a later version of kingbus than {', '.join(late)} runs",
+                hint="upgrade every member first",
+            )
 
     @staticmethod
     def _copy(config: SourceConfig) -> SourceConfig:

@@ -653,6 +653,14 @@ class _Client:
             return  # the stream stops inside a packet: nothing may follow
         if failure is not None:
             metrics.DUMP_REFUSED.inc()
+            _log.warning(
+                "a dump was refused",
+                thread_id=self._connection.thread_id,
+                host=self._connection.host,
+                replica_uuid=dump.request.replica_uuid,
+                server_id=dump.request.server_id,
+                reason=failure.message,
+            )
             await self._farewell(failure)
         elif finished:
             await self._send(self._protocol.end_dump())

@@ -8,7 +8,7 @@ each client; a value that a replica reads is never NULL, because replicas crash 
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -185,6 +185,10 @@ class Connections(Protocol):
 
     def semi_sync_clients(self) -> int:
         """Replicas that are asked for acknowledgements."""
+        ...
+
+    def acknowledged(self) -> Mapping[str, tuple[str, int]]:
+        """How far each of them says that it has everything, file and position, by its uuid."""
         ...
 
     def kill(self, thread_id: int, *, by: "Session", query_only: bool) -> None:

@@ -711,6 +711,7 @@ async def test_semi_sync_is_served_where_it_is_asked_for_and_offered() -> None:
             (1 << 32) + 7,
         )
         assert server.connections.semi_sync_clients() == 1
+        assert server.connections.acknowledged() == {REPLICA: ("binlog.000003", (1 << 32) + 7)}
         left = server.connections.unacknowledged_bytes(REPLICA)
         assert metrics.value("kingbus_replica_unacknowledged_bytes", replica=REPLICA) == left
         # A real source passes over a wrong number, and the dump goes on.
