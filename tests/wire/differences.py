@@ -391,8 +391,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         name="no prepared statements",
-        reason="A relay has no tables, so zongji's question for their columns is refused: with a "
-        "relay as its source it reads everything but rows.",
+        reason="A relay has no tables, so zongji's question for their columns is refused. It does "
+        "not ask where the source has binlog_row_metadata=FULL, and gets no rows otherwise.",
         dialogs=("node*",),
         change=says(command(0x16), REFUSED),
     ),
