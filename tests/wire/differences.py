@@ -460,8 +460,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         name="no checkpoint in a skipped stretch",
-        reason="A replica drops BINLOG_CHECKPOINT unread. Batches that it has are passed without "
-        "being read, the checkpoints in them too.",
+        reason="BINLOG_CHECKPOINT is for the recovery of the server that wrote it. Batches that a "
+        "replica has are passed without being read, with the checkpoints in them.",
         dialogs=("mdb*", "nodemdb", "pmrmdb"),
         change=_checkpoints_skipped,
     ),
