@@ -87,14 +87,14 @@ def spelling(request: pytest.FixtureRequest) -> Spelling:
 
 
 def begin(
-    world: World, spelling: Spelling, *, count: int = 3
+    world: World, spelling: Spelling, *, count: int = 3, **settings: object
 ) -> tuple[MySQLServer, KingbusCluster]:
     """A source with tables, and a cluster that pulls from it with semi-sync and listens."""
     source = world.server(
         spelling.installation, "source", server_id=1, extra=spelling.source_settings
     )
     workload.make_tables(source)
-    cluster = world.cluster(count=count)
+    cluster = world.cluster(count=count, **settings)
     cluster.start_receiver(source, semi_sync=True, flavor=spelling.flavor)
     cluster.start_listeners()
     return source, cluster
@@ -239,6 +239,37 @@ def test_a_source_that_waits_goes_on_with_the_next_leader(world: World, spelling
     wait_acknowledging(cluster, spelling, source)
 
 
+def test_without_a_majority_nothing_is_acknowledged(world: World, spelling: Spelling) -> None:
+    """The leader alone has the transaction: its commit does not return, as long as nobody else has
+    it; it does once a majority is there again, and is in it."""
+    source, cluster = begin(world, spelling)
+    wait_acknowledging(cluster, spelling, source)
+    leader = cluster.leader()
+    followers = cluster.followers()
+    spelling.switch_on(source)
+    workload.small_transactions(source, 5)
+    asked = leader.metric("kingbus_receiver_semi_sync_asked_total")
+    for follower in followers:
+        follower.kill9()
+    [writer] = committing(source, 0)[:1]
+    with writer:
+        wait_for(
+            lambda: leader.metric("kingbus_receiver_semi_sync_asked_total") > asked,
+            what="the leader to be asked for an acknowledgement",
+            explain=cluster.logs,
+        )
+        wait_for(lambda: not leader.is_leader(), what="the leader to find itself alone")
+        assert writer.returned == []
+        assert spelling.of_source(source, "wait_sessions") == "1"
+        for follower in followers:
+            follower.start()
+        wait_for(lambda: writer.returned, what="the commit to return", explain=cluster.logs)
+    assert spelling.of_source(source, "no_tx") == "0"
+    replica = world.server(spelling.installation, "replica", server_id=2)
+    follow(replica, cluster.followers()[0])
+    wait_held(replica, set(writer.returned))
+
+
 def shown(node: KingbusNode, sql: str) -> dict[str, str]:
     """Name and value as the relay's own listener shows them."""
     with (
@@ -315,10 +346,12 @@ def test_who_acknowledged_what_is_shown_both_ways(world: World, spelling: Spelli
     assert replica.replica_errors() == []
 
 
-def test_a_compressed_replica_is_not_offered_semi_sync(world: World) -> None:
-    """It replicates all the same, and believes in no semi-sync; its neighbour has it."""
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_compressed_replica_is_not_offered_semi_sync(world: World, workers: int) -> None:
+    """It replicates all the same, and believes in no semi-sync; its neighbour has it and says how
+    far it is, whatever process its dump runs in."""
     spelling = new_names()
-    source, cluster = begin(world, spelling, count=1)
+    source, cluster = begin(world, spelling, count=1, server={"workers": workers})
     node = cluster.nodes[0]
     plain, compressed = (
         world.server(spelling.installation, name, server_id=number, extra=spelling.replica_settings)
@@ -336,6 +369,20 @@ def test_a_compressed_replica_is_not_offered_semi_sync(world: World) -> None:
     assert spelling.of_replica(compressed) == "OFF"
     offered = {slave["server_id"]: slave["semi_sync"] for slave in node.listener_status()["slaves"]}
     assert offered == {2: True, 3: False}
+    end = source.binlog_position()
+    wait_for(
+        lambda: (
+            [
+                (slave["acknowledged_file"], slave["acknowledged_position"])
+                for slave in sorted(
+                    node.listener_status()["slaves"], key=lambda at: at["server_id"]
+                )
+            ]
+            == [end, ("", 0)]
+        ),
+        what="only the plain one to acknowledge",
+        explain=node.listener_status,
+    )
 
 
 def test_semi_sync_from_a_compressed_source_is_refused(world: World, modern: Installation) -> None:
