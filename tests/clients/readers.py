@@ -122,6 +122,12 @@ READERS = (
         },
         notes=("With `snapshot.mode=never`: a relay has no tables to take a snapshot of.",),
     ),
+    Reader(
+        name="canal",
+        title="canal 1.1 (Alibaba's), its parser",
+        command=functools.partial(toolchains.java_program, "canal", "CanalReader"),
+        apart={COMPRESSION: _NO_COMPRESSION, TLS: "The library has no TLS."},
+    ),
 )
 
 
@@ -141,7 +147,8 @@ def try_reader(reader: Reader, scene: Scene, say: Say) -> Row:
     trial = _Trial(reader, command, scene, row, say)
     for mode in reader.modes:
         trial.through_a_kill(mode)
-    trial.again(TLS, node_secure=True, tls="yes")
+    if TLS not in reader.apart:
+        trial.again(TLS, node_secure=True, tls="yes")
     for algorithm in reader.compressions:
         trial.again(COMPRESSION, node_secure=False, compression=algorithm)
     return row

@@ -57,5 +57,7 @@ def test_what_servers_make_up_is_not_compared() -> None:
     written = (
         b"# at 4\n#261121 server id 1  end_log_pos 127 CRC32 0x1 Start\n# 00000004 aa bb\nBINLOG"
     )
-    made_up = b"#700101 server id 77  end_log_pos 0 CRC32 0x2 \n# Position  Type\n# 00000004 cc\n#\tRotate"
+    made_up = (
+        b"#700101 server id 77  end_log_pos 0 CRC32 2\n# Position  Type\n# 00000004 cc\n#\tRotate"
+    )
     assert comparable(made_up + b"\n" + written) == comparable(written) == written.splitlines()
