@@ -24,7 +24,7 @@ from tests.clients.table import (
     YES,
     Row,
 )
-from tests.support import installations, processes, workload
+from tests.support import installations, processes
 from tests.support.installations import MissingServerError
 from tests.support.servers import ADMIN_PASSWORD, ADMIN_USER, assert_same_binlog
 from tests.support.waiting import wait_for
@@ -308,7 +308,7 @@ class _Trial:
                 scene.write()
                 self._wait_kept(kept, scene.here())
                 self._row.more.append(("--stop-never", YES))
-                with workload.Writer(scene.source, pause_seconds=0.002) as writer:
+                with scene.writing() as writer:
                     writer.wait_for_more(100)
                     scene.kill_leader(leader)
                     processes.stop(process)
@@ -317,7 +317,6 @@ class _Trial:
                     writer.wait_for_more(100)
                     scene.cluster.leader()
                     writer.wait_for_more(100)
-                scene.written["insert"] += writer.committed
                 scene.mark()
                 scene.all_set()
                 self._wait_kept(kept, scene.here())

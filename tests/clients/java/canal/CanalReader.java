@@ -11,6 +11,7 @@ import com.taobao.tddl.dbsync.binlog.event.RowsLogEvent;
 import com.taobao.tddl.dbsync.binlog.event.TableMapLogEvent;
 import com.taobao.tddl.dbsync.binlog.event.UpdateRowsLogEvent;
 import com.taobao.tddl.dbsync.binlog.event.XidLogEvent;
+import java.io.PrintStream;
 import java.io.Reader;
 import java.io.Serializable;
 import java.net.InetSocketAddress;
@@ -31,6 +32,8 @@ final class CanalReader {
   /** Longer values are shown by their digest. */
   private static final int LONG = 200;
 
+  private static final PrintStream OUT = System.out;
+
   private String file;
 
   private CanalReader(String file) {
@@ -38,6 +41,8 @@ final class CanalReader {
   }
 
   public static void main(String[] arguments) throws Exception {
+    // The library logs to standard output, which is for the lines.
+    System.setOut(System.err);
     Properties options = new Properties();
     try (Reader file = Files.newBufferedReader(Path.of(arguments[0]))) {
       options.load(file);
@@ -146,8 +151,8 @@ final class CanalReader {
   }
 
   private static void say(String fields) {
-    System.out.println("{" + fields + "}");
-    System.out.flush();
+    OUT.println("{" + fields + "}");
+    OUT.flush();
   }
 
   private static String digest(byte[] bytes) {
