@@ -71,8 +71,8 @@ _REPEATS = (
 )
 _NOT_OF_THE_SOURCE = (
     "Asks `SHOW MASTER STATUS`, which MySQL 9.7 itself refuses and the relay answers: it is"
-    " compared with what it tells of a node where nothing is killed, and with the number of rows written"
-    " since the log began."
+    " compared with what it tells of a node where nothing is killed, and with the number of rows"
+    " written since the log began."
 )
 
 READERS = (

@@ -23,7 +23,7 @@ STATEMENTS = (
     "SELECT @@global.binlog_checksum, @@global.binlog_format, @@global.binlog_row_image",
     "SHOW BINARY LOGS",
     "SHOW BINARY LOG STATUS",
-    "SHOW BINLOG EVENTS LIMIT 5",
+    "SHOW BINLOG EVENTS LIMIT 200",
     "SHOW GLOBAL VARIABLES LIKE 'gtid_executed'",
     "SHOW VARIABLES WHERE Variable_name IN ('log_bin', 'gtid_mode', 'binlog_format')",
     "SELECT GTID_SUBSET('', @@global.gtid_executed), GTID_SUBTRACT(@@global.gtid_executed, '')",

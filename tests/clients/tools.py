@@ -34,18 +34,25 @@ TOOL_SECONDS = 120.0
 
 BEGUN_AGAIN = "Started again at another node, with the file that it was writing."
 
-_MADE_UP = re.compile(rb"#.* server id \d+ +end_log_pos 0 ")
-"""An event that a server makes up: its server id differs, and so do its bytes in hexadecimal."""
+_MADE_UP = re.compile(
+    rb"#(?:(?:700101|691231) +[\d:]+ server id \d+ |.* server id \d+ +end_log_pos 0 )"
+)
+"""An event that a server makes up: it has no time, or no position."""
+_OWN = re.compile(rb"server id \d+ |CRC32 0x[0-9a-f]+ ")
+"""What differs in it: the id of the server that made it, and so its checksum."""
 
 
 def comparable(printed: bytes) -> list[bytes]:
-    """The lines that a tool printed, without those of events that the server made up."""
+    """The lines that a tool printed, without what each server says in its own way."""
     kept = []
     is_made_up = False
     for line in printed.splitlines():
-        is_made_up = bool(_MADE_UP.match(line)) or (
-            is_made_up and line.startswith((b"# ", b"#\t")) and not line.startswith(b"# at ")
-        )
+        if _MADE_UP.match(line):
+            is_made_up = True
+            kept.append(_OWN.sub(b"", line))
+            continue
+        # Its bytes in hexadecimal come behind it.
+        is_made_up = is_made_up and line.startswith(b"# ") and not line.startswith(b"# at ")
         if not is_made_up:
             kept.append(line)
     return kept
@@ -100,6 +107,9 @@ def _whole(*words: str) -> Words:
     return lambda log: [*words, *log.names]
 
 
+_BY_NAME = ("--host=localhost", "--protocol=tcp")
+"""The name that the certificate is for."""
+
 MYSQLBINLOG = Tool(
     name="mysqlbinlog",
     title="mysqlbinlog 9.7",
@@ -108,6 +118,7 @@ MYSQLBINLOG = Tool(
     secure=(
         ("--ssl-mode=REQUIRED",),
         ("--ssl-mode=VERIFY_CA", "--ssl-ca=CERTIFICATE"),
+        (*_BY_NAME, "--ssl-mode=VERIFY_IDENTITY", "--ssl-ca=CERTIFICATE"),
         ("--ssl-mode=REQUIRED", "--tls-version=TLSv1.2"),
         ("--ssl-mode=REQUIRED", "--tls-version=TLSv1.3"),
     ),
@@ -194,7 +205,7 @@ MARIADB_BINLOG = Tool(
     title="mariadb-binlog 10.11",
     command=lambda: installations.mariadb_tool("mariadb-binlog"),
     plain=("--skip-ssl",),
-    secure=(("--ssl",), ("--ssl-verify-server-cert", "--ssl-ca=CERTIFICATE")),
+    secure=(("--ssl",), (*_BY_NAME, "--ssl-verify-server-cert", "--ssl-ca=CERTIFICATE")),
     by_gtid=lambda log: ["-R", f"--start-position={log.middle_gtids}", *log.names],
     by_position=lambda log: ["-R", f"--start-position={log.start.position}", *log.behind],
     apart={COMPRESSION: "The tool has no compression of the protocol."},
