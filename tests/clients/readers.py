@@ -5,6 +5,7 @@ so that a client's own way of showing a value does not matter; how many rows it 
 with how many were written.
 """
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -142,6 +143,23 @@ READERS = (
 )
 
 
+def _of_mariadb(name: str) -> Reader:
+    """The same reader of a MariaDB source."""
+    (found,) = [reader for reader in READERS if reader.name == name]
+    return dataclasses.replace(
+        found,
+        name=f"{name}-of-mariadb",
+        title=f"{found.title}, of MariaDB",
+        options={**found.options, "flavor": "mariadb"},
+        notes=(*found.notes, "Of a MariaDB 10.11 source."),
+    )
+
+
+READERS_OF_MARIADB = tuple(
+    _of_mariadb(name) for name in ("pymysqlreplication", "go-mysql", "connector-java", "zongji")
+)
+
+
 def try_reader(reader: Reader, scene: Scene, say: Say) -> Row:
     """All that is to be known of one reader; what fails is in its row."""
     row = Row(client=reader.title)
@@ -274,7 +292,10 @@ class _Trial:
             return {}
         last = reading.transactions[-1]
         gtids = last.gtids
-        if not gtids:
+        if not gtids and self._scene.is_mariadb:
+            # Of one domain, which all of the load is.
+            gtids = last.gtid or start.gtids
+        elif not gtids:
             seen = [start.gtids, *(each.gtid for each in reading.transactions if each.gtid)]
             # The source writes a set shortly.
             gtids = str(
