@@ -42,8 +42,7 @@ hand.
 """
 
 UNREACHABLE = {
-    "Maxwell": "Maven Central has no jar of com.zendesk:maxwell 1.41.2 or 1.44.0, and no other package"
-    " of it was found"
+    "Maxwell": "com.zendesk:maxwell 1.41.2 and 1.44.0 could not be fetched from Maven Central"
 }
 """Clients that were looked for and cannot be had, and what was asked for."""
 
