@@ -102,7 +102,8 @@ def _turn(
             began = time.perf_counter()
             cluster.start_receiver(source, tls={"mode": "disabled"})
             _wait_for_files(prompt, source)
-            series.add(row("ingest"), time.perf_counter() - began, watch.usage)
+            seconds = time.perf_counter() - began
+        series.add(row("ingest"), seconds, watch.usage)
         _dump(node, had, series, row("dump as a replica"))
         # A replica is attached that has all of it, and sees each transaction at once.
         with (
