@@ -155,6 +155,8 @@ class _Intervals:
     def subtract(self, other: "_Intervals") -> "_Intervals":
         if not other.starts:
             return self.copy()
+        if other.contains(self):  # as mostly, where sets are compared; and quickly seen
+            return _Intervals(array("Q"), array("Q"))
         # What is left is what lies in the holes of the other one.
         starts, ends = other._in_numpy()
         holes = np.append(_ZERO, ends), np.append(starts, _NUMBERS_END)
@@ -296,7 +298,7 @@ class GtidSet:
         uuid_text, _, text = group.partition(":")
         if _UUID.fullmatch(uuid_text) is None or _MANY_NUMBERS.fullmatch(text) is None:
             return False
-        numbers = np.array(text.replace("-", ":").split(":"), dtype="S19").astype(np.uint64)
+        numbers = np.fromstring(text.replace("-", ":"), dtype=np.uint64, sep=":")
         letters = np.frombuffer(text.encode("ascii"), np.uint8)
         # Of the signs between two numbers each: whether they are the two ends of an interval.
         spans = letters[(letters == _COLON) | (letters == _DASH)] == _DASH

@@ -128,7 +128,5 @@ class Attached:
         return f"{number} transactions, the last {[each.gtid for each in last]}"
 
     def _last_words(self) -> str:
-        text = (
-            self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
-        )
-        return " / ".join(text[-2:])[-300:]
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][-200:] if lines else "without a word"

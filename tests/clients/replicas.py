@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tests.clients.readers import RECONNECTS, Say
 from tests.clients.scene import LOGIN, Place, Scene
 from tests.clients.table import ATTACH, COMPRESSION, CONTENT, GTID, POSITION, RESUME, TLS, Row
-from tests.support import installations, workload
+from tests.support import installations
 from tests.support.installations import Installation, MissingServerError
 from tests.support.servers import MySQLServer
 from tests.support.waiting import wait_for
@@ -124,13 +124,12 @@ class _Trial:
             self._wait_equal()
             self._row.yes(column)
             columns = [RESUME, CONTENT]
-            with workload.Writer(scene.source, pause_seconds=0.002) as writer:
+            with scene.writing() as writer:
                 writer.wait_for_more(100)
                 scene.kill_leader(leader)
                 writer.wait_for_more(100)
                 scene.cluster.leader()
                 writer.wait_for_more(100)
-            scene.written["insert"] += writer.committed
             self._wait_equal()
             self._row.yes(RESUME, CONTENT)
         except Exception as error:  # noqa: BLE001  # as above

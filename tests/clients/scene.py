@@ -5,8 +5,10 @@ another, as an operator's load balancer would. Nodes n1 and n2 take plain connec
 turn; n3 lets nobody in without TLS, which proves that a client that came in used it.
 """
 
+import contextlib
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +105,16 @@ class Scene:
         other = next(node for node in self.cluster.nodes[:2] if node is not leader)
         self.door.aim(other.host, other.listen_port)
         leader.kill9()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[workload.Writer]:
+        """Small transactions without an end while the context lasts."""
+        with workload.Writer(self.source, pause_seconds=0.002) as writer:
+            try:
+                yield writer
+            finally:
+                writer.stop()
+                self.written["insert"] += writer.committed
 
     def mark(self) -> str:
         """Write a text that comes once, in a transaction of its own."""

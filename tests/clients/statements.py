@@ -23,7 +23,7 @@ STATEMENTS = (
     "SELECT @@global.binlog_checksum, @@global.binlog_format, @@global.binlog_row_image",
     "SHOW BINARY LOGS",
     "SHOW BINARY LOG STATUS",
-    "SHOW BINLOG EVENTS LIMIT 5",
+    "SHOW BINLOG EVENTS LIMIT 200",
     "SHOW GLOBAL VARIABLES LIKE 'gtid_executed'",
     "SHOW VARIABLES WHERE Variable_name IN ('log_bin', 'gtid_mode', 'binlog_format')",
     "SELECT GTID_SUBSET('', @@global.gtid_executed), GTID_SUBTRACT(@@global.gtid_executed, '')",
@@ -62,7 +62,7 @@ def try_statements(scene: Scene, say: Say) -> Row:
             ours = answers(address, **options)
             theirs = answers(f"{source.host}:{source.port}", **admin)
             for one, other in zip(ours, theirs, strict=True):
-                assert one == other, f"{_short(one)}, of the source {_short(other)}"
+                assert one == other, f"{one['statement']}: {_apart(one, other)}"
             row.yes(*columns)
         except Exception as error:  # noqa: BLE001  # whatever goes wrong is a cell of the table
             say(f"{NAME}: {error}")
@@ -95,5 +95,13 @@ def _ask(scene: Scene, command: Sequence[str], address: str, options: dict[str, 
     return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
-def _short(answer: Any) -> str:
-    return json.dumps(answer)[:200]
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The first row or field in which two answers differ."""
+    for name in sorted({*one, *other}):
+        ours, theirs = one.get(name), other.get(name)
+        if isinstance(ours, list) and isinstance(theirs, list):
+            pairs = zip(ours, theirs, strict=False)
+            ours, theirs = next((pair for pair in pairs if pair[0] != pair[1]), (ours, theirs))
+        if ours != theirs:
+            return f"{name} {ours}, of the source {theirs}"[:400]
+    return "other fields"
