@@ -56,19 +56,22 @@ def try_statements(scene: Scene, say: Say) -> Row:
     def answers(address: str, **options: str) -> list[Any]:
         return _ask(scene, command, address, {**LOGIN, **options})
 
-    def same(*columns: str, address: str = plain, **options: str) -> None:
-        say(f"{NAME}: {', '.join(columns)}")
+    def same(column: str, *, address: str = plain, **options: str) -> None:
+        say(f"{NAME}: {column}")
+        waiting = column
         try:
             ours = answers(address, **options)
+            row.yes(column)
+            waiting = CONTENT
             theirs = answers(f"{source.host}:{source.port}", **admin)
             for one, other in zip(ours, theirs, strict=True):
                 assert one == other, f"{one['statement']}: {_apart(one, other)}"
-            row.yes(*columns)
+            row.yes(CONTENT)
         except Exception as error:  # noqa: BLE001  # whatever goes wrong is a cell of the table
             say(f"{NAME}: {error}")
-            row.no(error, *columns)
+            row.no(error, waiting)
 
-    same(ATTACH, CONTENT)
+    same(ATTACH)
     same(TLS, address=f"{scene.secure.host}:{scene.secure.listen_port}", tls="yes")
     before = scene.door.passed
     same(COMPRESSION, compression="zlib")
