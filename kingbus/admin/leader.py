@@ -37,6 +37,7 @@ from kingbus.admin.protocols import (
 from kingbus.admin.source_change import changed_source
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.mariadb_gtid import MYSQL
 from kingbus.binlog.retention import reserve_warning
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
@@ -418,13 +419,13 @@ class LeaderOperations:
             raise BadRequestError("mysql_addr is required")
         if wanted.flavor not in {"", "mysql", "mariadb"}:
             raise BadRequestError("flavor must be mysql or mariadb")
-        stored = self._relay.state.source_config
-        user = wanted.mysql_user or (stored.user if stored is not None else "")
+        stored = self._relay.state.source_config or SourceConfig()
+        user = wanted.mysql_user or stored.user
         if not user:
             raise BadRequestError("mysql_user is required")
-        mode = wanted.mode or (stored.mode if stored is not None else "") or GTID
+        mode = wanted.mode or stored.mode or GTID
         start_from = wanted.start_from
-        if not start_from and stored is not None and mode == (stored.mode or GTID):
+        if not start_from and mode == (stored.mode or GTID):
             start_from = stored.start_from  # where to begin is said differently in each mode
         config = SourceConfig(
             addresses=wanted.addresses,
@@ -434,7 +435,7 @@ class LeaderOperations:
             server_uuid=wanted.syncer_uuid.lower(),
             start_from=checked_start(start_from or "earliest", mode),
             mode=mode,
-            flavor=wanted.flavor or self._relay.state.flavor or "mysql",
+            flavor=wanted.flavor or self._relay.state.flavor or stored.flavor or MYSQL,
             compression="" if wanted.compression == "none" else wanted.compression,
         )
         if wanted.tls is not None:
@@ -519,8 +520,23 @@ class LeaderOperations:
         await self._propose(Command(cluster_key=secret.announce()))
 
     async def _propose(self, command: Command) -> None:
+        self._check_known(command)
         proposal = await self._node.propose(codec.encode(command))
         await proposal.applied()
+
+    def _check_known(self, command: Command) -> None:
+        """UnavailableError while a member is too old for it: it would stop, or do without it."""
+        needed, state = codec.version_needed(command), self._relay.state
+        late = [
+            member.name
+            for member in self._node.cluster
+            if state.lowest_version([member.id]) < needed
+        ]
+        if late:
+            raise UnavailableError(
+                f"this needs a later version of kingbus than {', '.join(late)} runs",
+                hint="upgrade every member first",
+            )
 
     @staticmethod
     def _copy(config: SourceConfig) -> SourceConfig:

@@ -6,7 +6,12 @@ MySQL 9.7 writes them (replicas and tools match on some of them). Knows nothing 
 Follows the server error message reference of the manual. No text ever contains a password.
 """
 
+from typing import Final
+
 from kingbus.errors import KingbusError
+
+_SET_LENGTH_MAX: Final = 256
+"""Of a GTID set in the midst of a text: clients keep 511 bytes of an error."""
 
 
 class MySQLError(KingbusError):
@@ -320,21 +325,44 @@ def fatal_dump_error(text: str) -> MySQLError:
     return MySQLError(1236, "HY000", text)
 
 
+SETS_TEXT_MAX: Final = 512
+"""MySQL's limit for a message (MYSQL_ERRMSG_SIZE): sets that do not fit are left out of it."""
+
+
 def purged_required(replica_set: str, missing: str) -> MySQLError:
-    """1236, the replica lacks transactions that are no longer held."""
-    return fatal_dump_error(
+    """1236, the replica lacks transactions that are no longer held; the sets are on one line each.
+
+    MySQL writes each server of a set on a line of its own.
+    """
+    replica_set, missing = replica_set.replace(",", ",\n"), missing.replace(",", ",\n")
+    text = (
         "Cannot replicate because the source purged required binary logs. Replicate the missing "
         "transactions from elsewhere, or provision a new replica from backup. Consider increasing "
-        "the source's binary log expiration period. The GTID set sent by the replica is "
-        f"'{replica_set}', and the missing transactions are '{missing}'"
+        "the source's binary log expiration period. "
     )
+    sets = (
+        f"The GTID set sent by the replica is '{replica_set}', "
+        f"and the missing transactions are '{missing}'"
+    )
+    if len(text) + len(sets) > SETS_TEXT_MAX:
+        sets = (
+            "The GTID sets and the missing purged transactions are too long to print in this "
+            "message. For more information, please see the source's error log or the manual for "
+            "GTID_SUBTRACT"
+        )
+    return fatal_dump_error(text + sets)
 
 
-def replica_has_more() -> MySQLError:
-    """1236, the replica has transactions of the source that the source has not."""
+def replica_has_more(extra: str) -> MySQLError:
+    """1236, the replica has transactions of the source that the source has not.
+
+    MySQL's words with the set in their midst: what comes later is cut off by the clients.
+    """
+    shown = extra if len(extra) <= _SET_LENGTH_MAX else f"{extra[:_SET_LENGTH_MAX]}..."
     return fatal_dump_error(
         # "the the" is how the server writes it.
-        "Replica has more GTIDs than the source has, using the source's SERVER_UUID. This may "
+        "Replica has more GTIDs than the source has, using the source's SERVER_UUID. "
+        f"The source lacks '{shown}'. This may "
         "indicate that the the last binary log file was truncated or lost, e.g., after a power "
         "failure when sync_binlog != 1. The source may have rolled back transactions that were "
         "already replicated to the replica. Replicate any transactions that source has rolled "

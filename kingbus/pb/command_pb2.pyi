@@ -36,7 +36,7 @@ class Command(_message.Message):
     USER_CHANGES_FIELD_NUMBER: _builtins.int
     ACCEPT_GAP_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """1 is the only version so far; a node that meets a larger one stops and says so."""
+    """1 or 2 (binlog/command.py says which is when needed); a node that meets a larger one stops and says so."""
     @_builtins.property
     def event_batch(self) -> Global___EventBatch: ...
     @_builtins.property

@@ -182,6 +182,40 @@ AT_REST = tuple(
     for form in FORMS_AT_REST
 )
 
+INTERVALS = 100_000
+SINGLE, MANY = "a single interval", f"{INTERVALS:,} intervals"
+SETS = {SINGLE: 1, MANY: INTERVALS}
+"""What the sources had executed before they wrote, by the number of its intervals."""
+
+
+def gtids_name(what: str, which: str) -> str:
+    """The row of something that is measured with a set."""
+    return f"{what}, {which}"
+
+
+_OF_SETS = (
+    # Within 10 %: as fast, or as much of a CPU.
+    ("ingest", "s", How.SPEED, 0.9),
+    ("dump as a replica", "s", How.SPEED, 0.9),
+    ("CPU of a transaction", "µs", How.FACTOR, 1.1),
+    # Once for each connection, and not a matter of rates.
+    ("order to pull to first file", "ms", How.TOLD, 0.0),
+    ("dump command to first byte", "ms", How.TOLD, 0.0),
+)
+GTIDS = tuple(
+    Row(name=gtids_name(what, SINGLE), unit=unit)
+    if which == SINGLE
+    else Row(
+        name=gtids_name(what, MANY),
+        unit=unit,
+        how=how,
+        reference=gtids_name(what, SINGLE) if how is not How.TOLD else "",
+        target=target,
+    )
+    for what, unit, how, target in _OF_SETS
+    for which in SETS
+)
+
 MEMORY = (
     Row(
         name="anonymous memory of a node",
@@ -203,6 +237,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "catch-up": CATCHING_UP,
     "replicas": REPLICAS,
     "at-rest": AT_REST,
+    "gtids": GTIDS,
 }
 WHOLE_RUN = "memory"
 """The part that is not run: what the others saw is summed up in it."""
