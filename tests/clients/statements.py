@@ -17,6 +17,7 @@ TITLE = "Connector/J 9.1"
 ANSWER_SECONDS = 60.0
 """How long all statements may take, the start of the Java machine among it."""
 
+# Not among them is SHOW MASTER STATUS: MySQL 9 refuses it, and a relay answers its older clients.
 STATEMENTS = (
     "SELECT 1",
     "SELECT VERSION(), @@version, @@global.gtid_mode, @@global.gtid_executed",
@@ -27,7 +28,6 @@ STATEMENTS = (
     "SHOW GLOBAL VARIABLES LIKE 'gtid_executed'",
     "SHOW VARIABLES WHERE Variable_name IN ('log_bin', 'gtid_mode', 'binlog_format')",
     "SELECT GTID_SUBSET('', @@global.gtid_executed), GTID_SUBTRACT(@@global.gtid_executed, '')",
-    "SHOW MASTER STATUS",
     "SELECT @@no_such_variable",
 )
 
