@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from kingbus.binlog.errors import MalformedEventError
-from kingbus.binlog.event_types import EventType, name_of
+from kingbus.binlog.event_types import ROWS_TYPES, EventType, name_of
 from kingbus.binlog.events import (
     FormatDescription,
     Gtid,
@@ -48,17 +48,6 @@ _ROW_FLAGS = {
 """Flags of an event of rows. MySQL 9 shows all of them, older servers and MariaDB the first."""
 _WITHOUT_USE = 0x0008
 """A flag of a QUERY event: the schema does not matter to it."""
-_ROWS = frozenset(
-    {
-        EventType.WRITE_ROWS_V1,
-        EventType.UPDATE_ROWS_V1,
-        EventType.DELETE_ROWS_V1,
-        EventType.WRITE_ROWS,
-        EventType.UPDATE_ROWS,
-        EventType.DELETE_ROWS,
-        EventType.PARTIAL_UPDATE_ROWS,
-    }
-)
 
 _NAMES = {
     EventType.FORMAT_DESCRIPTION: "Format_desc",
@@ -227,7 +216,7 @@ def _info(event: memoryview, type_: int, crc_bytes: int, row_flags: Mapping[int,
             # The byte before it is a length that does not count where the text is longer.
             statement = bytes(event[HEADER_BYTES + 1 : len(event) - crc_bytes])
             return f"# {statement.decode('utf-8', errors='replace')}"
-        case _ if type_ in _ROWS:
+        case _ if type_ in ROWS_TYPES:
             flags = event[HEADER_BYTES + _TABLE_ID_BYTES]
             shown = [name for bit, name in row_flags.items() if flags & bit]
             return " ".join(
