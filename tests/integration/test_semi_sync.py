@@ -7,6 +7,7 @@ import pymysql
 import pytest
 
 from tests.support import processes, servers, workload
+from tests.support.certificates import certificate
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.installations import MARIADB, MYSQL_9, Installation
 from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
@@ -230,6 +231,7 @@ def test_a_source_that_waits_goes_on_with_the_next_leader(world: World, spelling
             leader = cluster.leader()
             leader.kill9()
             writer.wait_for_more(50)
+            source.execute("FLUSH BINARY LOGS")
             leader.start()
             writer.wait_for_more(20)
         other = cluster.followers()[0]
@@ -345,20 +347,39 @@ def test_who_acknowledged_what_is_shown_both_ways(world: World, spelling: Spelli
     assert left == [0]
     assert replica.replica_errors() == []
 
+    # A MariaDB replica that stops ends its dump by KILL, on a second connection.
+    replica.stop_replica()
+    wait_for(
+        lambda: (
+            shown(node, "SHOW STATUS LIKE 'Rpl_semi_sync%clients'")
+            == {f"Rpl_semi_sync_{side}_clients": "0" for side in ("master", "source")}
+        ),
+        what="the dump to end",
+        explain=node.listener_status,
+    )
+    workload.small_transactions(source, 5)
+    replica.start_replica()
+    replica.wait_for_gtids(source.gtid_executed())
+    assert spelling.of_replica(replica) == "ON"
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_compressed_replica_is_not_offered_semi_sync(world: World, workers: int) -> None:
+
+@pytest.mark.parametrize(("workers", "tls"), [(0, False), (0, True), (1, False), (1, True)])
+def test_a_compressed_replica_is_not_offered_semi_sync(
+    world: World, workers: int, tls: bool
+) -> None:
     """It replicates all the same, and believes in no semi-sync; its neighbour has it and says how
     far it is, whatever process its dump runs in."""
     spelling = new_names()
-    source, cluster = begin(world, spelling, count=1, server={"workers": workers})
+    cert, key = certificate(world.directory)
+    section = {"server": {"cert": str(cert), "key": str(key), "require": True}} if tls else {}
+    source, cluster = begin(world, spelling, count=1, server={"workers": workers}, tls=section)
     node = cluster.nodes[0]
     plain, compressed = (
         world.server(spelling.installation, name, server_id=number, extra=spelling.replica_settings)
         for name, number in (("plain", 2), ("compressed", 3))
     )
-    follow(plain, node)
-    follow(compressed, node, compression="zstd")
+    follow(plain, node, tls=tls)
+    follow(compressed, node, tls=tls, compression="zstd")
     workload.small_transactions(source, 50)
     workload.giant_row(source)
     for replica in (plain, compressed):

@@ -366,6 +366,50 @@ def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: In
     assert_equal([old, by_gtid, by_position], new)
 
 
+def test_divergent_transactions_of_a_mariadb_source_are_named_and_refused(
+    world: World, mariadb: Installation
+) -> None:
+    """As with MySQL, by the last GTIDs; a gap of such a source is not accepted, in words."""
+    old = world.server(mariadb, "old", server_id=1)
+    workload.make_tables(old)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(old, flavor="mariadb")
+    cluster.start_listeners()
+    new = world.server(mariadb, "new", server_id=2)
+    attach(new, node)
+    replica = world.server(mariadb, "replica", server_id=3)
+    attach(replica, node)
+    workload.small_transactions(old, 20)
+    assert_equal([new, replica], old)
+    node.ask("PUT", "/binlog/syncer/stop")
+    workload.small_transactions(old, 4)
+    alone = old.gtid_executed()
+
+    promote(new)
+    done = node.command("source", "failover", "--to", address(new))
+    assert done.returncode == 0, done.stderr
+    told = f"{address(old)} has transactions that the relay never received: 0-1-"
+    assert told in done.stderr and alone.rpartition("-")[2] in done.stderr, done.stderr
+    workload.small_transactions(new, 10)
+    assert_equal([replica], new)
+
+    old.execute(f"SET GLOBAL gtid_slave_pos = '{alone}'")
+    attach(old, node)
+    wait_for(
+        lambda: any("1236" in error and alone in error for error in old.replica_errors()),
+        what=f"the old source to be told of {alone}",
+        explain=old.replica_status,
+    )
+    back = node.command("source", "failover", "--to", address(old))
+    assert back.returncode == 1 and new.gtid_executed() in back.stderr, back.stderr
+    gap = node.command("source", "accept-gap", f"{new.server_id}-1-1")
+    assert gap.returncode == 1 and "not available yet" in gap.stderr, gap.stderr
+    wait_pulling(cluster, new)
+    workload.small_transactions(new, 5)
+    assert_equal([replica], new)
+
+
 def begin_with_gap(
     world: World, installation: Installation
 ) -> tuple[MySQLServer, KingbusCluster, list[MySQLServer], str]:
