@@ -259,6 +259,62 @@ def query_text(event: BytesLike, *, crc_bytes: int, size: int | None = None) -> 
     return bytes(event[start:end])
 
 
+_STATUS_BYTES: Final = {
+    **dict.fromkeys((0, 3, 10), 4),
+    **dict.fromkeys((1, 9, 17), 8),
+    **dict.fromkeys((7, 8, 18), 2),
+    **dict.fromkeys((16, 19, 20), 1),
+    4: 6,
+    13: 3,
+}
+"""How long a QUERY event's status variables are that have one length, by code."""
+_TEXTS: Final = {5: 1, 6: 1, 11: 2}
+"""How many texts, each with its length before it, the others have."""
+_DATABASES: Final = 12
+_DATABASES_UNKNOWN: Final = 254
+_DDL_XID: Final = 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryContext:
+    """What a QUERY event says beside its statement."""
+
+    schema: bytes
+    ddl_xid: int | None
+    """The number of the transaction that a DDL statement of MySQL 8 is."""
+
+    @classmethod
+    def decode(cls, event: BytesLike) -> "QueryContext":
+        """Raises MalformedEventError. Behind a later server's status variable nothing is read."""
+        if len(event) < QUERY_POST_HEADER:
+            raise MalformedEventError(f"a QUERY event of {len(event)} bytes is too short")
+        length = int.from_bytes(event[QUERY_STATUS_LENGTH : QUERY_STATUS_LENGTH + 2], "little")
+        end = QUERY_POST_HEADER + length
+        schema = bytes(event[end : end + event[QUERY_SCHEMA_LENGTH]])
+        return cls(schema=schema, ddl_xid=_ddl_xid(bytes(event[QUERY_POST_HEADER:end])))
+
+
+def _ddl_xid(status: bytes) -> int | None:
+    at = 0
+    while at < len(status):
+        code, at = status[at], at + 1
+        if code == _DDL_XID:
+            return int.from_bytes(status[at : at + 8], "little")
+        if code in _STATUS_BYTES:
+            at += _STATUS_BYTES[code]
+        elif code in _TEXTS:
+            for _ in range(_TEXTS[code]):
+                at += 1 + status[at] if at < len(status) else 1
+        elif code == _DATABASES and at < len(status):
+            count, at = status[at], at + 1
+            for _ in range(count if count != _DATABASES_UNKNOWN else 0):
+                found = status.find(b"\0", at)
+                at = found + 1 if found >= 0 else len(status)
+        else:
+            return None
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """Where the source is, while it has nothing to send or after a stretch that it skipped."""

@@ -14,6 +14,7 @@ from kingbus.binlog.event_types import EventType, name_of
 from kingbus.binlog.events import (
     FormatDescription,
     Gtid,
+    QueryContext,
     Rotate,
     decode_previous_gtids,
     query_text,
@@ -35,6 +36,8 @@ INFO_CHARS_MAX = 1024
 ROWS_AT_ONCE = 64
 
 _CRC_BYTES = 4
+_SUPPRESS_USE = 0x0008
+"""Flag of a QUERY event for whose statement the database does not matter."""
 
 _NAMES = {
     EventType.FORMAT_DESCRIPTION: "Format_desc",
@@ -194,9 +197,19 @@ def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
         case EventType.ANNOTATE_ROWS:
             return bytes(event[HEADER_BYTES : len(event) - crc_bytes]).decode(errors="replace")
         case EventType.QUERY:
-            return query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
+            return _query_info(event, crc_bytes)
         case EventType.XID:
             xid = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
             return f"COMMIT /* xid={xid} */"
         case _:
             return ""
+
+
+def _query_info(event: memoryview, crc_bytes: int) -> str:
+    """The statement, with the database in which and the transaction as which it ran."""
+    text = query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
+    context = QueryContext.decode(event)
+    if context.schema and not EventHeader.decode(event[:HEADER_BYTES]).flags & _SUPPRESS_USE:
+        schema = context.schema.decode("utf-8", errors="replace").replace("`", "``")
+        text = f"use `{schema}`; {text}"
+    return text if context.ddl_xid is None else f"{text} /* xid={context.ddl_xid} */"

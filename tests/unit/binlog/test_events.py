@@ -21,6 +21,7 @@ from kingbus.binlog.events import (
     FormatDescription,
     Gtid,
     Heartbeat,
+    QueryContext,
     Rotate,
     decode_previous_gtids,
     query_text,
@@ -229,3 +230,43 @@ def test_error_packets_say_what_to_do():
     unknown = "Could not find first log file name in binary log index file"
     assert isinstance(error_packet(1236, "HY000", unknown), UnknownFileError)
     assert not DifferentFileError.fatal
+
+
+STATUS = [
+    b"\0" + bytes(4),
+    b"\1" + bytes(8),
+    b"\3" + bytes(4),
+    b"\4" + bytes(6),
+    b"\5\3UTC",
+    b"\6\3std",
+    b"\7" + bytes(2),
+    b"\x08" + bytes(2),
+    b"\x09" + bytes(8),
+    b"\x0b\4root\1%",
+    b"\x0c\2one\0two\0",
+    b"\x0c\xfe",
+    b"\x0d" + bytes(3),
+    b"\x10\1",
+    b"\x12" + bytes(2),
+    b"\x13\1",
+    b"\x14\1",
+]
+
+
+def query_event(status: bytes, schema: bytes) -> bytes:
+    lengths = bytes((len(schema),)) + bytes(2) + len(status).to_bytes(2, "little")
+    return bytes(19 + 8) + lengths + status + schema + b"\0CREATE TABLE t (a INT)"
+
+
+@given(st.permutations(STATUS), st.booleans(), st.sampled_from([b"", b"shop"]))
+def test_what_a_query_says_of_itself_is_found(status, has_xid, schema):
+    """Database and transaction, whatever status variables come before and behind."""
+    parts = [*status[:9], *([b"\x11" + (77).to_bytes(8, "little")] if has_xid else []), *status[9:]]
+    context = QueryContext.decode(query_event(b"".join(parts), schema))
+    assert context == QueryContext(schema=schema, ddl_xid=77 if has_xid else None)
+
+
+@given(st.binary(max_size=40))
+def test_garbage_for_status_variables_ends_the_reading(status):
+    """And nothing else."""
+    assert QueryContext.decode(query_event(status, b"s")).schema == b"s"
