@@ -22,6 +22,7 @@ from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member
 from kingbus.pb import record_pb2
 from kingbus.pb.command_pb2 import ServerConfig
+from kingbus.replication.file_content import gaps_of
 
 
 def members(cluster: Cluster, state: RelayState) -> list[schema.MemberData]:
@@ -182,7 +183,7 @@ def archived_files(archive: Archive) -> list[schema.ArchivedFileData]:
 
 def is_complete(row: record_pb2.FileRow) -> bool:
     """Whether a file is held as the source has it, without a gap."""
-    return not row.gaps and row.start_position <= FIRST_POSITION
+    return not (row.gaps or row.cut_position) and row.start_position <= FIRST_POSITION
 
 
 def _file(row: record_pb2.FileRow, *, archived: bool | None) -> schema.FileData:
@@ -197,7 +198,7 @@ def _file(row: record_pb2.FileRow, *, archived: bool | None) -> schema.FileData:
         first_time=schema.time_text(row.first_time),
         last_time=schema.time_text(row.last_time),
         closed=row.closed,
-        gaps=[(gap.start, gap.end) for gap in row.gaps],
+        gaps=list(gaps_of(row)),
         archived=archived,
     )
 

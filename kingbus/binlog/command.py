@@ -16,7 +16,8 @@ from kingbus.pb.command_pb2 import Command
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
-COMMAND_VERSION: Final = 1  # the only one so far
+COMMAND_VERSION: Final = 2
+"""The highest one that is understood: that of what concerns a named channel. All else has 1."""
 LENGTH_BYTES: Final = 4
 # The meta of a 16 MiB batch of the smallest events (about 30 bytes) is a little over 2 MiB of
 # packet offsets; a GTID run is at most about 80 bytes. Anything larger is damage, not a command.
@@ -39,11 +40,31 @@ def encode(command: Command, packets: BytesLike = b"") -> bytes:
     """The data of the entry; sets the command's version when it has none."""
     assert command.WhichOneof("kind") is not None, "a command says what it is"
     if not command.version:
-        command.version = COMMAND_VERSION
-    assert command.version == COMMAND_VERSION
+        names_channel = channel_of(command) or command.WhichOneof("kind") == "channel"
+        command.version = COMMAND_VERSION if names_channel else 1
+    assert command.version <= COMMAND_VERSION
     body = command.SerializeToString(deterministic=True)
     assert len(body) <= COMMAND_BYTES_MAX
     return b"".join((len(body).to_bytes(LENGTH_BYTES, "little"), body, packets))
+
+
+def channel_of(command: Command) -> int:
+    """The number of the channel that a command concerns; 0: the default one, or the cluster."""
+    match command.WhichOneof("kind"):
+        case "event_batch":
+            return command.event_batch.channel
+        case "receiver_session":
+            return command.receiver_session.channel
+        case "source_config":
+            return command.source_config.channel
+        case "server_config":
+            return command.server_config.channel
+        case "purge":
+            return command.purge.channel
+        case "accept_gap":
+            return command.accept_gap.channel
+        case _:
+            return 0
 
 
 def split(data: BytesLike) -> tuple[memoryview, int]:
