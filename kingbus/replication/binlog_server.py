@@ -280,14 +280,14 @@ class BinlogServer:
             return
         stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
         connection = self.connections.add(str(host).removeprefix("::ffff:"), port)
-        metrics.SERVER_CONNECTIONS.set(len(self.connections))
+        metrics.SERVER_CONNECTIONS.inc()
         try:
             await _Client(self, connection, stream).run()
         except Exception:  # noqa: BLE001 - one connection's failure is not another's
             _log.exception("a connection failed", thread_id=connection.thread_id)
         finally:
             self.connections.remove(connection)
-            metrics.SERVER_CONNECTIONS.set(len(self.connections))
+            metrics.SERVER_CONNECTIONS.dec()
             await trio.aclose_forcefully(stream)
 
 

@@ -217,12 +217,14 @@ class Receiver:
         timings: Timings = Timings(),
         connect: Connect = SourceConnection.open,
         batch_bytes: int = BATCH_BYTES,
+        channel_name: str = "",
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
         (without it changes are noticed within half a second), `attached` gives the uuids of the
         cluster's replicas, `clock` is the wall clock, `connect`
         how a source is reached, `batch_bytes` about how large a batch becomes under load.
+        `channel_name` is for people; which channel it is the relay says.
         """
         self._node = node
         self._relay = relay
@@ -236,6 +238,8 @@ class Receiver:
         self._timings = timings
         self._connect = connect
         self._batch_bytes = batch_bytes
+        self._metrics = metrics.ReceiverMetrics(channel_name)
+        self._named = {"channel": channel_name} if channel_name else {}
         self._status = "stopped"
         self._error = ""
         self._address = ""
@@ -279,12 +283,12 @@ class Receiver:
     def _show(self, status: str, error: str = "") -> None:
         if (status, error) != (self._status, self._error):
             if error:
-                _log.warning(status, reason=error, source=self._address)
+                _log.warning(status, reason=error, source=self._address, **self._named)
             else:
-                _log.info(status, source=self._address)
+                _log.info(status, source=self._address, **self._named)
         self._status, self._error = status, error
         for each in metrics.RECEIVER_STATES:
-            metrics.RECEIVER_STATUS.labels(each).set(each == status)
+            self._metrics.status(each).set(each == status)
 
     # -- running ----------------------------------------------------------------------------
 
@@ -374,7 +378,7 @@ class Receiver:
             self._ask_by_gtid = True
             return is_first
         if isinstance(error, ChecksumMismatchError):
-            metrics.RECEIVER_CHECKSUM_MISMATCHES.inc()
+            self._metrics.checksum_mismatches.inc()
         if isinstance(error, ReplacedAtSourceError):
             # Another node may lead by now: asking a majority shows it, and ends this all.
             with contextlib.suppress(KingbusError):
@@ -466,8 +470,8 @@ class Receiver:
         finally:
             connection.close()
             self._stream = self._acknowledger = None
-            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
-            metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(0)
+            self._metrics.open_transaction_bytes.set(0)
+            self._metrics.semi_sync_active.set(0)
 
     def _refuse_replica(self, facts: SourceFacts) -> None:
         """A candidate that still replicates from this relay has all that the relay has, and would
@@ -502,6 +506,7 @@ class Receiver:
         """Proposes the session; its number when this node has applied it."""
         plan = plan_session(self._relay.state, config, facts, new_epoch=self._new_epoch)
         wanted = ReceiverSession(
+            channel=self._relay.state.channel,
             member_id=self._node.member_id,
             term=self._node.leadership.term,
             epoch=plan.epoch,
@@ -520,7 +525,7 @@ class Receiver:
         if self._relay.state.session != proposal.index:
             raise SessionOverError("the log did not take the receiver's session")
         self._new_epoch = False
-        metrics.RECEIVER_SESSIONS.inc()
+        self._metrics.sessions.inc()
         return proposal.index
 
     async def _dump(
@@ -616,7 +621,7 @@ class Receiver:
                 pipeline.handed_on()
             if stream.has_failed:
                 continue  # not to wait for a source that may have nothing more to say
-            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(stream.open_transaction_bytes)
+            self._metrics.open_transaction_bytes.set(stream.open_transaction_bytes)
             if stream.is_going_on and self._status != "running":
                 self._ask_by_gtid = False
                 self._show("running")
@@ -640,11 +645,11 @@ class Receiver:
 
     def _count(self, batch: IngestedBatch) -> None:
         self._proposed += 1
-        metrics.RECEIVER_BATCHES.inc()
-        metrics.RECEIVER_EVENTS.inc(batch.events)
-        metrics.RECEIVER_BYTES.inc(len(batch.packets))
+        self._metrics.batches.inc()
+        self._metrics.events.inc(batch.events)
+        self._metrics.bytes.inc(len(batch.packets))
         if batch.meta.last_time:
-            metrics.RECEIVER_LAST_EVENT_TIME.set(batch.meta.last_time)
+            self._metrics.last_event_time.set(batch.meta.last_time)
 
     # -- checking ---------------------------------------------------------------------------
 

@@ -311,7 +311,7 @@ class Relay:
         return not is_batch or bool(self.state.accepted_gap)
 
     def _make_digest(self, index: int) -> None:
-        self._digests[index] = self._digest()
+        self._digests[index] = self.digest()
         self._digest_made.set()
         self._digest_made = trio.Event()
 
@@ -319,7 +319,7 @@ class Relay:
         """The state's hash as of exactly that index, once it is applied; None: it was before."""
         await trio.lowlevel.checkpoint()
         if self._applied == index:
-            return self._digest()
+            return self.digest()
         if self._applied < index and index not in self._digests:
             if len(self._digests) >= DIGESTS_MAX:
                 del self._digests[next(iter(self._digests))]
@@ -328,7 +328,7 @@ class Relay:
             await self._digest_made.wait()
         return self._digests.get(index) or None
 
-    def _digest(self) -> str:
+    def digest(self) -> str:
         """As of what is applied, of all channels; without named ones the state's own."""
         if not self.channels:
             return self.state.digest()

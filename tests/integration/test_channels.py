@@ -1,0 +1,153 @@
+"""Two sources in one cluster, each with replicas of its own, which get its content and no other."""
+
+import pytest
+
+from tests.support import workload
+from tests.support.channels import NamedChannel
+from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
+from tests.support.installations import Installation
+from tests.support.servers import MySQLServer
+from tests.support.waiting import wait_for
+from tests.support.world import World
+
+pytestmark = pytest.mark.mysql
+
+
+def follow(replica: MySQLServer, node: KingbusNode) -> None:
+    """The default channel of a node."""
+    replica.stop_replica()
+    replica.change_source(
+        host="127.0.0.1", port=node.listen_port, user=LISTENER_USER, password=LISTENER_PASSWORD
+    )
+    replica.start_replica()
+
+
+def assert_equal(replica: MySQLServer, source: MySQLServer) -> None:
+    """The replica gets to have exactly what its source has."""
+    replica.wait_for_gtids(source.gtid_executed())
+    assert replica.checksums() == source.checksums()
+    assert source.has_executed(replica.gtid_executed())
+    assert replica.replica_errors() == []
+
+
+def write(*sources: MySQLServer) -> None:
+    """Other content at each."""
+    for number, source in enumerate(sources, 1):
+        workload.small_transactions(source, 30 * number)
+        source.execute("FLUSH BINARY LOGS")
+        workload.small_transactions(source, 10)
+
+
+def purge(cluster: KingbusCluster, channel: NamedChannel) -> None:
+    """Both channels, all but the newest file; until the log is cut there on every node."""
+    leader = cluster.leader()
+    last = leader.get("/binlog/files")[-1]["name"]
+    leader.ask("POST", "/binlog/purge", {"to": last})
+    last = channel.files(leader)[-1]["name"]
+    left = leader.ask("POST", "/binlog/purge", {"to": last, "channel": channel.name})
+    assert [file["name"] for file in left] == [last]
+    firsts = [files[0]["first_index"] for files in (leader.get("/binlog/files"), left)]
+    for node in cluster.running:
+        wait_for(
+            lambda node=node: node.status()["first_index"] == min(firsts),  # type: ignore[misc]
+            what=f"the log of {node.name} to be cut at {min(firsts)}",
+            explain=node.status,
+        )
+
+
+def test_two_channels_over_kills_restarts_and_snapshots(world: World, modern: Installation) -> None:
+    """Each replica has exactly its source's content: after a kill -9 of the leader, after a start
+    from disk, and behind a member that began from a snapshot."""
+    one, two = (world.server(modern, f"source{n}", server_id=n) for n in (1, 2))
+    workload.make_tables(one)
+    workload.make_tables(two)
+    cluster = world.cluster()
+    channel = NamedChannel(cluster, "two")
+    channel.add()
+    cluster.start_receiver(one)
+    channel.start_receiver(two)
+    cluster.start_listeners()
+    for node in cluster:
+        channel.start_listener(node)
+    leader, (follower, _) = cluster.leader(), cluster.followers()
+    of_one, of_two = (world.server(modern, f"replica{n}", server_id=10 + n) for n in (1, 2))
+    follow(of_one, follower)
+    channel.follow(of_two, follower)
+    write(one, two)
+    assert_equal(of_one, one)
+    assert_equal(of_two, two)
+
+    leader.kill9()
+    cluster.leader()
+    write(one, two)
+    assert_equal(of_one, one)
+    assert_equal(of_two, two)
+
+    leader.start()
+    cluster.stop()
+    cluster.start()
+    write(one, two)
+    assert_equal(of_one, one)
+    assert_equal(of_two, two)
+
+    cluster.wait_for_gtids(one.gtid_executed(), one)
+    channel.wait_for_gtids(two.gtid_executed(), two)
+    purge(cluster, channel)
+    joined = cluster.newcomer("n4")
+    joined.start(via=cluster.leader().admin_url)
+    cluster.wait_voter("n4")
+    assert joined.output().count("snapshot installed") == 1, joined.output()
+    joined.start_listener()
+    channel.start_listener(joined)
+    follow(of_one, joined)
+    channel.follow(of_two, joined)
+    write(one, two)
+    assert_equal(of_one, one)
+    assert_equal(of_two, two)
+    cluster.wait_equal()
+    names = {each["name"]: each for each in joined.get("/channels")}
+    assert names["two"]["executed_gtid_set"] == channel.server_status(joined)["executed_gtid_set"]
+    assert names[""]["executed_gtid_set"] != names["two"]["executed_gtid_set"]
+
+
+def test_what_breaks_in_one_channel_leaves_the_other_alone(
+    world: World, modern: Installation
+) -> None:
+    """The source of one is gone, and that of the other goes on; by the command line."""
+    one, two = (world.server(modern, f"source{n}", server_id=n) for n in (1, 2))
+    workload.make_tables(one)
+    workload.make_tables(two)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    added = node.command("channel", "add", "two")
+    assert added.returncode == 0, added.stderr
+    assert "two" in added.stdout
+    channel = NamedChannel(cluster, "two")
+    cluster.start_receiver(one)
+    channel.start_receiver(two)
+    cluster.start_listeners()
+    channel.start_listener(node)
+    of_two = world.server(modern, "replica", server_id=12)
+    channel.follow(of_two, node)
+    write(one, two)
+    assert_equal(of_two, two)
+
+    one.kill9()
+    wait_for(
+        lambda: node.receiver_status()["status"] == "connecting",
+        what="the default channel to notice",
+        explain=node.receiver_status,
+    )
+    write(two)
+    assert_equal(of_two, two)
+    told = node.command("source", "status", "--channel", "two", "--json")
+    assert '"status": "running"' in told.stdout, told.stderr
+    stopped = node.command("source", "stop", "--channel", "two")
+    assert stopped.returncode == 0, stopped.stderr
+    assert node.receiver_status()["status"] == "connecting"
+    refused = node.command("channel", "remove", "two")
+    assert refused.returncode == 1
+    assert "not available yet" in refused.stderr
+    unknown = node.command("source", "start", "--channel", "three")
+    assert unknown.returncode == 1
+    assert "no such channel: three" in unknown.stderr
