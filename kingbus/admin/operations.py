@@ -101,9 +101,9 @@ class Operations:
         channels: Callable[[], Mapping[str, ChannelDoor]] = dict,
         digest: Callable[[], str] | None = None,
     ) -> None:
-        """`channels` gives the named ones that this node serves, `digest` the hash of all states."""
+        """`channels` gives the named ones that this node serves, `digest` the hash of all of it."""
         self._channels = channels
-        self._digest = digest or (lambda: self._relay.state.digest())
+        self._digest = digest
         self._name = name
         self._version = version
         self._node = node
@@ -171,7 +171,7 @@ class Operations:
             version=self._version,
             warnings=self._warnings(),
             at_rest=self._at_rest(),
-            state_hash=self._digest(),
+            state_hash=self._digest() if self._digest else self._relay.state.digest(),
         )
 
     def server_status(self, channel: str = "") -> schema.ServerStatusData:
