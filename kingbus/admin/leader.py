@@ -36,8 +36,8 @@ from kingbus.admin.protocols import (
 )
 from kingbus.admin.source_change import changed_source
 from kingbus.binlog import command as codec
-from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.mariadb_gtid import MYSQL
 from kingbus.binlog.relay_state import CHANNELS_MAX
 from kingbus.binlog.retention import reserve_warning
 from kingbus.errors import KingbusError
@@ -337,7 +337,6 @@ class LeaderOperations:
         async with self._source_lock:
             state = self._relay.state
             if name not in state.channels:
-                self._check_versions()
                 number = len(state.channels) + 1
                 if number > CHANNELS_MAX:
                     raise ConflictError(f"there are {CHANNELS_MAX} channels, and no more can be")
@@ -346,16 +345,6 @@ class LeaderOperations:
             if name not in state.channels:
                 raise UnavailableError("the channel was not added", hint="repeating is safe")
         return [each.model_dump() for each in views.channels(state, {})]
-
-    def _check_versions(self) -> None:
-        """A member that does not know channels would stop at the first command of one."""
-        for member in self._node.cluster:
-            known = self._relay.state.members.get(member.id)
-            if known is None or known.command_version < COMMAND_VERSION:
-                raise ConflictError(
-                    f"member {member.name} has not announced that it knows channels",
-                    hint="upgrade it, or start it if it has not run yet",
-                )
 
     async def _remove_channel(self, _body: object) -> None:
         raise ConflictError(
@@ -501,13 +490,13 @@ class LeaderOperations:
             raise BadRequestError("mysql_addr is required")
         if wanted.flavor not in {"", "mysql", "mariadb"}:
             raise BadRequestError("flavor must be mysql or mariadb")
-        stored = self._relay.state.source_config
-        user = wanted.mysql_user or (stored.user if stored is not None else "")
+        stored = self._relay.state.source_config or SourceConfig()
+        user = wanted.mysql_user or stored.user
         if not user:
             raise BadRequestError("mysql_user is required")
-        mode = wanted.mode or (stored.mode if stored is not None else "") or GTID
+        mode = wanted.mode or stored.mode or GTID
         start_from = wanted.start_from
-        if not start_from and stored is not None and mode == (stored.mode or GTID):
+        if not start_from and mode == (stored.mode or GTID):
             start_from = stored.start_from  # where to begin is said differently in each mode
         config = SourceConfig(
             addresses=wanted.addresses,
@@ -517,7 +506,7 @@ class LeaderOperations:
             server_uuid=wanted.syncer_uuid.lower(),
             start_from=checked_start(start_from or "earliest", mode),
             mode=mode,
-            flavor=wanted.flavor or self._relay.state.flavor or "mysql",
+            flavor=wanted.flavor or self._relay.state.flavor or stored.flavor or MYSQL,
             compression="" if wanted.compression == "none" else wanted.compression,
         )
         if wanted.tls is not None:
@@ -606,8 +595,23 @@ class LeaderOperations:
             kind = command.WhichOneof("kind")
             assert kind in {"source_config", "accept_gap"}, kind
             getattr(command, kind).channel = self._channel
+        self._check_known(command)
         proposal = await self._node.propose(codec.encode(command))
         await proposal.applied()
+
+    def _check_known(self, command: Command) -> None:
+        """UnavailableError while a member is too old for it: it would stop, or do without it."""
+        needed, state = codec.version_needed(command), self._cluster.state
+        late = [
+            member.name
+            for member in self._node.cluster
+            if state.lowest_version([member.id]) < needed
+        ]
+        if late:
+            raise UnavailableError(
+                f"this needs a later version of kingbus than {', '.join(late)} runs",
+                hint="upgrade every member first",
+            )
 
     @staticmethod
     def _copy(config: SourceConfig) -> SourceConfig:

@@ -12,12 +12,15 @@ from typing import Final, TypeAlias
 from google.protobuf.message import DecodeError
 
 from kingbus.errors import KingbusError
-from kingbus.pb.command_pb2 import Command
+from kingbus.pb.command_pb2 import Command, ReceiverSession
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
-COMMAND_VERSION: Final = 2
-"""The highest one that is understood: that of what concerns a named channel. All else has 1."""
+COMMAND_VERSION: Final = 3
+"""What this program understands. 2 came with users of all listeners, accepted gaps, sources by
+position and of MariaDB, compressed connections, and what a session tells of the source's settings;
+3 with named channels.
+"""
 LENGTH_BYTES: Final = 4
 # The meta of a 16 MiB batch of the smallest events (about 30 bytes) is a little over 2 MiB of
 # packet offsets; a GTID run is at most about 80 bytes. Anything larger is damage, not a command.
@@ -36,13 +39,44 @@ class UnknownCommandVersionError(KingbusError):
     hint = "Upgrade this member to the version that the other members run."
 
 
+def version_needed(command: Command) -> int:
+    """The version that a member must know so that it does not pass over a part of the command.
+
+    What an older member has to know is told in older words where that is possible: then a cluster
+    whose members are of two versions goes on as it did.
+    """
+    if channel_of(command):
+        return 3
+    match command.WhichOneof("kind"):
+        case "channel":
+            return 3
+        case "user_changes" | "accept_gap":
+            return 2
+        case "source_config":
+            config = command.source_config
+            is_plain = config.mode in {"", "gtid"} and config.flavor in {"", "mysql"}
+            return 1 if is_plain and not config.compression else 2
+        case "receiver_session":
+            session = command.receiver_session
+            is_plain = not (session.mode or session.gtid_mode or session.variables)
+            return 1 if is_plain and session.flavor in {"", "mysql"} else 2
+    return 1
+
+
+def in_older_words(session: ReceiverSession) -> None:
+    """Leaves out of a session what members of version 1 do not know, where nothing hangs on it."""
+    session.ClearField("variables")
+    session.ClearField("gtid_mode")
+    if session.mode == "gtid":
+        session.ClearField("mode")
+
+
 def encode(command: Command, packets: BytesLike = b"") -> bytes:
     """The data of the entry; sets the command's version when it has none."""
     assert command.WhichOneof("kind") is not None, "a command says what it is"
     if not command.version:
-        names_channel = channel_of(command) or command.WhichOneof("kind") == "channel"
-        command.version = COMMAND_VERSION if names_channel else 1
-    assert command.version <= COMMAND_VERSION
+        command.version = version_needed(command)
+    assert version_needed(command) <= command.version <= COMMAND_VERSION
     body = command.SerializeToString(deterministic=True)
     assert len(body) <= COMMAND_BYTES_MAX
     return b"".join((len(body).to_bytes(LENGTH_BYTES, "little"), body, packets))

@@ -34,6 +34,10 @@ TAG_LENGTH_MAX: Final = 32
 _TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}")
 _NUMBERS = re.compile(r"(\d{1,19})(?:\s*-\s*(\d{1,19}))?")
+_MANY_NUMBERS = re.compile(r"[0-9]{1,19}(?:[-:][0-9]{1,19})+")
+_BULK_TEXT: Final = 2000
+"""From so many characters on a group is read by numpy."""
+_COLON, _DASH = b":-"
 _MARIADB = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,19}\.\.\d{1,19}(?::\d{1,19}\.\.\d{1,19})*)")
 _MARIADB_BEGINS = re.compile(r"\d{1,10}-\d{1,10}-\d")
 _U64 = Struct("<Q")
@@ -258,6 +262,8 @@ class GtidSet:
         if _MARIADB_BEGINS.match(group) and _UUID.match(group) is None:
             self._parse_mariadb(group)
             return
+        if len(group) >= _BULK_TEXT and self._parse_bulk(group):
+            return
         uuid_text, *fields = (field.strip() for field in group.split(":"))
         if _UUID.fullmatch(uuid_text) is None:
             raise MalformedGtidSetError(f"{uuid_text[:60]!r} in a GTID set is not a server uuid")
@@ -281,6 +287,34 @@ class GtidSet:
                 )
         if tag_is_open:
             raise MalformedGtidSetError(f"no transaction numbers after tag {tag!r} in a GTID set")
+
+    def _parse_bulk(self, group: str) -> bool:
+        """Reads a group of many intervals as servers write it: no tag, in order, nothing odd.
+
+        False when it is not so: then field by field, which also finds the fault.
+        """
+        uuid_text, _, text = group.partition(":")
+        if _UUID.fullmatch(uuid_text) is None or _MANY_NUMBERS.fullmatch(text) is None:
+            return False
+        numbers = np.array(text.replace("-", ":").split(":"), dtype="S19").astype(np.uint64)
+        letters = np.frombuffer(text.encode("ascii"), np.uint8)
+        # Of the signs between two numbers each: whether they are the two ends of an interval.
+        spans = letters[(letters == _COLON) | (letters == _DASH)] == _DASH
+        if (spans[1:] & spans[:-1]).any():
+            return False
+        firsts = numbers[np.append(True, ~spans)]
+        lasts = numbers[np.append(~spans, True)]
+        rises = (firsts <= lasts).all() and (lasts[:-1] < firsts[1:]).all()
+        if not rises or firsts[0] == 0 or lasts[-1] > GTID_NUMBER_MAX:
+            return False
+        ends = lasts + _ONE
+        begins = np.append(True, firsts[1:] > ends[:-1])  # those that touch are one
+        stops = np.append(begins[1:], True)
+        read = _Intervals.from_numpy(firsts[begins], ends[stops])
+        key = UUID(uuid_text).bytes, ""
+        known = self._groups.get(key)
+        self._groups[key] = read if known is None else known.union(read)
+        return True
 
     def _parse_mariadb(self, group: str) -> None:
         gtid, parts = parse_gtid(group), _MARIADB.fullmatch(group)
@@ -525,7 +559,7 @@ def _decode_tag(view: memoryview, at: int) -> tuple[str, int]:
 
 def _mariadb_text(key: bytes, intervals: _Intervals) -> str:
     domain, server = split_key(key)
-    if intervals.starts == [1]:
+    if len(intervals) == 1 and intervals.starts[0] == 1:
         return f"{domain}-{server}-{intervals.ends[0] - 1}"
     pairs = zip(intervals.starts, intervals.ends, strict=True)
     numbers = ":".join(f"{start}..{end - 1}" for start, end in pairs)

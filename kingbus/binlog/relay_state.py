@@ -31,6 +31,7 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import Message
 
+from kingbus.binlog.command import COMMAND_VERSION, version_needed
 from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid
 from kingbus.binlog.mariadb_gtid import MYSQL, Position
 from kingbus.binlog.resume import ResumePoint
@@ -54,8 +55,10 @@ from kingbus.pb.command_pb2 import (
 from kingbus.pb.record_pb2 import BatchRow, FileRow, OpenTransaction
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 
-STATE_VERSION: Final = 2
-"""The highest one that is understood: of a state with named channels. All others have 1."""
+STATE_VERSION: Final = 3
+"""Of a record that holds named channels, or is of one; 2 of one that holds what came with commands
+of version 2; else it says 1, as older programs write and read it.
+"""
 CHANNELS_MAX: Final = 32
 """Named ones: each has a receiver, a listener at each member and a checkpoint of its own."""
 CHANNEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -234,6 +237,15 @@ class RelayState:
             else:
                 high = middle
         return self.files[low - 1] if low else None
+
+    def lowest_version(self, members: Iterable[int]) -> int:
+        """The highest Command.version that all of these members understand, as they announced.
+
+        One that announced nothing has not run yet, or not for long: should it be too old, it stops
+        at the first command that it does not know and says so.
+        """
+        told = [self.members[each].command_version for each in members if each in self.members]
+        return min((each for each in told if each), default=COMMAND_VERSION)
 
     def resume_point(self) -> ResumePoint:
         """Where the valid session goes on; to be asked when its entry was applied here.
@@ -768,7 +780,7 @@ class RelayState:
     def to_record(self) -> StateRecord:
         """Everything but the files that are closed: those have rows of their own."""
         record = StateRecord(
-            version=STATE_VERSION if self.channel or self.channels else 1,
+            version=self._record_version(),
             channel=self.channel,
             index=self.index,
             executed=self.executed.encode(),
@@ -800,6 +812,16 @@ class RelayState:
         if self.files:
             record.file.CopyFrom(self.files[-1])
         return record
+
+    def _record_version(self) -> int:
+        if self.channel or self.channels:
+            return STATE_VERSION
+        told = [
+            Command(source_config=self.source_config),
+            Command(receiver_session=self.source),
+        ]
+        is_new = self.users or self.accepted_gap or any(version_needed(each) > 1 for each in told)
+        return 2 if is_new else 1
 
     def _start(self, index: int) -> tuple[int, StateRecord]:
         """Just before a file begins: its ordinal, and what is to be kept of the state."""
@@ -845,7 +867,7 @@ class RelayState:
         `files` are the stored file rows, in any order; those of files that began later than the
         record, or were purged by then, are left out. Raises UnknownStateVersionError.
         """
-        if not 0 < record.version <= STATE_VERSION:
+        if not 1 <= record.version <= STATE_VERSION:
             raise UnknownStateVersionError(
                 f"the stored relay state is of version {record.version}; "
                 f"this program knows version {STATE_VERSION}"

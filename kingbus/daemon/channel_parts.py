@@ -82,6 +82,9 @@ class PartsBuilder:
             is_full=self.is_full,
             changed=self.changed,
             attached=self.replicas_seen,
+            lowest_version=lambda: self.relay.state.lowest_version(
+                member.id for member in self.node.cluster
+            ),
             random=random.SystemRandom(),
             channel_name=name,
         )

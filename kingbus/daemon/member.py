@@ -72,9 +72,10 @@ from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
 from kingbus.replication.file_content import read_chunk
+from kingbus.replication.pump import RESERVE_FULL
 from kingbus.replication.purger import CALL_METHOD as RETENTION_METHOD
 from kingbus.replication.purger import Purger
-from kingbus.replication.receiver import RESERVE_FULL, Receiver
+from kingbus.replication.receiver import Receiver
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret
@@ -182,6 +183,9 @@ class Member:
             is_full=self._is_full,
             changed=lambda: self._watched.changed,
             attached=self._replicas_seen,
+            lowest_version=lambda: self._relay.state.lowest_version(
+                member.id for member in self._node.cluster
+            ),
             random=random.SystemRandom(),
         )
         self._rsa_key = auth.PrivateKey.generate()

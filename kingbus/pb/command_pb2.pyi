@@ -37,9 +37,7 @@ class Command(_message.Message):
     ACCEPT_GAP_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """1, or 2 for what concerns a named channel; a node that meets a larger one than it knows stops
-    and says so.
-    """
+    """1 to 3 (binlog/command.py says which is when needed); a node that meets a larger one stops and says so."""
     @_builtins.property
     def event_batch(self) -> Global___EventBatch: ...
     @_builtins.property

@@ -498,6 +498,7 @@ class _Client:
                     result = await answer(
                         sql, session=self._session, connections=self._server.connections
                     )
+                    protocol.status = self._session.status
                     if result is not None:
                         return protocol.send_result_set(result)
                     return protocol.send_ok(warnings=len(self._session.notes))
@@ -508,6 +509,7 @@ class _Client:
                     return protocol.send_ok()
                 case ResetConnection():
                     self._session.reset()
+                    protocol.status = self._session.status
                     return protocol.send_ok()
                 case SetOption():
                     return protocol.send_eof()
@@ -640,10 +642,10 @@ class _Client:
                     failure = internal_error("the dump failed; the relay's log says why")
                 nursery.cancel_scope.cancel()
         if dump.replaced:
-            position = dump.progress
+            at, request = dump.progress, dump.request
             is_mariadb = self._server.facts.flavor == MARIADB
             replaced = mariadb_replaced if is_mariadb else replaced_by_same_replica
-            failure = replaced(dump.request.file_name, 4, position.file, position.position)
+            failure = replaced(request.file_name, request.position, at.file, at.position)
         elif dump.overtaken:
             failure = self._overtaken(dump)
         self._protocol.continue_at(dump.progress.next_sequence)
@@ -651,6 +653,14 @@ class _Client:
             return  # the stream stops inside a packet: nothing may follow
         if failure is not None:
             metrics.DUMP_REFUSED.inc()
+            _log.warning(
+                "a dump was refused",
+                thread_id=self._connection.thread_id,
+                host=self._connection.host,
+                replica_uuid=dump.request.replica_uuid,
+                server_id=dump.request.server_id,
+                reason=failure.message,
+            )
             await self._farewell(failure)
         elif finished:
             await self._send(self._protocol.end_dump())

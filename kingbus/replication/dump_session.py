@@ -288,8 +288,9 @@ class DumpSession:
         config = state.source_config
         if config is not None and config.mode == "position":
             raise refused(errors.gtid_mode_not_on("OFF"))  # the listener says it with the mode
-        if not state.executed.contains(gtids.only(source_uuids(state))):
-            raise _PerhapsBehindError(errors.replica_has_more())
+        extra = gtids.only(source_uuids(state)).subtract(state.executed)
+        if extra:
+            raise _PerhapsBehindError(errors.replica_has_more(str(extra)))
         missing = state.purged.subtract(gtids)
         if missing:
             raise refused(errors.purged_required(str(gtids), str(missing)))

@@ -8,13 +8,13 @@ each client; a value that a replica reads is never NULL, because replicas crash 
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.mariadb_gtid import MARIADB
-from kingbus.mysql.constants import ColumnFlag, ColumnType
+from kingbus.mysql.constants import ColumnFlag, ColumnType, ServerStatus
 from kingbus.mysql.errors import (
     MySQLError,
     access_denied_to_database,
@@ -187,6 +187,10 @@ class Connections(Protocol):
         """Replicas that are asked for acknowledgements."""
         ...
 
+    def acknowledged(self) -> Mapping[str, tuple[str, int]]:
+        """How far each of them says that it has everything, file and position, by its uuid."""
+        ...
+
     def kill(self, thread_id: int, *, by: "Session", query_only: bool) -> None:
         """End a connection, or its dump. Raises 1094, and 1095 for somebody else's."""
         ...
@@ -210,6 +214,12 @@ class Session:
 
     def __post_init__(self) -> None:
         self.system_variables = SystemVariables(self.facts, offers_semi_sync=self.offers_semi_sync)
+
+    @property
+    def status(self) -> ServerStatus:
+        """What OK and EOF tell of it."""
+        on = self.system_variables.get("autocommit") == "ON"
+        return ServerStatus.AUTOCOMMIT if on else ServerStatus(0)
 
     def reset(self) -> None:
         """COM_RESET_CONNECTION."""

@@ -190,7 +190,7 @@ class Relay:
             )
         relay = cls(database=database, log=log, runner=runner, state=state, files=files)
         relay._applied = at
-        if record is not None and record.version > 1:
+        if record is not None and record.version >= STATE_VERSION:
             relay._load_channels()
         relay._replay(applied)
         return relay

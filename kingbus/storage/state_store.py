@@ -211,7 +211,7 @@ class StateStore:
         `state` is as of the snapshot's index, `members` as of its `conf_index`; with channels each
         state is of an index of its own.
         """
-        assert state.index == snapshot.index or state.version > 1, (state.index, snapshot.index)
+        assert state.index == snapshot.index or state.version > 2, (state.index, snapshot.index)
         batch = self._database.new_batch()
         for key in (batch_key, file_key, start_key):
             batch.delete_range(key(0, 0), key(CHANNEL_MAX, NUMBER_MAX))

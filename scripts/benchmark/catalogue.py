@@ -182,6 +182,32 @@ AT_REST = tuple(
     for form in FORMS_AT_REST
 )
 
+INTERVALS = 100_000
+SINGLE, MANY = "a single interval", f"{INTERVALS:,} intervals"
+SETS = {SINGLE: 1, MANY: INTERVALS}
+"""What the sources had executed before they wrote, by the number of its intervals."""
+
+
+def gtids_name(what: str, which: str) -> str:
+    """The row of `ingest`, `dump as a replica` or `CPU of a transaction` with a set."""
+    return f"{what}, {which}"
+
+
+GTIDS = tuple(
+    Row(name=gtids_name(what, SINGLE), unit=unit)
+    if which == SINGLE
+    # Within 10 % in each: as fast, or as much of a CPU.
+    else Row(
+        name=gtids_name(what, MANY),
+        unit=unit,
+        how=How.SPEED if unit == "s" else How.FACTOR,
+        reference=gtids_name(what, SINGLE),
+        target=0.9 if unit == "s" else 1.1,
+    )
+    for what, unit in (("ingest", "s"), ("dump as a replica", "s"), ("CPU of a transaction", "µs"))
+    for which in SETS
+)
+
 MEMORY = (
     Row(
         name="anonymous memory of a node",
@@ -203,6 +229,7 @@ PARTS: dict[str, tuple[Row, ...]] = {
     "catch-up": CATCHING_UP,
     "replicas": REPLICAS,
     "at-rest": AT_REST,
+    "gtids": GTIDS,
 }
 WHOLE_RUN = "memory"
 """The part that is not run: what the others saw is summed up in it."""

@@ -18,6 +18,7 @@ from scripts.benchmark import (
     at_rest,
     catchup,
     failover,
+    gtids,
     idle,
     latency,
     replicas,
@@ -66,6 +67,9 @@ def measure(
     if part == "at-rest":
         count = max(100, round(at_rest.TRANSACTIONS * scale))
         return at_rest.measure(products, turns, directory, transactions=count)
+    if part == "gtids":
+        count = max(100, round(gtids.TRANSACTIONS * scale))
+        return gtids.measure(products, turns, directory, transactions=count)
     return startup.measure(loads["mixed"], products, turns, directory)
 
 

@@ -1,7 +1,16 @@
 """The source is lost, a replica of the relay takes its place, and nobody else has to be touched."""
 
+import contextlib
+
 import pytest
 
+from tests.integration.test_semi_sync import (
+    committing,
+    new_names,
+    wait_acknowledging,
+    wait_held,
+    wait_returning,
+)
 from tests.support import workload
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.installations import Installation
@@ -33,13 +42,27 @@ def promote(server: MySQLServer) -> None:
     server.execute("RESET REPLICA ALL")
 
 
+def wait_pulling(cluster: KingbusCluster, source: MySQLServer) -> None:
+    """Until the receiver pulls from this candidate, whoever chose it."""
+
+    def is_pulling() -> bool:
+        status = cluster.leader().receiver_status()
+        return status["current_addr"] == address(source) and status["status"] == "running"
+
+    wait_for(is_pulling, what="the candidate to be the source", seconds=60, explain=cluster.logs)
+
+
 def assert_equal(replicas: list[MySQLServer], source: MySQLServer) -> None:
     executed = source.gtid_executed()
     for replica in replicas:
         replica.wait_for_gtids(executed)
         assert replica.checksums() == source.checksums()
         assert replica.gtid_executed() == executed
-        assert replica.replica_errors() == []
+        wait_for(
+            lambda replica=replica: replica.replica_errors() == [],
+            what="a status without errors",
+            explain=replica.replica_errors,
+        )
 
 
 def test_a_promoted_replica_becomes_the_source_and_the_old_one_its_replica(
@@ -122,17 +145,190 @@ def test_a_listed_candidate_is_taken_by_itself_when_the_source_is_lost(
 
     old.kill9()
     promote(new)
+    wait_pulling(cluster, new)
+    workload.small_transactions(new, 20)
+    assert_equal([replica], new)
+
+
+def test_a_candidate_that_lacks_something_is_taken_once_it_has_it(
+    world: World, modern: Installation
+) -> None:
+    """The set stands in the receiver's status as long as it is missing; nothing else happens."""
+    old = world.server(modern, "old", server_id=1)
+    workload.make_tables(old)
+    new = world.server(modern, "new", server_id=2)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(old, mysql_addrs=[address(old), address(new)])
+    cluster.start_listeners()
+    attach(new, node)
+    workload.small_transactions(old, 20)
+    assert_equal([new], old)
+    new.stop_replica()
+    before = new.gtid_executed()
+    workload.small_transactions(old, 3)
+    everything = old.gtid_executed()
+    cluster.wait_for_gtids(everything, old)
+    lacking = str(old.value("SELECT GTID_SUBTRACT(%s, %s)", everything, before))
+    old.kill9()
+
+    def named() -> bool:
+        status = node.receiver_status()
+        return status["status"] == "error" and lacking in status["error"]
+
+    wait_for(named, what=f"{lacking} to be named", seconds=60, explain=cluster.logs)
+    assert node.status()["executed_gtid_set"] == everything
+    new.start_replica()
+    new.wait_for_gtids(everything)
+    promote(new)
+    wait_pulling(cluster, new)
+    workload.small_transactions(new, 5)
+    cluster.wait_for_gtids(new.gtid_executed(), new)
+
+
+def test_divergent_transactions_are_named_and_refused(world: World, modern: Installation) -> None:
+    """What only the old source has is told by the failover, refused when it comes back as a
+    replica, and in the way of it as a source; the others are not touched."""
+    old = world.server(modern, "old", server_id=1)
+    workload.make_tables(old)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(old)
+    cluster.start_listeners()
+    new = world.server(modern, "new", server_id=2)
+    attach(new, node)
+    replica = world.server(modern, "replica", server_id=3)
+    attach(replica, node)
+    workload.small_transactions(old, 20)
+    assert_equal([new, replica], old)
+    node.ask("PUT", "/binlog/syncer/stop")
+    before = old.gtid_executed()
+    workload.small_transactions(old, 4)
+    alone = str(old.value("SELECT GTID_SUBTRACT(@@global.gtid_executed, %s)", before))
+
+    promote(new)
+    done = node.command("source", "failover", "--to", address(new))
+    assert done.returncode == 0, done.stderr
+    assert f"{address(old)} has transactions that the relay never received: {alone}" in done.stderr
+    workload.small_transactions(new, 10)
+    assert_equal([replica], new)
+
+    attach(old, node)
     wait_for(
-        lambda: (
-            node.receiver_status()["current_addr"] == address(new)
-            and node.receiver_status()["status"] == "running"
-        ),
-        what="the candidate to be the source",
+        lambda: any("1236" in error and alone in error for error in old.replica_errors()),
+        what=f"the old source to be told of {alone}",
+        explain=old.replica_status,
+    )
+    assert not old.has_executed(new.gtid_executed())
+    back = node.command("source", "failover", "--to", address(old))
+    assert back.returncode == 1 and new.server_uuid() in back.stderr, back.stderr
+    wait_pulling(cluster, new)
+    workload.small_transactions(new, 5)
+    assert_equal([replica], new)
+
+
+def test_nothing_that_returned_is_lost_by_a_failover(world: World) -> None:
+    """Semi-sync; source and leader die together under load. The candidate gets the rest from the
+    relay, is promoted and taken by itself, and has every row whose commit returned; so do the
+    replicas, and the old source when it comes back as one."""
+    spelling = new_names()
+    modern = spelling.installation
+    old = world.server(modern, "old", server_id=1, extra=spelling.source_settings)
+    workload.make_tables(old)
+    new = world.server(modern, "new", server_id=2, extra=spelling.source_settings)
+    cluster = world.cluster()
+    cluster.start_receiver(old, semi_sync=True, mysql_addrs=[address(old), address(new)])
+    cluster.start_listeners()
+    wait_acknowledging(cluster, spelling, old)
+    spelling.switch_on(old)
+    survivors = cluster.followers()
+    attach(new, survivors[0])
+    replica = world.server(modern, "replica", server_id=3)
+    attach(replica, survivors[1])
+    writers = committing(old, 0)
+    with contextlib.ExitStack() as stack:
+        for writer in writers:
+            stack.enter_context(writer)
+        wait_returning(writers, cluster)
+        assert spelling.of_source(old, "no_tx") == "0"
+        leader = cluster.leader()
+        old.kill9()
+        leader.kill9()
+    returned = {number for writer in writers for number in writer.returned}
+    held = str(cluster.leader().status()["executed_gtid_set"])
+    new.wait_for_gtids(held)
+    promote(new)
+    wait_pulling(cluster, new)
+    spelling.switch_on(new)
+    wait_acknowledging(cluster, spelling, new)
+    workload.small_transactions(new, 20)
+    assert spelling.of_source(new, "no_tx") == "0"
+    wait_held(new, returned)
+    assert_equal([replica], new)
+
+    leader.start()
+    old.start()
+    attach(old, leader)
+    beyond = str(
+        new.value("SELECT GTID_SUBTRACT(%s, %s)", old.gtid_executed(), new.gtid_executed())
+    )
+    if beyond:  # it crashed before anybody was sent that, and nobody was told that it is there
+        wait_for(
+            lambda: any("1236" in error and beyond in error for error in old.replica_errors()),
+            what=f"the old source to be told of {beyond}",
+            explain=old.replica_status,
+        )
+    else:
+        assert_equal([old], new)
+
+
+def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: Installation) -> None:
+    """Files of the same names; a replica by GTID and one by file and position stay attached; the
+    candidate is not taken while it replicates from the relay; the old source comes back."""
+    old = world.server(mariadb, "old", server_id=1)
+    workload.make_tables(old)
+    new = world.server(mariadb, "new", server_id=2)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(old, flavor="mariadb", mysql_addrs=[address(old), address(new)])
+    cluster.start_listeners()
+    attach(new, node)
+    by_gtid = world.server(mariadb, "by_gtid", server_id=3)
+    attach(by_gtid, node)
+    by_position = world.server(mariadb, "by_position", server_id=4)
+    wait_for(lambda: node.get("/binlog/files"), what="a first file")
+    first = node.get("/binlog/files")[0]["name"]
+    attach(by_position, node, auto_position=False, file=first, position=4)
+    workload.small_transactions(old, 30)
+    old.execute("FLUSH BINARY LOGS")
+    workload.small_transactions(old, 30)
+    assert_equal([new, by_gtid, by_position], old)
+    assert set(new.binlog_files()) & set(old.binlog_files())
+
+    old.kill9()
+    wait_for(
+        lambda: "it is taken once it is promoted" in node.receiver_status()["error"],
+        what="the candidate to be refused while it is a replica",
         seconds=60,
         explain=cluster.logs,
     )
+    new.stop_replica()
+    new.execute("RESET SLAVE ALL")
+    wait_pulling(cluster, new)
     workload.small_transactions(new, 20)
-    assert_equal([replica], new)
+    new.execute("FLUSH BINARY LOGS")
+    workload.small_transactions(new, 20)
+    assert_equal([by_gtid, by_position], new)
+    assert node.receiver_status()["epoch"] == 2
+    names = [file["name"] for file in node.get("/binlog/files")]
+    assert len(names) == len(set(names))
+
+    old.start()
+    # It never replicated: what it has is said by what it wrote.
+    old.execute(f"SET GLOBAL gtid_slave_pos = '{old.value('SELECT @@global.gtid_binlog_pos')}'")
+    attach(old, node)
+    workload.small_transactions(new, 10)
+    assert_equal([old, by_gtid, by_position], new)
 
 
 def begin_with_gap(

@@ -53,6 +53,7 @@ class MariaDBServer(MySQLServer):
         file: str | None = None,
         position: int | None = None,
         heartbeat_seconds: float = 1.0,
+        tls: bool = False,
     ) -> None:
         """Point this server at a source; by GTID it says what it has as `slave_pos`."""
         options = {
@@ -63,6 +64,8 @@ class MariaDBServer(MySQLServer):
             "CONNECT_RETRY": "1",
             "HEARTBEAT_PERIOD": str(heartbeat_seconds),
             "USE_GTID": "slave_pos" if auto_position else "no",
+            "SSL": str(int(tls)),
+            "SSL_VERIFY_SERVER_CERT": "0",
         }
         if file is not None:
             options |= {"LOG_FILE": repr(file), "LOG_POS": str(position or 4)}

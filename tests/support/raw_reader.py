@@ -90,16 +90,22 @@ class RawReader:
         file: str = "",
         position: int = 4,
         server_id: int = 990,
+        replica_uuid: str | None = None,
         non_blocking: bool = False,
         heartbeat_seconds: float = 0.5,
     ) -> None:
-        """Log in and ask for the dump; `gtid_set` None asks by file and position."""
+        """Log in and ask for the dump; `gtid_set` None asks by file and position.
+
+        Each reader is a replica of its own; with `replica_uuid` it is that one, with "" it never
+        says who it is.
+        """
         self.seen = Seen()
         self._is_by_gtid = gtid_set is not None
         self._transaction = _Transaction()
         self._checksum = False
         self._closing = False
         self._connection: Any = _log_in(host, port, user, password)
+        self.thread_id = int(self._connection.thread_id())
         with self._connection.cursor() as cursor:
             nanoseconds = int(heartbeat_seconds * 1e9)
             cursor.execute(
@@ -110,8 +116,11 @@ class RawReader:
                 "SET @master_binlog_checksum = @@global.binlog_checksum,"
                 " @source_binlog_checksum = @@global.binlog_checksum"
             )
-            replica = uuid.uuid5(uuid.NAMESPACE_OID, f"reader-{server_id}-{id(self)}")
-            cursor.execute(f"SET @slave_uuid = '{replica}', @replica_uuid = '{replica}'")
+            replica = replica_uuid
+            if replica is None:
+                replica = str(uuid.uuid5(uuid.NAMESPACE_OID, f"reader-{server_id}-{id(self)}"))
+            if replica:
+                cursor.execute(f"SET @slave_uuid = '{replica}', @replica_uuid = '{replica}'")
         flags = _NON_BLOCKING if non_blocking else 0
         name = file.encode()
         if gtid_set is None:
@@ -389,14 +398,16 @@ def drain(
     password: str,
     host: str = "127.0.0.1",
     seconds: float = 120.0,
+    gtid_set: str = "",
     at_least: int | None = None,
     ready: Callable[[], object] = lambda: None,
 ) -> Drained:
     """Read a whole dump by GTID as fast as bytes come, looking at none but the last.
 
-    For measuring: the reader must not be what limits the speed. The dump ends by itself, unless
-    `at_least` is given: then it is what a replica asks for, with heartbeats and without an end, and
-    is over when that many bytes have come and no more follow. `ready` is called before it begins.
+    For measuring: the reader must not be what limits the speed. What is in `gtid_set` it has
+    already. The dump ends by itself, unless `at_least` is given: then it is what a replica asks
+    for, with heartbeats and without an end, and is over when that many bytes have come and no more
+    follow. `ready` is called before it begins.
     """
     is_endless = at_least is not None
     connection = _log_in(host, port, user, password)
@@ -415,7 +426,7 @@ def drain(
             # replace the first: several may read at once.
             replica = uuid.uuid4()
             cursor.execute(f"SET @slave_uuid = '{replica}', @replica_uuid = '{replica}'")
-        encoded = encode_gtid_set("")
+        encoded = encode_gtid_set(gtid_set)
         flags = 0 if is_endless else _NON_BLOCKING
         server_id = 10_000 + replica.int % 1_000_000
         body = struct.pack("<HII", flags, server_id, 0) + struct.pack("<QI", 4, len(encoded))

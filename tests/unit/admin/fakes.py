@@ -19,9 +19,9 @@ from kingbus.node.errors import DialBackError, NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.pb.record_pb2 import FileRow
+from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.file_content import PastEndError
 from kingbus.replication.purger import UnknownFileError
-from kingbus.replication.receiver import SourceCheckError
 from kingbus.replication.source_facts import SourceFacts
 from kingbus.secrets import ClusterSecret
 from kingbus.storage.at_rest import AtRestStatus

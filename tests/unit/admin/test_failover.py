@@ -121,6 +121,28 @@ async def test_what_cannot_be_a_failover_is_refused(pair: Pair) -> None:
     assert (await browser.refused("PUT", FAILOVER, {"to": "x"}))[0] == 400
 
 
+async def test_without_gtids_another_server_is_refused_at_once(pair: Pair) -> None:
+    """No set can be compared, so nothing is stopped and nothing stored; nor is there a gap."""
+    browser = Browser(pair.n1)
+    await browser.data("PUT", "/binlog/syncer/start", {**CANDIDATES, "mode": "position"})
+    pair.n1.receiver.now.address = FIRST
+    index = pair.shared.index
+    status, message = await browser.refused("PUT", FAILOVER, {"to": SECOND})
+    assert (status, "without GTIDs" in message) == (409, True)
+    status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:1"})
+    assert (status, "not available yet" in message) == (409, True)
+    assert pair.shared.index == index
+
+
+async def test_a_gap_of_a_mariadb_source_is_not_accepted(pair: Pair) -> None:
+    """Its purged position is no set of what is missing."""
+    browser = Browser(pair.n1)
+    pair.n1.receiver.facts = replace(pair.n1.receiver.facts, version="10.11.18-MariaDB")
+    await browser.data("PUT", "/binlog/syncer/start", {**CANDIDATES, "flavor": "mariadb"})
+    status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:1"})
+    assert (status, "not available yet" in message) == (409, True)
+
+
 def hold(pair: Pair, executed: str) -> None:
     """As if the relay had received that."""
     pair.shared.state.executed = GtidSet.parse(executed)

@@ -8,7 +8,7 @@ import pytest
 from kingbus.admin.sql import SqlAdministration
 from kingbus.binlog.relay_state import RelayState
 from kingbus.mysql.errors import MySQLError
-from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
+from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig, SourceConfig, User
 from kingbus.replication.admin_statements import AccountPassword
 from kingbus.replication.administration import SourceChange, UserAction, UserOrder
 from kingbus.replication.users import ADMIN, REPLICATION, has_password
@@ -289,3 +289,21 @@ async def test_a_repeated_order_whose_outcome_was_unknown(rig: Rig) -> None:
     to_lose = 1
     await rig.change("drop", "a")
     assert rig.state.users == {}
+
+
+async def test_nothing_is_ordered_that_a_member_is_too_old_for(rig: Rig) -> None:
+    """It would pass over it, or stop: the order is refused by the member's name until it is new."""
+    for member, version in ((rig.pair.n1, 2), (rig.pair.n2, 1)):
+        rig.state.members[member.node.id] = MemberAttributes(
+            member_id=member.node.id, command_version=version
+        )
+    code, message = await refused(rig.change("create", "ann", passwords=["long-enough-7"]))
+    assert code == 1105
+    assert "later version of kingbus than n2 runs" in message
+    assert not rig.state.users
+    await rig.follower.change_source(FULL)
+    assert rig.source.user == "u", "what it knows goes on"
+    rig.state.members[rig.pair.n2.node.id].command_version = 2
+    rig.state.members[99] = MemberAttributes(member_id=99, command_version=1)
+    await rig.change("create", "ann", passwords=["long-enough-7"])
+    assert "ann" in rig.state.users, "a member that was removed does not count"

@@ -61,10 +61,10 @@ def at_once(made, *, allow_anonymous=False):
 
 
 def one_by_one(made, *, allow_anonymous=False):
-    reader, places, stops, _ = reader_of(made)
+    reader, places, stops, types = reader_of(made)
     try:
         lengths, runs = reader._gtids_one_by_one(
-            places, stops - len(CRC), allow_anonymous=allow_anonymous
+            places, stops - len(CRC), types, allow_anonymous=allow_anonymous
         )
     except (MalformedEventError, AnonymousTransactionError) as error:
         return type(error)

@@ -593,8 +593,26 @@ def test_the_last_configuration_of_a_member_counts() -> None:
 
 def test_a_record_of_a_later_version_is_refused() -> None:
     """It says which version is known."""
-    with pytest.raises(UnknownStateVersionError, match=f"version {STATE_VERSION + 1}"):
+    with pytest.raises(UnknownStateVersionError, match=f"knows version {STATE_VERSION}"):
         RelayState.from_record(StateRecord(version=STATE_VERSION + 1))
+
+
+@pytest.mark.parametrize(
+    ("command", "version"),
+    [
+        (Command(source_config=SourceConfig(user="u", mode="gtid")), 1),
+        (Command(source_config=SourceConfig(user="u", mode="position")), 2),
+        (Command(user_changes=UserChanges(users=[User(name="u")])), 2),
+    ],
+    ids=["as ever", "by position", "users"],
+)
+def test_a_record_bears_the_version_that_it_needs(command: Command, version: int) -> None:
+    """A program of the version before reads what holds nothing new, and refuses the rest."""
+    applied = Applied()
+    applied.apply(command)
+    record = applied.state.to_record()
+    assert record.version == version
+    assert RelayState.from_record(record).to_record() == record
 
 
 def test_a_session_resumes_by_position_behind_the_last_transaction() -> None:

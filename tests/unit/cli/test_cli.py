@@ -256,7 +256,9 @@ def test_source(
     assert (config.start_from, config.mode, config.compression) == ("earliest", "position", "zlib")
     assert config.flavor == "mysql"
     assert "mode" in failed([*set_source, "--mode", "file"], 1, capsys)
-    assert invoke([*set_source, "--flavor", "mariadb", "--start-from", "0-1-5"]) == 0
+    of_mariadb = ["--mode", "gtid", "--flavor", "mariadb", "--start-from", "0-1-5"]
+    assert invoke([*set_source, *of_mariadb]) == 0
+    assert invoke(set_source) == 0, "what is not said stays"
     assert api.pair.shared.state.source_config.flavor == "mariadb"
     assert api.pair.shared.state.source_config.start_from == "0-1-5"
     assert invoke(["source", "status"]) == 0

@@ -152,6 +152,9 @@ class MemoryConnections:
     def semi_sync_clients(self) -> int:
         return 0
 
+    def acknowledged(self) -> dict[str, tuple[str, int]]:
+        return {"server id 7": ("binlog.000002", 154), "a-uuid": ("", 0)}
+
     def kill(self, thread_id: int, *, by: Session, query_only: bool) -> None:
         for process in self.open:
             if process.thread_id == thread_id:

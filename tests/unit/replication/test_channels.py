@@ -134,16 +134,16 @@ def test_there_are_at_most_so_many_channels() -> None:
 
 
 def test_an_older_program_refuses_commands_and_states_of_channels() -> None:
-    """Both say version 2, and only these: what was written without channels is as it was."""
+    """Both say version 3, and only these: what was written without channels is as it was."""
     node = RelayNode()
     node.hold(binlog(1, range(1, 3)))
     assert node.relay.state.to_record().version == 1
     assert all(decode(entry.data)[0].version == 1 for entry in node.log.entries)
     before = len(node.log.entries)
     add_channel(node, "one").hold(binlog(1, range(1, 3)))
-    assert all(decode(entry.data)[0].version == 2 for entry in node.log.entries[before:])
-    assert node.relay.state.to_record().version == 2
-    assert node.relay.channels[1].state.to_record().version == 2
+    assert all(decode(entry.data)[0].version == 3 for entry in node.log.entries[before:])
+    assert node.relay.state.to_record().version == 3
+    assert node.relay.channels[1].state.to_record().version == 3
 
 
 # -- the cut --------------------------------------------------------------------------------------
@@ -346,4 +346,4 @@ async def test_a_member_that_begins_from_a_snapshot_comes_to_the_same_state(
 def test_an_encoded_command_says_its_channel_s_version() -> None:
     """Whoever makes it need not think of it."""
     data = encode(Command(channel=Channel(number=1, name="one")))
-    assert decode(data)[0].version == 2
+    assert decode(data)[0].version == 3

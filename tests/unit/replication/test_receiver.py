@@ -20,8 +20,9 @@ from kingbus.mysql.constants import Capability
 from kingbus.mysql.packet import encode_payload
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
 from kingbus.replication.binlog_server import BinlogServer
+from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
-from kingbus.replication.receiver import Receiver, SourceCheckError, Timings
+from kingbus.replication.receiver import Receiver, Timings
 from kingbus.replication.served_facts import ClusterIdentity
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
@@ -116,7 +117,7 @@ async def serving(source: ScriptedSource) -> AsyncIterator[ScriptedSource]:
 
 
 class Pull:
-    def __init__(self, *, is_full=lambda: False, attached=tuple):
+    def __init__(self, *, is_full=lambda: False, attached=tuple, lowest_version=2):
         self.node = SoloNode()
         self.key = ClusterSecret.generate()
         self.identity = ClusterIdentity(1234, lambda: self.node.state)
@@ -127,6 +128,7 @@ class Pull:
             secret=lambda: self.key,
             is_full=is_full,
             attached=attached,
+            lowest_version=lambda: lowest_version,
             changed=lambda: self.node.changed,
             random=random.Random(1),
             timings=SHORT,
@@ -163,8 +165,9 @@ async def pulling(source: ScriptedSource, *more: str, **options) -> AsyncIterato
     """A receiver that pulls from the source."""
     is_full = options.pop("is_full", lambda: False)
     attached = options.pop("attached", tuple)
+    lowest_version = options.pop("lowest_version", 2)
     async with serving(source):
-        pull = Pull(is_full=is_full, attached=attached)
+        pull = Pull(is_full=is_full, attached=attached, lowest_version=lowest_version)
         pull.node.lead()
         pull.node.configure(pull.config(*more, source.address, **options))
         async with trio.open_nursery() as nursery:
@@ -221,6 +224,18 @@ async def test_a_session_stores_what_comes():
         recorded = pull.node.state.source
         assert (recorded.source_uuid, recorded.source_id) == (SOURCE_UUID, 11)
         assert (recorded.epoch, recorded.source_version) == (1, "9.7.4-kingbus")
+
+
+@pytest.mark.parametrize(("version", "is_told"), [(1, False), (2, True)])
+async def test_a_session_says_what_every_member_understands(version: int, is_told: bool) -> None:
+    """A cluster that is upgraded member by member goes on to pull; the rest is told afterwards."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, lowest_version=version) as pull:
+        await pull.until_whole(file)
+        recorded = pull.node.state.source
+        assert bool(recorded.mode) == bool(recorded.gtid_mode) == is_told
+        assert bool(recorded.variables) == is_told
 
 
 @pytest.mark.parametrize("compression", ["zlib", "zstd"])
