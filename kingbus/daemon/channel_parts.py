@@ -6,8 +6,9 @@ the node's own process, and their files are not archived.
 
 import random
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -17,6 +18,7 @@ from kingbus.admin.listener import ListenerControl
 from kingbus.admin.operations import Operations
 from kingbus.admin.sql import SqlAdministration
 from kingbus.daemon.channels import Parts, id_of_channel
+from kingbus.daemon.configured import ConfiguredSource, open_listener_of_channel
 from kingbus.daemon.options import Options
 from kingbus.daemon.worker import Worker
 from kingbus.mysql import auth
@@ -117,8 +119,31 @@ class PartsBuilder:
             server=server,
             listener=listener,
             leader=leader,
-            keep={f"listener of channel {name}": listener.settle},
+            keep=self._steps(name, relay, listener, leader),
         )
+
+    def _steps(
+        self, name: str, relay: Relay, listener: ListenerControl, leader: LeaderOperations
+    ) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What is to be done again and again so that configured and stored come together."""
+        section = next((each for each in self.options.config.channels if each.name == name), None)
+        listener_of, source_of = f"listener of channel {name}", f"source of channel {name}"
+        if section is None:
+            return {listener_of: listener.settle}
+        source = ConfiguredSource(
+            self.options,
+            node=self.node,
+            relay=relay,
+            leader=leader,
+            keys=self.keys,
+            channel=section,
+        )
+        configured = partial(open_listener_of_channel, self.options, section, listener)
+        return {
+            f"configured {listener_of}": configured,
+            listener_of: listener.settle,
+            source_of: source.seed,
+        }
 
     async def _store(self, wanted: ServerConfig) -> None:
         await self.operations().store_server(wanted)

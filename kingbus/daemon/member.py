@@ -53,7 +53,11 @@ from kingbus.binlog.retention import Policy, reserve_warning
 from kingbus.daemon.attributes import OwnAttributes
 from kingbus.daemon.channel_parts import PartsBuilder
 from kingbus.daemon.channels import Channels, Parts, description_of
-from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
+from kingbus.daemon.configured import (
+    ConfiguredChannels,
+    ConfiguredSource,
+    open_configured_listener,
+)
 from kingbus.daemon.disk import NodeDisk
 from kingbus.daemon.endpoints import Endpoints
 from kingbus.daemon.keeper import keep
@@ -382,6 +386,9 @@ class Member:
             leader=self._leader,
             keys=self._keys,
         )
+        self._configured_channels = ConfiguredChannels(
+            self._config, node=self._node, relay=self._relay, leader=self._leader
+        )
         self._attributes = OwnAttributes(
             MemberAttributes(
                 member_id=self._identity.member_id,
@@ -524,6 +531,7 @@ class Member:
             "listener": self._listener.settle,
             "attributes": self._attributes.announce,
             "source": self._source.seed,
+            "channels": self._configured_channels.seed,
         }
         await keep(steps, lambda: self._watched.changed)
 
