@@ -82,6 +82,8 @@ class SqlAdministration:
     ) -> None:
         """`channel` is the one that is meant, `state` its, `cluster` the default one's."""
         self._channel = channel
+        self.named: Callable[[], Mapping[str, SqlAdministration]] = dict
+        """Set where there may be named channels: who administers them."""
         self._cluster = cluster or state
         self._operations = operations
         self._state = state
@@ -97,6 +99,10 @@ class SqlAdministration:
         if not self._channel:
             return body
         return {**(body if isinstance(body, dict) else {}), "channel": self._channel}
+
+    def of_channel(self, name: str) -> "SqlAdministration | None":
+        """Who administers a named channel."""
+        return self if name == self._channel else self.named().get(name)
 
     # --- receiver -------------------------------------------------------------------------------
 

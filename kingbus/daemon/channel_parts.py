@@ -75,7 +75,7 @@ class PartsBuilder:
             channel=name,
             cluster=lambda: self.relay.state,
         )
-        facts = self._facts(number, relay, administration, lambda: server)
+        facts = self._facts(name, relay, administration, lambda: server)
         receiver = Receiver(
             node=self.node,
             relay=relay,
@@ -115,6 +115,7 @@ class PartsBuilder:
             number=number,
             relay=relay,
             facts=facts,
+            administration=administration,
             receiver=receiver,
             server=server,
             listener=listener,
@@ -150,14 +151,14 @@ class PartsBuilder:
 
     def _facts(
         self,
-        number: int,
+        name: str,
         relay: Relay,
         administration: SqlAdministration,
         server: Callable[[], BinlogServer],
     ) -> ServedFacts:
         section = self.options.config.server
         return ServedFacts(
-            cluster_id=id_of_channel(self.served_id, number),
+            cluster_id=id_of_channel(self.served_id, relay.state.channel),
             relay=relay,
             receiver=administration.receiver,
             listening=lambda: server().address,
@@ -167,6 +168,7 @@ class PartsBuilder:
             until_purge=self.purger.until_purged,
             version=section.version if section is not None else "",
             semi_sync=section is None or section.semi_sync,
+            channel_name=name,
         )
 
     def _server(self, relay: Relay, facts: ServedFacts) -> BinlogServer:

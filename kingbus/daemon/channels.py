@@ -22,6 +22,7 @@ import trio
 from kingbus import log
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.listener import ListenerControl
+from kingbus.admin.sql import SqlAdministration
 from kingbus.binlog.relay_state import RelayState
 from kingbus.daemon.keeper import keep
 from kingbus.errors import KingbusError
@@ -68,6 +69,7 @@ class Parts:
     number: int
     relay: Relay
     facts: ServedFacts
+    administration: SqlAdministration
     receiver: Receiver
     server: BinlogServer
     listener: ListenerControl
@@ -130,6 +132,16 @@ class Channels:
         """What this node shows of each."""
         self.follow()
         return self.parts
+
+    def facts(self) -> Mapping[str, ServedFacts]:
+        """What each tells of itself in SQL."""
+        self.follow()
+        return {name: each.facts for name, each in self.parts.items()}
+
+    def administrations(self) -> Mapping[str, SqlAdministration]:
+        """What administrators order each to do in SQL."""
+        self.follow()
+        return {name: each.administration for name, each in self.parts.items()}
 
     def follow(self) -> None:
         """Make the parts of channels that are in the log by now; their tasks begin soon after."""

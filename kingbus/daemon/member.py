@@ -367,6 +367,8 @@ class Member:
         self._channels = Channels(
             relay=self._relay, build=builder.build, changed=lambda: self._watched.changed
         )
+        self._facts.named = self._channels.facts
+        self._sql.named = self._channels.administrations
 
     def _build_keeping(self, ground: Ground) -> None:
         """What keeps together what is configured and what is stored."""

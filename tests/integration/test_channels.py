@@ -1,12 +1,17 @@
 """Two sources in one cluster, each with replicas of its own, which get its content and no other."""
 
+import socket
+from typing import Any
+
+import pymysql
+import pymysql.cursors
 import pytest
 
-from tests.support import workload
+from tests.support import processes, workload
 from tests.support.channels import NamedChannel
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.installations import Installation
-from tests.support.servers import MySQLServer
+from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
 from tests.support.waiting import wait_for
 from tests.support.world import World
 
@@ -36,6 +41,20 @@ def write(*sources: MySQLServer) -> None:
         workload.small_transactions(source, 30 * number)
         source.execute("FLUSH BINARY LOGS")
         workload.small_transactions(source, 10)
+
+
+def shown(port: int) -> list[dict[str, Any]]:
+    """SHOW REPLICA STATUS of a listener."""
+    connection = pymysql.connect(
+        host="127.0.0.1",
+        port=port,
+        user=LISTENER_USER,
+        password=LISTENER_PASSWORD,
+        cursorclass=pymysql.cursors.DictCursor,
+    )
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SHOW REPLICA STATUS")
+        return list(cursor.fetchall())
 
 
 def purge(cluster: KingbusCluster, channel: NamedChannel) -> None:
@@ -140,6 +159,9 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
     )
     write(two)
     assert_equal(of_two, two)
+    rows = {row["Channel_Name"]: row for row in shown(node.listen_port)}
+    assert [rows[name]["Replica_IO_Running"] for name in ("", "two")] == ["Connecting", "Yes"]
+    assert [row["Channel_Name"] for row in shown(channel.ports[node.name])] == ["two"]
     told = node.command("source", "status", "--channel", "two", "--json")
     assert '"status": "running"' in told.stdout, told.stderr
     stopped = node.command("source", "stop", "--channel", "two")
@@ -151,3 +173,58 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
     unknown = node.command("source", "start", "--channel", "three")
     assert unknown.returncode == 1
     assert "no such channel: three" in unknown.stderr
+
+
+def test_a_configured_channel_is_there_at_the_first_start(
+    world: World, modern: Installation
+) -> None:
+    """Source and listener too, and a port that is taken costs no other channel anything."""
+    source = world.server(modern, "source", server_id=1)
+    workload.make_tables(source)
+    node = world.node("n1")
+    passwords = {"source": REPLICATION_PASSWORD, "server": LISTENER_PASSWORD}
+    for name, password in passwords.items():
+        (world.directory / name).write_text(password + "\n")
+        (world.directory / name).chmod(0o600)
+    port = processes.free_port()
+    server = {"user": LISTENER_USER, "password-file": str(world.directory / "server")}
+    pulled = {
+        "addr": f"{source.host}:{source.port}",
+        "user": REPLICATION_USER,
+        "password-file": str(world.directory / "source"),
+    }
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        blocked = f"127.0.0.1:{taken.getsockname()[1]}"
+        node.configure(
+            channels=[
+                {"name": "blocked", "server": {"addr": blocked, **server}},
+                {
+                    "name": "orders",
+                    "source": pulled,
+                    "server": {"addr": f"127.0.0.1:{port}", **server},
+                },
+            ]
+        )
+        node.start()
+        replica = world.server(modern, "replica", server_id=2)
+        replica.change_source(
+            host="127.0.0.1", port=port, user=LISTENER_USER, password=LISTENER_PASSWORD
+        )
+        replica.start_replica()
+        write(source)
+        assert_equal(replica, source)
+        status = node.get("/binlog/server/status?channel=blocked")
+        assert status["status"] == "stopped"
+    wait_for(
+        lambda: node.get("/binlog/server/status?channel=blocked")["status"] == "running",
+        what="the port to be taken once it is free",
+        explain=node.output,
+    )
+    node.configure(channels=None)
+    node.stop()
+    node.start()
+    write(source)
+    assert_equal(replica, source)
+    assert [each["name"] for each in node.get("/channels")] == ["", "blocked", "orders"]
