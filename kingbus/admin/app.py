@@ -347,7 +347,7 @@ def _source_routes(operations: Operations) -> APIRouter:
         "/binlog/syncer/status",
         summary="The receiver, from the leader",
         response_model=Reply[schema.SyncerStatusData],
-        responses={503: _FAILURES[503]},
+        responses={404: _FAILURES[404], 503: _FAILURES[503]},
     )
     async def status(request: Request, channel: _Channel = "") -> Response:
         return await _forward(operations, request, {"channel": channel} if channel else None)
@@ -371,6 +371,7 @@ def _server_routes(operations: Operations) -> APIRouter:
         "/binlog/server/status",
         summary="This node's listener and its replicas",
         response_model=Reply[schema.ServerStatusData],
+        responses={404: _FAILURES[404]},
     )
     async def status(channel: _Channel = "") -> Response:
         return _success(operations.server_status(channel))
@@ -382,7 +383,10 @@ def _binlog_routes(operations: Operations) -> APIRouter:
     routes = APIRouter(tags=["binlog"])
 
     @routes.get(
-        "/binlog/files", summary="The files held", response_model=Reply[list[schema.FileData]]
+        "/binlog/files",
+        summary="The files held",
+        response_model=Reply[list[schema.FileData]],
+        responses={404: _FAILURES[404]},
     )
     async def files(channel: _Channel = "") -> Response:
         return _success(operations.files(channel))
