@@ -473,6 +473,7 @@ class LeaderOperations:
         mine = self._copy(config)
         for each in (other, mine):
             each.ClearField("password")
+            each.ClearField("channel")  # it is this one's
             each.started = False
         return bool(other == mine) and (password is None or self._stored_password() == password)
 

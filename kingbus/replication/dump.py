@@ -77,6 +77,9 @@ __all__ = [
 ROWS: Final = 256
 """Rows looked at between two turns of the loop: a few milliseconds when all of them are skipped.
 The first of them may be passed already, so it is at least 2."""
+SPARSE: Final = 4
+"""Where more entries than this lie between two of a dump's rows, on average, they are another
+channel's, and reading them along would cost more than it saves."""
 SLICE_BYTES: Final = 512 << 10
 """Copied and sent at once: large enough that a send's fixed cost vanishes, small enough that a
 thousand stalled replicas hold half a gigabyte, not a hundred entries of 16 MiB."""
@@ -352,8 +355,9 @@ class _Dump:
             visible = self._relay.state.visible
             rows = await self._relay.read_rows(self._index - 1, ROWS)
             moved = False
+            sparse = rows and rows[-1].index - rows[0].index > SPARSE * len(rows)
             for row in rows:
-                moved |= await self._pass(row, rows[-1].index)
+                moved |= await self._pass(row, row.index if sparse else rows[-1].index)
                 last = self.session.last_of_all(row.row)
                 if last is not None:
                     await self._out.send([last])

@@ -1,6 +1,7 @@
 """Two sources in one cluster, each with replicas of its own, which get its content and no other."""
 
 import socket
+import subprocess
 from typing import Any
 
 import pymysql
@@ -9,8 +10,15 @@ import pytest
 
 from tests.support import processes, workload
 from tests.support.channels import NamedChannel
-from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
+from tests.support.cluster import (
+    LISTENER_PASSWORD,
+    LISTENER_USER,
+    KingbusCluster,
+    KingbusNode,
+    run_kingbus,
+)
 from tests.support.installations import Installation
+from tests.support.reserve import CHURN_SETTINGS, churn, is_cut_off, make_churn
 from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
 from tests.support.waiting import wait_for
 from tests.support.world import World
@@ -184,14 +192,14 @@ def test_a_configured_channel_is_there_at_the_first_start(
     node = world.node("n1")
     passwords = {"source": REPLICATION_PASSWORD, "server": LISTENER_PASSWORD}
     for name, password in passwords.items():
-        (world.directory / name).write_text(password + "\n")
-        (world.directory / name).chmod(0o600)
+        (world.directory / f"{name}.password").write_text(password + "\n")
+        (world.directory / f"{name}.password").chmod(0o600)
     port = processes.free_port()
-    server = {"user": LISTENER_USER, "password-file": str(world.directory / "server")}
+    server = {"user": LISTENER_USER, "password-file": str(world.directory / "server.password")}
     pulled = {
         "addr": f"{source.host}:{source.port}",
         "user": REPLICATION_USER,
-        "password-file": str(world.directory / "source"),
+        "password-file": str(world.directory / "source.password"),
     }
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -228,3 +236,86 @@ def test_a_configured_channel_is_there_at_the_first_start(
     write(source)
     assert_equal(replica, source)
     assert [each["name"] for each in node.get("/channels")] == ["", "blocked", "orders"]
+
+
+def test_a_quiet_channel_gives_way_to_a_busy_one(world: World, modern: Installation) -> None:
+    """Replicas that have all of it go on, attached or coming back, by set and by position, also
+    after a start; one that lacks something is told which; and the log stays within its reserve."""
+    busy = world.server(modern, "busy", server_id=1, extra=("max_binlog_size=4M", *CHURN_SETTINGS))
+    quiet = world.server(modern, "quiet", server_id=2)
+    make_churn(busy)
+    workload.make_tables(quiet)
+    workload.small_transactions(quiet, 20)
+    cluster = world.cluster(count=1, reserve_data_size="48MB", segment_size="8MB")
+    node = cluster.nodes[0]
+    channel = NamedChannel(cluster, "quiet")
+    channel.add()
+    channel.start_receiver(quiet)
+    channel.start_listener(node)
+    attached, away, placed = (
+        world.server(modern, f"replica{n}", server_id=10 + n) for n in range(3)
+    )
+    for replica in (attached, away, placed):
+        channel.follow(replica, node)
+        assert_equal(replica, quiet)
+    away.stop_replica()
+    stood = placed.replica_status()
+    placed.stop_replica()
+    session = channel.server_status(node)["slaves"][0]["connect_time"]
+    cluster.start_receiver(busy)
+    held = channel.files(node)[-1]
+    assert held["complete"]
+
+    def is_cut() -> bool:
+        churn(busy, 4 << 20)
+        return not channel.files(node)[-1]["complete"]
+
+    wait_for(is_cut, what="the quiet channel to be cut", seconds=120, explain=cluster.logs)
+    (cut,) = channel.files(node)
+    assert cut["name"] == held["name"]
+    assert cut["gaps"] == [[4, cut["size"]]]
+    status = channel.server_status(node)
+    assert status["purged_gtid_set"] == status["executed_gtid_set"]
+    wait_for(
+        lambda: node.status()["first_index"] > held["first_index"],
+        what="the log to be cut behind the quiet channel's file",
+        explain=node.status,
+    )
+
+    workload.small_transactions(quiet, 5)
+    assert_equal(attached, quiet)
+    assert channel.server_status(node)["slaves"][0]["connect_time"] == session
+    away.start_replica()
+    assert_equal(away, quiet)
+    placed.change_source(
+        host="127.0.0.1",
+        port=channel.ports[node.name],
+        user=LISTENER_USER,
+        password=LISTENER_PASSWORD,
+        auto_position=False,
+        file=stood["Source_Log_File"],
+        position=stood["Read_Source_Log_Pos"],
+    )
+    placed.start_replica()
+    assert_equal(placed, quiet)
+    lacking = world.server(modern, "lacking", server_id=20)
+    channel.follow(lacking, node)
+    wait_for(lambda: is_cut_off(lacking), what="1236", explain=lacking.replica_status)
+    assert any(cut["previous_gtids"][:36] in error for error in lacking.replica_errors())
+
+    node.kill9()
+    node.start()
+    workload.small_transactions(quiet, 5)
+    quiet.execute("FLUSH BINARY LOGS")
+    workload.small_transactions(quiet, 5)
+    for replica in (attached, away, placed):
+        assert_equal(replica, quiet)
+    checked = run_verify(cluster)
+    assert checked.returncode == 0, checked.stderr + checked.stdout
+
+
+def run_verify(cluster: KingbusCluster) -> "subprocess.CompletedProcess[str]":
+    """`kingbus storage verify` of a node that has stopped."""
+    node = cluster.nodes[0]
+    node.stop()
+    return run_kingbus("storage", "verify", "--data-dir", str(node.data_dir))
