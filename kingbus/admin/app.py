@@ -285,6 +285,17 @@ def _channel_routes(operations: Operations) -> APIRouter:
         await _forward(operations, request, body)
         return _success(operations.channels())
 
+    @routes.put(
+        "/channels/users",
+        summary="Bind a user to a channel",
+        description="It reads that channel only, by the default channel's port, too. Without a "
+        "name it reads the channel of the port that it comes by.",
+        response_model=Reply[str],
+        responses=_FAILURES,
+    )
+    async def bind(request: Request, body: schema.BindUser) -> Response:
+        return await _forward(operations, request, body)
+
     @routes.delete(
         "/channels",
         summary="Remove a channel: not available yet",

@@ -52,6 +52,8 @@ from kingbus.pb.command_pb2 import (
     ServerConfig,
     SourceConfig,
     TlsOptions,
+    User,
+    UserChanges,
 )
 from kingbus.replication.source_facts import (
     GTID,
@@ -201,6 +203,7 @@ class LeaderOperations:
             ("PUT", CHANGE_USERS): self._change_users,
             ("POST", "/channels"): self._add_channel,
             ("DELETE", "/channels"): self._remove_channel,
+            ("PUT", "/channels/users"): self._bind_user,
         }
 
     async def perform(self, method: str, path: str, body: object) -> tuple[Any, int]:
@@ -345,6 +348,25 @@ class LeaderOperations:
             if name not in state.channels:
                 raise UnavailableError("the channel was not added", hint="repeating is safe")
         return [each.model_dump() for each in views.channels(state, {})]
+
+    async def _bind_user(self, body: object) -> str:
+        wanted = validated(schema.BindUser, body)
+        async with self._users_lock:
+            state = self._relay.state
+            stored = state.users.get(wanted.user)
+            if stored is None:
+                raise NotFoundError(
+                    f"no such user: {wanted.user}", hint="make it first, in SQL: CREATE USER"
+                )
+            if wanted.name and wanted.name not in state.channels:
+                raise NotFoundError(f"no such channel: {wanted.name}", hint="kingbus channel list")
+            user = User()
+            user.CopyFrom(stored)
+            user.channel = state.channels.get(wanted.name, 0)
+            if user != stored:
+                await self._propose(Command(user_changes=UserChanges(users=[user])))
+                _log.info("user bound", user=wanted.user, channel=wanted.name)
+        return ""
 
     async def _remove_channel(self, _body: object) -> None:
         raise ConflictError(

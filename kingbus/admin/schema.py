@@ -189,6 +189,13 @@ class AddChannel(Body):
     name: Annotated[str, Field(pattern=rf"^{CHANNEL_NAME.pattern}$")]
 
 
+class BindUser(Body):
+    """The only channel that a user may read; without a name that of the port it comes by."""
+
+    user: Annotated[str, Field(min_length=1, max_length=USER_CHARACTERS_MAX)]
+    name: Annotated[str, Field(max_length=CHANNEL_CHARACTERS_MAX)] = ""
+
+
 class StartSource(OfChannel):
     """What to pull from. An empty body starts what is stored."""
 

@@ -50,7 +50,9 @@ def version_needed(command: Command) -> int:
     match command.WhichOneof("kind"):
         case "channel":
             return 3
-        case "user_changes" | "accept_gap":
+        case "user_changes":
+            return 3 if any(user.channel for user in command.user_changes.users) else 2
+        case "accept_gap":
             return 2
         case "source_config":
             config = command.source_config

@@ -54,6 +54,20 @@ def list_channels(
 
 
 @app.command()
+def bind(
+    user: Annotated[str, typer.Argument(metavar="USER", help="As CREATE USER made it.")],
+    channel: Annotated[
+        str, typer.Option("--channel", help="Its name; without it the user is bound to none.")
+    ] = "",
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """Have a user read one channel only, by the default channel's port, too."""
+    with client(admin, token_file) as api:
+        api.ask("PUT", "/channels/users", {"user": user, "name": channel})
+
+
+@app.command()
 def remove(name: Name, admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None:
     """Not available yet."""
     with client(admin, token_file) as api:

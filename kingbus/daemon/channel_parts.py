@@ -192,4 +192,5 @@ class PartsBuilder:
             rsa_key=self.rsa_key,
             ssl_context=self.options.credentials.server_tls,
             require_tls=config.tls.server is not None and config.tls.server.require,
+            channel=relay.state.channel,
         )

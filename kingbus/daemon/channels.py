@@ -133,6 +133,11 @@ class Channels:
         self.follow()
         return self.parts
 
+    def server_of(self, number: int) -> BinlogServer | None:
+        """Who serves the channel of that number here."""
+        self.follow()
+        return next((each.server for each in self.parts.values() if each.number == number), None)
+
     def facts(self) -> Mapping[str, ServedFacts]:
         """What each tells of itself in SQL."""
         self.follow()

@@ -368,6 +368,7 @@ class Member:
             relay=self._relay, build=builder.build, changed=lambda: self._watched.changed
         )
         self._facts.named = self._channels.facts
+        self._server.server_of = self._channels.server_of
         self._sql.named = self._channels.administrations
 
     def _build_keeping(self, ground: Ground) -> None:

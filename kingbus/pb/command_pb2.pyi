@@ -526,11 +526,14 @@ class User(_message.Message):
     NATIVE_VERIFIER_FIELD_NUMBER: _builtins.int
     SHA2_VERIFIER_FIELD_NUMBER: _builtins.int
     RIGHTS_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     native_verifier: _builtins.bytes
     """SHA1(SHA1(password))"""
     sha2_verifier: _builtins.bytes
     """see mysql/auth.py"""
+    channel: _builtins.int
+    """the only one that it may read, by whichever port; 0: that of the port"""
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """replication, admin, monitor, process"""
@@ -542,10 +545,11 @@ class User(_message.Message):
         native_verifier: _builtins.bytes = ...,
         sha2_verifier: _builtins.bytes = ...,
         rights: _abc.Iterable[_builtins.str] | None = ...,
+        channel: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "native_verifier", b"native_verifier", "rights", b"rights", "sha2_verifier", b"sha2_verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "name", b"name", "native_verifier", b"native_verifier", "rights", b"rights", "sha2_verifier", b"sha2_verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,12 +51,24 @@ def write(*sources: MySQLServer) -> None:
         workload.small_transactions(source, 10)
 
 
-def shown(port: int) -> list[dict[str, Any]]:
+def bind_user(node: KingbusNode) -> None:
+    """Make a user of that name by SQL, and bind it to the channel `two`."""
+    connection = pymysql.connect(
+        host="127.0.0.1", port=node.listen_port, user=LISTENER_USER, password=LISTENER_PASSWORD
+    )
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE USER bound IDENTIFIED BY '{LISTENER_PASSWORD}'")
+        cursor.execute("GRANT REPLICATION SLAVE ON *.* TO bound")
+    bound = node.command("channel", "bind", "bound", "--channel", "two")
+    assert bound.returncode == 0, bound.stderr
+
+
+def shown(port: int, *, user: str = LISTENER_USER) -> list[dict[str, Any]]:
     """SHOW REPLICA STATUS of a listener."""
     connection = pymysql.connect(
         host="127.0.0.1",
         port=port,
-        user=LISTENER_USER,
+        user=user,
         password=LISTENER_PASSWORD,
         cursorclass=pymysql.cursors.DictCursor,
     )
@@ -152,7 +164,8 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
     channel = NamedChannel(cluster, "two")
     cluster.start_receiver(one)
     channel.start_receiver(two)
-    cluster.start_listeners()
+    login = {"user": LISTENER_USER, "password": LISTENER_PASSWORD, "admin": True}
+    node.ask("PUT", "/binlog/server/start", {"addr": node.listen_address, **login})
     channel.start_listener(node)
     of_two = world.server(modern, "replica", server_id=12)
     channel.follow(of_two, node)
@@ -170,6 +183,15 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
     rows = {row["Channel_Name"]: row for row in shown(node.listen_port)}
     assert [rows[name]["Replica_IO_Running"] for name in ("", "two")] == ["Connecting", "Yes"]
     assert [row["Channel_Name"] for row in shown(channel.ports[node.name])] == ["two"]
+    bind_user(node)
+    assert [row["Channel_Name"] for row in shown(node.listen_port, user="bound")] == ["two"]
+    of_two.stop_replica()
+    of_two.change_source(
+        host="127.0.0.1", port=node.listen_port, user="bound", password=LISTENER_PASSWORD
+    )
+    of_two.start_replica()
+    write(two)
+    assert_equal(of_two, two)
     told = node.command("source", "status", "--channel", "two", "--json")
     assert '"status": "running"' in told.stdout, told.stderr
     stopped = node.command("source", "stop", "--channel", "two")
