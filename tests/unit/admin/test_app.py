@@ -16,7 +16,13 @@ from kingbus.admin.schema import AddMember
 from kingbus.binlog.command import encode
 from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
-from kingbus.pb.command_pb2 import Command, MemberAttributes, ReceiverSession
+from kingbus.pb.command_pb2 import (
+    Command,
+    MemberAttributes,
+    ReceiverSession,
+    User,
+    UserChanges,
+)
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
 from kingbus.storage.at_rest import AtRestStatus
 from kingbus.transport.errors import PeerUnreachableError
@@ -972,3 +978,21 @@ async def test_an_empty_channel_is_the_default_one(pair: Pair) -> None:
     config = pair.n1.node.state.source_config
     assert config is not None
     assert (config.user, config.channel) == ("repl", 0)
+
+
+async def test_a_user_is_bound_to_a_channel_and_freed(pair: Pair) -> None:
+    """Its rights and password stay; who or what is not there is named."""
+    browser = Browser(pair.n2)
+    user = User(name="u", rights=["replication"], sha2_verifier=b"s")
+    await pair.n1.node.propose(encode(Command(user_changes=UserChanges(users=[user]))))
+    await browser.data("POST", "/channels", {"name": "orders"})
+    for name, number in (("orders", 1), ("orders", 1), ("", 0)):
+        await browser.data("PUT", "/channels/users", {"user": "u", "name": name})
+        stored = pair.n1.node.state.users["u"]
+        assert stored.channel == number
+        assert (list(stored.rights), stored.sha2_verifier) == (["replication"], b"s")
+    for body, what in (
+        ({"user": "v", "name": "orders"}, "no such user: v"),
+        ({"user": "u", "name": "x"}, "no such channel: x"),
+    ):
+        assert await browser.refused("PUT", "/channels/users", body) == (404, what)
