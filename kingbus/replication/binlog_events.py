@@ -97,10 +97,11 @@ async def read_binlog_events(
     position = max(position, FIRST_POSITION)
     first = await log.find_row(row, position)
     if first is None:
-        if position > row.start_position:
+        begins = max(row.start_position, row.cut_position)
+        if position > begins:
             raise show_binlog_events_failed("Wrong offset or I/O error")
         # A file that is held only from its middle on is shown from where it begins.
-        position = row.start_position
+        position = begins
         first = await log.find_row(row, position)
         if first is None:
             return []

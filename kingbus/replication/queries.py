@@ -150,6 +150,13 @@ class ServerFacts(VariableFacts, Protocol):
         ...
 
     @property
+    def channels(self) -> Mapping[str, "ServerFacts"]:
+        """This one by its name, and where that is the default channel, whose name is empty, all
+        named ones behind it: what is shown and administered here.
+        """
+        ...
+
+    @property
     def administration(self) -> Administration:
         """Who does what administrators ask."""
         ...
@@ -500,9 +507,14 @@ async def _show_replication(show: Show, facts: ServerFacts, connections: Connect
         case "replicas":
             return _replicas(show, facts, connections)
         case "replica status":
+            channels = facts.channels
             if show.channel:
-                raise no_such_channel(show.channel)
-            return replica_status(await facts.receiver(), old_words=show.old_words)
+                meant = channels.get(show.channel.lower())
+                if meant is None:
+                    raise no_such_channel(show.channel)
+                channels = {show.channel: meant}
+            receivers = [await each.receiver() for each in channels.values()]
+            return replica_status(receivers, old_words=show.old_words)
         case what:
             raise AssertionError(what)
 
