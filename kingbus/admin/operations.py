@@ -9,7 +9,7 @@ GET here sees the change. Without a leader it waits twice the election timeout.
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -37,6 +37,7 @@ from kingbus.admin.leader import (
 from kingbus.admin.protocols import (
     Archive,
     AtRest,
+    ChannelDoor,
     Events,
     FileChunk,
     FileContent,
@@ -104,7 +105,12 @@ class Operations:
         at_rest: Callable[[], AtRest | None] = lambda: None,
         disk_full: Callable[[], str] = str,
         storage: StorageQuestions | None = None,
+        channels: Callable[[], Mapping[str, ChannelDoor]] = dict,
+        digest: Callable[[], str] | None = None,
     ) -> None:
+        """`channels` gives the named ones that this node serves, `digest` the hash of all of it."""
+        self._channels = channels
+        self._digest = digest
         self._name = name
         self._version = version
         self._node = node
@@ -134,8 +140,24 @@ class Operations:
         """The members."""
         return views.members(self._node.cluster, self._relay.state)
 
-    def files(self) -> list[schema.FileData]:
+    def channels(self) -> list[schema.ChannelData]:
+        """All channels, the default one first."""
+        named = {name: door.relay.state for name, door in self._channels().items()}
+        return views.channels(self._relay.state, named)
+
+    def _door(self, channel: str) -> ChannelDoor:
+        door = self._channels().get(channel)
+        if door is None:
+            raise NotFoundError(f"no such channel: {channel}", hint="kingbus channel list")
+        return door
+
+    def _listener_of(self, channel: str) -> Listener:
+        return self._door(channel).listener if channel else self._listener
+
+    def files(self, channel: str = "") -> list[schema.FileData]:
         """The binlog files held."""
+        if channel:
+            return views.files(self._door(channel).relay.state, None)
         return views.files(self._relay.state, self._archive)
 
     def archive(self) -> schema.ArchiveData | None:
@@ -156,16 +178,18 @@ class Operations:
             version=self._version,
             warnings=self._warnings(),
             at_rest=self._at_rest(),
+            state_hash=self._digest() if self._digest else self._relay.state.digest(),
         )
 
-    def server_status(self) -> schema.ServerStatusData:
+    def server_status(self, channel: str = "") -> schema.ServerStatusData:
         """This node's replica-facing listener."""
-        state = self._relay.state
+        state = self._door(channel).relay.state if channel else self._relay.state
+        listener = self._listener_of(channel)
         return views.server_status(
             state,
             state.servers.get(self._node.status().member_id),
-            self._listener.replicas(),
-            running=self._listener.is_running,
+            listener.replicas(),
+            running=listener.is_running,
         )
 
     @property
@@ -175,10 +199,13 @@ class Operations:
             raise ConflictError("the log of this node is not open")
         return self._storage
 
-    async def events(self, file: str, position: int, limit: int) -> list[schema.EventData]:
+    async def events(
+        self, file: str, position: int, limit: int, *, channel: str = ""
+    ) -> list[schema.EventData]:
         """Events of a file held here. NotFoundError; BadRequestError for a wrong position."""
+        read = self._door(channel).events if channel else self._events
         try:
-            found = await self._events(file, position, 0, limit)
+            found = await read(file, position, 0, limit)
         except MySQLError as error:
             raise BadRequestError(error.message) from error
         if found is None:
@@ -195,12 +222,15 @@ class Operations:
             for event in found
         ]
 
-    async def content(self, file: str, offset: int, size_max: int) -> FileChunk:
+    async def content(
+        self, file: str, offset: int, size_max: int, *, channel: str = ""
+    ) -> FileChunk:
         """Bytes of a file held here, as the source has them. NotFoundError, and what reading says.
 
         The offset counts what is held: in a file without gaps it is the position.
         """
-        found = await self._content(file, offset, size_max)
+        read = self._door(channel).content if channel else self._content
+        found = await read(file, offset, size_max)
         if found is None:
             raise NotFoundError(f"no such file: {file}")
         return found
@@ -270,12 +300,13 @@ class Operations:
 
     async def start_server(self, body: schema.StartServer) -> str:
         """Bind here, then have the configuration replicated."""
-        await self._listener.start(body.addr, body.user, body.password, admin=body.admin)
+        listener = self._listener_of(body.channel)
+        await listener.start(body.addr, body.user, body.password, admin=body.admin)
         return ""
 
-    async def stop_server(self) -> str:
+    async def stop_server(self, channel: str = "") -> str:
         """Close the listener and its dumps; it stays closed over restarts."""
-        await self._listener.stop()
+        await self._listener_of(channel).stop()
         return ""
 
     async def store_server(self, config: ServerConfig) -> None:

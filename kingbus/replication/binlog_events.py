@@ -37,8 +37,15 @@ ROWS_AT_ONCE = 64
 
 _CRC_BYTES = 4
 _TABLE_ID_BYTES = 6
-_STATEMENT_ENDS = 0x01
-"""A flag of an event of rows: the last of its statement."""
+_STATEMENT_ENDS = {0x01: "STMT_END_F"}
+_ROW_FLAGS = {
+    **_STATEMENT_ENDS,
+    0x02: "NO_FOREIGN_KEY_CHECKS_F",
+    0x04: "RELAXED_UNIQUE_CHECKS_F",
+    0x10: "USE_SQL_FOREIGN_KEY_F",
+    0x08: "COMPLETE_ROWS_F",
+}
+"""Flags of an event of rows. MySQL 9 shows all of them, older servers and MariaDB the first."""
 _WITHOUT_USE = 0x0008
 """A flag of a QUERY event: the schema does not matter to it."""
 
@@ -90,10 +97,11 @@ async def read_binlog_events(
     position = max(position, FIRST_POSITION)
     first = await log.find_row(row, position)
     if first is None:
-        if position > row.start_position:
+        begins = max(row.start_position, row.cut_position)
+        if position > begins:
             raise show_binlog_events_failed("Wrong offset or I/O error")
         # A file that is held only from its middle on is shown from where it begins.
-        position = row.start_position
+        position = begins
         first = await log.find_row(row, position)
         if first is None:
             return []
@@ -122,6 +130,8 @@ class _Walk:
         self.found = False
         self._file = file
         self._crc_bytes = _CRC_BYTES if file.start.checksum_algorithm else 0
+        version = file.start.server_version
+        self._row_flags = _ROW_FLAGS if version.startswith("9.") else _STATEMENT_ENDS
         self._offset = offset
         self._limit = limit
 
@@ -156,7 +166,7 @@ class _Walk:
         if len(event) + 1 < PACKET_PAYLOAD_MAX:
             # What cannot be read is shown without a description.
             with suppress(MalformedEventError, UnicodeDecodeError, IndexError):
-                info = _info(event, header.type, self._crc_bytes)
+                info = _info(event, header.type, self._crc_bytes, self._row_flags)
         return BinlogEventRow(
             file=self._file.served_name,
             position=position,
@@ -174,7 +184,7 @@ def _type_name(number: int) -> str:
     return name_of(number).capitalize()
 
 
-def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
+def _info(event: memoryview, type_: int, crc_bytes: int, row_flags: Mapping[int, str]) -> str:
     match type_:
         case EventType.FORMAT_DESCRIPTION:
             return f"Server ver: {FormatDescription.decode(event).server_version}, Binlog ver: 4"
@@ -208,8 +218,11 @@ def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
             statement = bytes(event[HEADER_BYTES + 1 : len(event) - crc_bytes])
             return f"# {statement.decode('utf-8', errors='replace')}"
         case _ if type_ in ROWS_TYPES:
-            ends = event[HEADER_BYTES + _TABLE_ID_BYTES] & _STATEMENT_ENDS
-            return f"table_id: {_table_id(event)}{' flags: STMT_END_F' if ends else ''}"
+            flags = event[HEADER_BYTES + _TABLE_ID_BYTES]
+            shown = [name for bit, name in row_flags.items() if flags & bit]
+            return " ".join(
+                [f"table_id: {_table_id(event)}", *(["flags:", *shown] if shown else [])]
+            )
         case EventType.XID:
             xid = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
             return f"COMMIT /* xid={xid} */"

@@ -105,12 +105,19 @@ class Connection:
 class ConnectionRegistry:
     """All connections of one listener."""
 
-    def __init__(self, facts: ServerFacts, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        facts: ServerFacts,
+        *,
+        clock: Callable[[], float] = time.time,
+        first_thread_id: int = 0,
+    ) -> None:
+        """`first_thread_id` keeps the ids of several registries apart."""
         self._facts = facts
         self._clock = clock
         self._started_at = clock()
         self._connections: dict[int, Connection] = {}
-        self._last_thread_id = 0
+        self._last_thread_id = first_thread_id
         self._empty = trio.Event()
         self._empty.set()
 
@@ -138,6 +145,15 @@ class ConnectionRegistry:
         if self._empty.is_set():
             self._empty = trio.Event()
         return connection
+
+    def take(self, connection: Connection) -> bool:
+        """A connection of another registry; False where its thread id is taken here."""
+        if connection.thread_id in self._connections:
+            return False
+        self._connections[connection.thread_id] = connection
+        if self._empty.is_set():
+            self._empty = trio.Event()
+        return True
 
     def remove(self, connection: Connection) -> None:
         """It is closed."""

@@ -264,6 +264,10 @@ class DumpSession:
             raise _PerhapsBehindError(errors.unknown_dump_file())
         if request.position < FIRST_POSITION:
             raise refused(errors.position_before_first_event())
+        if file.cut_position > request.position:
+            if request.gtid_set is None:
+                raise refused(errors.unknown_dump_file())  # what comes first is purged
+            return Begin(file=file, position=file.cut_position)
         if request.position > file.end_position:
             error = errors.position_past_end()
             raise refused(error) if file.closed else _PerhapsBehindError(error)
@@ -334,7 +338,7 @@ class DumpSession:
             format_description,
             from_start=False,
             # Only a dump by position must not move the replica's position with this event.
-            log_pos=0 if self._excluded is None else stored_log_pos,
+            log_pos=0 if self._excluded is None or file.cut_position else stored_log_pos,
         )
         return [*events, Made(event=described)]
 

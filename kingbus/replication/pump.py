@@ -73,10 +73,13 @@ class Pump:
         is_full: Callable[[], bool],
         patience: float,
         going_on: Callable[[], None],
+        counts: metrics.ReceiverMetrics,
     ) -> None:
         """`semi_sync`: it was asked for. `is_full` says that the reserve is used up, `patience` for
         how many seconds room is waited for; `going_on` is called while events come.
+        `counts` are the receiver's metrics.
         """
+        self._metrics = counts
         self.stream = stream
         self.acknowledger: Acknowledger | None = None
         self.is_behind = False
@@ -139,7 +142,7 @@ class Pump:
                 pipeline.handed_on()
             if stream.has_failed:
                 continue  # not to wait for a source that may have nothing more to say
-            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(stream.open_transaction_bytes)
+            self._metrics.open_transaction_bytes.set(stream.open_transaction_bytes)
             if stream.is_going_on:
                 self._going_on()
             self.is_behind = not is_idle
@@ -162,11 +165,11 @@ class Pump:
 
     def _count(self, batch: IngestedBatch) -> None:
         self.proposed += 1
-        metrics.RECEIVER_BATCHES.inc()
-        metrics.RECEIVER_EVENTS.inc(batch.events)
-        metrics.RECEIVER_BYTES.inc(len(batch.packets))
+        self._metrics.batches.inc()
+        self._metrics.events.inc(batch.events)
+        self._metrics.bytes.inc(len(batch.packets))
         if batch.meta.last_time:
-            metrics.RECEIVER_LAST_EVENT_TIME.set(batch.meta.last_time)
+            self._metrics.last_event_time.set(batch.meta.last_time)
 
 
 class _Pipeline:

@@ -150,6 +150,13 @@ class ServerFacts(VariableFacts, Protocol):
         ...
 
     @property
+    def channels(self) -> Mapping[str, "ServerFacts"]:
+        """This one by its name, and where that is the default channel, whose name is empty, all
+        named ones behind it: what is shown and administered here.
+        """
+        ...
+
+    @property
     def administration(self) -> Administration:
         """Who does what administrators ask."""
         ...
@@ -308,8 +315,12 @@ def _column(expression: Expression, label: str, value: Value) -> Column:
             return Column(name=label, type=ColumnType.LONGLONG, flags=ColumnFlag.UNSIGNED)
         case SystemVariable(), _:
             return Column(name=label, length=_VARIABLE_BYTES)
-        case UserVariable(), str() | None:
+        case UserVariable(), None:
+            return Column(name=label, length=_USER_VARIABLE_BYTES)
+        case UserVariable(), str():
             return Column(name=label, type=ColumnType.LONG_BLOB, length=_USER_VARIABLE_BYTES)
+        case Call(name=name), str() if _FUNCTIONS[name][2] is _utc:
+            return Column(name=label, type=ColumnType.DATETIME, flags=ColumnFlag.NOT_NULL)
         case Call(), int():
             return Column(name=label, type=ColumnType.LONGLONG, flags=ColumnFlag.NOT_NULL)
         case _, int():
@@ -496,9 +507,14 @@ async def _show_replication(show: Show, facts: ServerFacts, connections: Connect
         case "replicas":
             return _replicas(show, facts, connections)
         case "replica status":
+            channels = facts.channels
             if show.channel:
-                raise no_such_channel(show.channel)
-            return replica_status(await facts.receiver(), old_words=show.old_words)
+                meant = channels.get(show.channel.lower())
+                if meant is None:
+                    raise no_such_channel(show.channel)
+                channels = {show.channel: meant}
+            receivers = [await each.receiver() for each in channels.values()]
+            return replica_status(receivers, old_words=show.old_words)
         case what:
             raise AssertionError(what)
 
@@ -568,7 +584,8 @@ def _processlist(session: Session, connections: Connections, *, full: bool) -> R
         _number("Id"),
         *_texts("User", "Host", "db", "Command"),
         _small_number("Time"),
-        *_texts("State", "Info"),
+        *_texts("State"),
+        Column(name="Info", type=ColumnType.LONG_BLOB) if full else Column(name="Info"),
     ]
     rows: list[list[Value]] = [
         [

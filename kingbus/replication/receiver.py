@@ -33,7 +33,7 @@ from typing import Final
 import trio
 
 from kingbus import log, metrics
-from kingbus.binlog.command import COMMAND_VERSION, encode, in_older_words
+from kingbus.binlog.command import COMMAND_VERSION, encode, in_older_words, version_needed
 from kingbus.binlog.errors import (
     ChecksumMismatchError,
     DifferentFileError,
@@ -141,13 +141,15 @@ class Receiver:
         timings: Timings = Timings(),
         connect: Connect = SourceConnection.open,
         batch_bytes: int = BATCH_BYTES,
+        channel_name: str = "",
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
         (without it changes are noticed within half a second), `attached` gives the uuids of the
         cluster's replicas, `lowest_version` what version of commands all members understand,
         `clock` is the wall clock, `connect` how a source is reached, `batch_bytes` about how large
-        a batch becomes under load.
+        a batch becomes under load. `channel_name` is for people; which channel it is the relay
+        says.
         """
         self._node = node
         self._relay = relay
@@ -162,6 +164,8 @@ class Receiver:
         self._clock = clock
         self._timings = timings
         self._batch_bytes = batch_bytes
+        self._metrics = metrics.ReceiverMetrics(channel_name)
+        self._named = {"channel": channel_name} if channel_name else {}
         self._status = "stopped"
         self._error = ""
         self._address = ""
@@ -203,12 +207,12 @@ class Receiver:
     def _show(self, status: str, error: str = "") -> None:
         if (status, error) != (self._status, self._error):
             if error:
-                _log.warning(status, reason=error, source=self._address)
+                _log.warning(status, reason=error, source=self._address, **self._named)
             else:
-                _log.info(status, source=self._address)
+                _log.info(status, source=self._address, **self._named)
         self._status, self._error = status, error
         for each in metrics.RECEIVER_STATES:
-            metrics.RECEIVER_STATUS.labels(each).set(each == status)
+            self._metrics.status(each).set(each == status)
 
     # -- running ----------------------------------------------------------------------------
 
@@ -298,7 +302,7 @@ class Receiver:
             self._ask_by_gtid = True
             return is_first
         if isinstance(error, ChecksumMismatchError):
-            metrics.RECEIVER_CHECKSUM_MISMATCHES.inc()
+            self._metrics.checksum_mismatches.inc()
         if isinstance(error, ReplacedAtSourceError):
             # Another node may lead by now: asking a majority shows it, and ends this all.
             with contextlib.suppress(KingbusError):
@@ -355,13 +359,14 @@ class Receiver:
             if self._pump is not None:
                 self._proposed += self._pump.proposed
                 self._pump = None
-            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
-            metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(0)
+            self._metrics.open_transaction_bytes.set(0)
+            self._metrics.semi_sync_active.set(0)
 
     async def _begin_session(self, config: SourceConfig, facts: SourceFacts) -> int:
         """Proposes the session; its number when this node has applied it."""
         plan = plan_session(self._relay.state, config, facts, new_epoch=self._new_epoch)
         wanted = ReceiverSession(
+            channel=self._relay.state.channel,
             member_id=self._node.member_id,
             term=self._node.leadership.term,
             epoch=plan.epoch,
@@ -375,14 +380,14 @@ class Receiver:
             mode=config.mode or GTID,
             gtid_mode=facts.gtid_mode.upper(),
         )
-        if self._lowest_version() < COMMAND_VERSION:
+        if self._lowest_version() < version_needed(Command(receiver_session=wanted)):
             in_older_words(wanted)
         proposal = await self._node.propose(encode(Command(receiver_session=wanted)))
         await proposal.applied()
         if self._relay.state.session != proposal.index:
             raise SessionOverError("the log did not take the receiver's session")
         self._new_epoch = False
-        metrics.RECEIVER_SESSIONS.inc()
+        self._metrics.sessions.inc()
         return proposal.index
 
     async def _dump(
@@ -433,6 +438,7 @@ class Receiver:
             is_full=self._is_full,
             patience=self._timings.full_patience,
             going_on=self._goes_on,
+            counts=self._metrics,
         )
         try:
             await self._pump.run()

@@ -5,6 +5,7 @@ relay says in each. There is no applier: what was received is what was executed,
 the SQL thread follow the receiver. Knows nothing of where the facts come from.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kingbus.mysql.constants import ColumnType
@@ -32,6 +33,7 @@ class ReceiverFacts:
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    channel: str = ""
 
 
 _STATES = {
@@ -45,25 +47,42 @@ _RETRY_SECONDS = 1
 _RETRIES = 0
 """The relay connects again after a second at first, and without end, which MySQL writes as 0."""
 
-_NUMBERS = frozenset({"Seconds_Behind_Source", "SQL_Remaining_Delay"})
-"""Numbers that may be NULL."""
+_LARGE = frozenset(
+    {
+        "Read_Source_Log_Pos",
+        "Relay_Log_Pos",
+        "Exec_Source_Log_Pos",
+        "Relay_Log_Space",
+        "Until_Log_Pos",
+        "Seconds_Behind_Source",
+        "Source_Retry_Count",
+    }
+)
+"""Numbers of 64 bits; all others have 32."""
+_NULLABLE = frozenset({"Seconds_Behind_Source", "SQL_Remaining_Delay"})
 
 _OLD_NAMES = {"Get_Source_public_key": "Get_master_public_key"}
 
 
-def replica_status(receiver: ReceiverFacts | None, *, old_words: bool) -> ResultSet:
-    """One row, none where no source is set; `old_words` are those of SHOW SLAVE STATUS."""
-    row = _row(receiver or ReceiverFacts(state="stopped", host="", port=0, user=""))
+def replica_status(receivers: Iterable[ReceiverFacts | None], *, old_words: bool) -> ResultSet:
+    """A row for each channel, none where no source is set; `old_words`: SHOW SLAVE STATUS."""
+    rows = [_row(each) for each in receivers if each is not None]
+    row = rows[0] if rows else _row(ReceiverFacts(state="stopped", host="", port=0, user=""))
     columns = [
         Column(
             name=_old_name(name) if old_words else name,
-            type=ColumnType.LONGLONG
-            if isinstance(value, int) or name in _NUMBERS
-            else ColumnType.VAR_STRING,
+            type=_type(name, value),
         )
         for name, value in row.items()
     ]
-    return ResultSet(columns=columns, rows=[] if receiver is None else [list(row.values())])
+    return ResultSet(columns=columns, rows=[list(each.values()) for each in rows])
+
+
+def _type(name: str, value: Value) -> ColumnType:
+    if name in _LARGE:
+        return ColumnType.LONGLONG
+    is_number = isinstance(value, int) or name in _NULLABLE
+    return ColumnType.LONG if is_number else ColumnType.VAR_STRING
 
 
 def _old_name(name: str) -> str:
@@ -123,7 +142,7 @@ def _row(shown: ReceiverFacts) -> dict[str, Value]:
         "Executed_Gtid_Set": shown.executed,
         "Auto_Position": int(shown.auto_position),
         "Replicate_Rewrite_DB": "",
-        "Channel_Name": "",
+        "Channel_Name": shown.channel,
         "Source_TLS_Version": "",
         "Source_public_key_path": "",
         "Get_Source_public_key": 1,

@@ -97,6 +97,9 @@ class Attached:
     def _read(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.endswith("\n"):
+                # It was killed in the middle of it.
+                break
             with self._lock:
                 try:
                     self._reading.take(line)

@@ -49,7 +49,8 @@ def main(options: dict[str, str]) -> None:
         blocking=True,
         resume_stream=True,
         slave_heartbeat=1,
-        is_mariadb=options.get("flavor") == "mariadb",
+        # With it the library goes by GTID whatever it is told of file and position.
+        is_mariadb=options.get("flavor") == "mariadb" and options["mode"] == "gtid",
         **start,
     )
     changes = {WriteRowsEvent: "insert", UpdateRowsEvent: "update", DeleteRowsEvent: "delete"}

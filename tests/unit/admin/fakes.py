@@ -257,12 +257,12 @@ class FakePurger:
         self.asked: list[str | float] = []
         self.held: set[str] = set()
 
-    async def purge_to(self, name: str) -> None:
+    async def purge_to(self, name: str, *, channel: int = 0) -> None:
         if name not in self.held:
             raise UnknownFileError(f"no such file: {name}")
         self.asked.append(name)
 
-    async def purge_before(self, seconds: float) -> None:
+    async def purge_before(self, seconds: float, *, channel: int = 0) -> None:
         self.asked.append(seconds)
 
 
