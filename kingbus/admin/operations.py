@@ -50,6 +50,7 @@ from kingbus.admin.protocols import (
 )
 from kingbus.admin.storage import StorageQuestions
 from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.member import normalize_url
@@ -411,6 +412,11 @@ class Operations:
             await self._wait_applied(answer["applied_index"])
         return True, answer["body"]["data"]
 
+    def _state_of(self, body: Any) -> RelayState:
+        """Of the channel that a request names."""
+        channel = body.get("channel", "")
+        return self._door(channel).relay.state if channel else self._relay.state
+
     def _data_of(self, path: str, body: Any) -> Any:
         """The answer where the first attempt's was lost."""
         if path == CHANGE_USERS:
@@ -437,12 +443,12 @@ class Operations:
             case "PUT", path if path == CHANGE_USERS:
                 return body["action"] == "drop" and status == 404
             case "PUT", path if path == FAIL_OVER:
-                source = self._relay.state.source_config
+                source = self._state_of(body).source_config
                 is_first = source is not None and list(source.addresses[:1]) == [body["to"]]
                 return status == 409 and is_first and source is not None and source.started
             case "PUT", path if path == ACCEPT_GAP:
                 gap = GtidSet.parse(body["gtid_set"])
-                return status == 409 and self._relay.state.accepted_gap.contains(gap)
+                return status == 409 and self._state_of(body).executed.contains(gap)
             case "POST", "/members/replace":
                 by = self._node.cluster.named(body["new_name"])
                 return status == 410 and by is not None and not by.learner
