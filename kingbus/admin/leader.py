@@ -96,6 +96,8 @@ SET_ATTRIBUTES = "/internal/attributes"
 CHANGE_SOURCE = "/internal/source/change"
 FORGET_SOURCE = "/internal/source/forget"
 CHANGE_USERS = "/internal/users"
+FAIL_OVER = "/binlog/syncer/failover"
+ACCEPT_GAP = "/binlog/syncer/accept-gap"
 
 
 def _without_channel(body: object) -> tuple[str, object]:
@@ -192,8 +194,8 @@ class LeaderOperations:
             ("PUT", "/binlog/syncer/start"): self._start_source,
             ("PUT", "/binlog/syncer/config"): self._store_source,
             ("PUT", "/binlog/syncer/stop"): self._stop_source,
-            ("PUT", "/binlog/syncer/failover"): self._fail_over,
-            ("PUT", "/binlog/syncer/accept-gap"): self._accept_gap,
+            ("PUT", FAIL_OVER): self._fail_over,
+            ("PUT", ACCEPT_GAP): self._accept_gap,
             ("GET", "/binlog/syncer/status"): self._source_status,
             ("POST", "/binlog/purge"): self._purge,
             ("PUT", SET_SERVER): self._set_server,

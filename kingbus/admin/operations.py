@@ -26,7 +26,9 @@ from kingbus.admin.errors import (
     status_of,
 )
 from kingbus.admin.leader import (
+    ACCEPT_GAP,
     CHANGE_USERS,
+    FAIL_OVER,
     SET_ATTRIBUTES,
     SET_SERVER,
     LeaderOperations,
@@ -47,6 +49,7 @@ from kingbus.admin.protocols import (
     Transport,
 )
 from kingbus.admin.storage import StorageQuestions
+from kingbus.binlog.gtid import GtidSet
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.member import normalize_url
@@ -67,6 +70,10 @@ _LAG_CALL_SECONDS_MAX = 2.0
 # Between members only: nothing was done, ask again; and: it may have been done, ask again.
 _NOT_LEADER = 421
 _OUTCOME_UNKNOWN = 520
+
+
+def _said(body: object, name: str) -> bool:
+    return isinstance(body, dict) and bool(body.get(name))
 
 
 class _OutcomeUnknownError(KingbusError):
@@ -317,7 +324,8 @@ class Operations:
 
         Raises KingbusErrors, the leader's own refusal among them. UnavailableError after
         2 x election-timeout without a leader. An attempt whose outcome is unknown is repeated, as
-        repeating is safe; when the repeat is refused because it is done, it was done.
+        repeating is safe; when the repeat is refused because it is done, it was done. Only the next
+        one of several sources is not taken twice.
         """
         patience = 2 * self._election_timeout
         deadline = trio.current_time() + CALL_SECONDS_MAX
@@ -328,13 +336,14 @@ class Operations:
                 done, data = await self._attempt(method, path, body, wait=wait)
             except _OutcomeUnknownError as error:
                 unknown = error
+                if path == FAIL_OVER and not _said(body, "to"):
+                    raise UnavailableError(
+                        str(error), hint="kingbus source status tells from where it is pulled now"
+                    ) from error
             except KingbusError as error:
                 if unknown is None or not await self._is_done(method, path, body, error):
                     raise
-                if path == CHANGE_USERS:
-                    return []
-                members = views.members(self._node.cluster, self._relay.state)
-                return [member.model_dump(by_alias=True) for member in members]
+                return self._data_of(path, body)
             if done:
                 return data
             # The time that a leader took does not count: one that is to be removed, say, may wait
@@ -402,8 +411,19 @@ class Operations:
             await self._wait_applied(answer["applied_index"])
         return True, answer["body"]["data"]
 
+    def _data_of(self, path: str, body: Any) -> Any:
+        """The answer where the first attempt's was lost."""
+        if path == CHANGE_USERS:
+            return []
+        if path == FAIL_OVER:
+            return schema.FailoverData(mysql_addr=body["to"], notes=[]).model_dump()
+        if path == ACCEPT_GAP:
+            return ""
+        members = views.members(self._node.cluster, self._relay.state)
+        return [member.model_dump(by_alias=True) for member in members]
+
     async def _is_done(self, method: str, path: str, body: Any, refusal: KingbusError) -> bool:
-        """Whether a repeat was refused because the members are as the first attempt wanted them."""
+        """Whether a repeat was refused because all is as the first attempt wanted it."""
         status = status_of(refusal)
         if isinstance(refusal, ForwardedError):
             await self._wait_applied(refusal.applied_index)
@@ -416,6 +436,13 @@ class Operations:
                 return status == 409 and added is not None and url in added.peer_urls
             case "PUT", path if path == CHANGE_USERS:
                 return body["action"] == "drop" and status == 404
+            case "PUT", path if path == FAIL_OVER:
+                source = self._relay.state.source_config
+                is_first = source is not None and list(source.addresses[:1]) == [body["to"]]
+                return status == 409 and is_first and source is not None and source.started
+            case "PUT", path if path == ACCEPT_GAP:
+                gap = GtidSet.parse(body["gtid_set"])
+                return status == 409 and self._relay.state.accepted_gap.contains(gap)
             case "POST", "/members/replace":
                 by = self._node.cluster.named(body["new_name"])
                 return status == 410 and by is not None and not by.learner

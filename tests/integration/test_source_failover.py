@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -187,6 +188,49 @@ def test_a_candidate_that_lacks_something_is_taken_once_it_has_it(
     promote(new)
     wait_pulling(cluster, new)
     workload.small_transactions(new, 5)
+    cluster.wait_for_gtids(new.gtid_executed(), new)
+
+
+def test_a_failover_is_made_though_the_leader_dies_under_it(
+    world: World, modern: Installation
+) -> None:
+    """The receiver stands still for the candidate that lags; the leader is killed meanwhile, and
+    the member that was asked has the next one do it."""
+    old = world.server(modern, "old", server_id=1)
+    workload.make_tables(old)
+    cluster = world.cluster()
+    leader = cluster.leader()
+    node = cluster.followers()[0]
+    cluster.start_receiver(old)
+    cluster.start_listeners()
+    new = world.server(modern, "new", server_id=2)
+    attach(new, node)
+    workload.small_transactions(old, 20)
+    assert_equal([new], old)
+    new.stop_replica()
+    workload.small_transactions(old, 3)
+    everything = old.gtid_executed()
+    cluster.wait_for_gtids(everything, old)
+    with ThreadPoolExecutor() as threads:
+        words = ("source", "failover", "--to", address(new))
+        asked = threads.submit(node.command, *words)
+        wait_for(
+            lambda: leader.receiver_status()["status"] == "stopped",
+            what="the receiver to be stopped",
+            every=0.02,
+            explain=cluster.logs,
+        )
+        leader.kill9()
+        new.start_replica()
+        new.wait_for_gtids(everything)
+        done = asked.result()
+    if done.returncode:  # no leader was there in time
+        assert "repeating is safe" in done.stderr, done.stderr
+        done = node.command(*words)
+    assert done.returncode == 0, done.stderr
+    promote(new)
+    wait_pulling(cluster, new)
+    workload.small_transactions(new, 20)
     cluster.wait_for_gtids(new.gtid_executed(), new)
 
 
