@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kingbus.binlog.command import decode, encode
@@ -52,16 +53,40 @@ def same(one: RelayState, other: RelayState) -> bool:
     return one.digest() == other.digest()
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), step), max_size=60))
-def test_mixed_channels_come_to_what_each_comes_to_alone(
-    actions: Sequence[tuple[int, tuple[str, object]]],
-) -> None:
-    """Also those that carry the same file names and the same transactions, and over a restart."""
-    node = RelayNode()
+Actions = Sequence[tuple[int, tuple[str, object]]]
+
+actions_of_three = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.one_of(step, step, step, st.just(("cut", None)), st.just(("purge", None))),
+    ),
+    max_size=60,
+)
+"""What happens in which of three channels."""
+
+
+def mixed(actions: Actions, node: RelayNode) -> list[RelayNode]:
+    """Three channels to which all that has happened; the default one is first."""
     nodes = [node, add_channel(node, "one"), add_channel(node, "two")]
     feeds: list[Feed] = [begun(each) for each in nodes]
     for channel, action in actions:
-        perform(feeds[channel], action)
+        held = nodes[channel]
+        match action[0]:
+            case "cut":
+                cut(held)
+            case "purge":
+                last = held.relay.state.files[-1].first_index
+                held.command(Command(purge=Purge(channel=channel, first_index=last)))
+            case _:
+                perform(feeds[channel], action)
+    return nodes
+
+
+@given(actions_of_three)
+def test_mixed_channels_come_to_what_each_comes_to_alone(actions: Actions) -> None:
+    """Also those that carry the same file names and the same transactions, and over a restart."""
+    node = RelayNode()
+    nodes = mixed(actions, node)
     for channel, each in enumerate(nodes):
         assert same(each.relay.state, alone(node, channel))
     again = node.load()
@@ -280,6 +305,55 @@ class Inert:
         return RelaySnapshots(relay=self.node.relay, database=self.node.database, runner=run_inline)
 
 
+async def transferred(old: Inert, new: Inert) -> int:
+    """The second begins from the snapshot of the first, and has its log; the snapshot's index."""
+    index, state = old.snapshots.make()
+    snapshot = Snapshot(
+        index=index,
+        term=1,
+        conf_state=ConfState(voters=(1,)),
+        data=pack_snapshot(Members(cluster_id=1, index=index), state),
+        conf_index=index,
+    )
+    new.snapshots.check(snapshot)
+    await new.snapshots.begin(snapshot)
+    new.node.log.entries = old.node.log.entries
+    new.node.log.first = index + 1
+    await new.snapshots.finish(snapshot)
+    assert new.node.relay.applied_index == index
+    return index
+
+
+@settings(max_examples=40, deadline=None)
+@given(actions=actions_of_three, restarts=st.booleans())
+async def test_whatever_has_happened_a_snapshot_leads_to_the_same_state(
+    actions: Actions, restarts: bool
+) -> None:
+    """Of all channels, in memory and in the database, over restarts."""
+    with TemporaryDirectory() as directory:
+        old, new = Inert(Path(directory) / "old"), Inert(Path(directory) / "new")
+        mixed(actions, old.node)
+        index = await transferred(old, new)
+        for entry in old.node.log.entries[index:]:
+            new.node.relay.apply(Applied(entries=[entry]))
+            if restarts and entry.index % 7 == 0:
+                new.node.restart()
+        last = old.node.relay.applied_index
+        assert await new.node.relay.digest_at(last) == await old.node.relay.digest_at(last)
+        again = new.node.load()
+        assert await again.digest_at(last) == await old.node.relay.digest_at(last)
+        for number, relay in [(0, old.node.relay), *old.node.relay.channels.items()]:
+            other = new.node.relay.channels[number] if number else new.node.relay
+            assert await other.read_rows(0, 1000) == await relay.read_rows(0, 1000)
+            database = new.node.database
+            assert [row.ordinal for row in database.file_rows(number)] == [
+                row.ordinal for row in relay.state.files
+            ]
+        for each in (old, new):
+            assert isinstance(each.node.database, StateStore)
+            each.node.database.close()
+
+
 @pytest.mark.parametrize("how", ["purged", "cut", "empty"])
 async def test_a_member_that_begins_from_a_snapshot_comes_to_the_same_state(
     tmp_path: Path, how: str
@@ -304,22 +378,9 @@ async def test_a_member_that_begins_from_a_snapshot_comes_to_the_same_state(
         node.hold(binlog(2, range(3, 5)))
         second = node.relay.state.files[1].first_index
         node.command(Command(purge=Purge(first_index=second)))
-    index, state = old.snapshots.make()
-    assert index + 1 == old.snapshots.first_index
-    members = Members(cluster_id=1, index=index)
-    snapshot = Snapshot(
-        index=index,
-        term=1,
-        conf_state=ConfState(voters=(1,)),
-        data=pack_snapshot(members, state),
-        conf_index=index,
-    )
-    new.snapshots.check(snapshot)
-    await new.snapshots.begin(snapshot)
-    new.node.log.entries = node.log.entries
-    new.node.log.first = index + 1
-    await new.snapshots.finish(snapshot)
-    assert new.node.relay.applied_index == index
+    first_index = old.snapshots.first_index
+    index = await transferred(old, new)
+    assert index + 1 == first_index
     one.hold(binlog(3, range(6, 8)))
     two_more = binlog(1, range(1, 6))
     if how == "cut":
