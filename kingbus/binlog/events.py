@@ -259,6 +259,64 @@ def query_text(event: BytesLike, *, crc_bytes: int, size: int | None = None) -> 
     return bytes(event[start:end])
 
 
+_DDL_XID = 17
+_COUNTED_NAMES = 12
+_NAMES_NOT_TOLD = 254
+_STATUS_BYTES = {
+    0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4, 13: 3, 16: 1, 17: 8, 18: 2, 19: 1, 20: 1,
+}  # fmt: skip
+"""Status variables of a QUERY event by their number, and how many bytes each has behind it."""
+_STATUS_STRINGS = {2: (1, 1), 5: (1, 0), 6: (1, 0), 11: (2, 0)}
+"""Those of so many strings with a length of one byte each, and so many bytes more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryHead:
+    """What a QUERY event says beside its statement."""
+
+    schema: bytes
+    """The schema that the statement was run in; empty if there was none."""
+    ddl_xid: int | None
+    """The number that MySQL (from 8.0) gives a data definition in its storage engine."""
+
+    @classmethod
+    def decode(cls, event: BytesLike, *, crc_bytes: int) -> "QueryHead":
+        """Raises MalformedEventError."""
+        statement = len(query_text(event, crc_bytes=crc_bytes))
+        end = len(event) - crc_bytes - statement - 1
+        begin = end - event[QUERY_SCHEMA_LENGTH]
+        variables = bytes(event[QUERY_POST_HEADER:begin])
+        return cls(schema=bytes(event[begin:end]), ddl_xid=_ddl_xid(variables))
+
+
+def _ddl_xid(variables: bytes) -> int | None:
+    """Looked for until the first variable that is not known: their lengths are not in the event."""
+    at = 0
+    while at < len(variables):
+        number = variables[at]
+        at += 1
+        if number == _DDL_XID:
+            found = variables[at : at + 8]
+            return int.from_bytes(found, "little") if len(found) == 8 else None
+        if number in _STATUS_BYTES:
+            at += _STATUS_BYTES[number]
+        elif number in _STATUS_STRINGS:
+            strings, more = _STATUS_STRINGS[number]
+            for _ in range(strings):
+                at += 1 + (variables[at] if at < len(variables) else 0)
+            at += more
+        elif number == _COUNTED_NAMES:
+            count = variables[at] if at < len(variables) else 0
+            at += 1
+            for _ in range(0 if count == _NAMES_NOT_TOLD else count):
+                at = variables.find(b"\0", at) + 1
+                if at == 0:
+                    return None
+        else:
+            return None
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """Where the source is, while it has nothing to send or after a stretch that it skipped."""

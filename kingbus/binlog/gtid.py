@@ -34,10 +34,9 @@ TAG_LENGTH_MAX: Final = 32
 _TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}")
 _NUMBERS = re.compile(r"(\d{1,19})(?:\s*-\s*(\d{1,19}))?")
-_MANY_NUMBERS = re.compile(r"[0-9]{1,19}(?:[-:][0-9]{1,19})+")
 _BULK_TEXT: Final = 2000
 """From so many characters on a group is read by numpy."""
-_COLON, _DASH = b":-"
+_COLON, _DASH, _NOUGHT = map(np.uint8, b":-0")
 _MARIADB = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,19}\.\.\d{1,19}(?::\d{1,19}\.\.\d{1,19})*)")
 _MARIADB_BEGINS = re.compile(r"\d{1,10}-\d{1,10}-\d")
 _U64 = Struct("<Q")
@@ -155,6 +154,8 @@ class _Intervals:
     def subtract(self, other: "_Intervals") -> "_Intervals":
         if not other.starts:
             return self.copy()
+        if other.contains(self):  # as mostly, where sets are compared; and quickly seen
+            return _Intervals(array("Q"), array("Q"))
         # What is left is what lies in the holes of the other one.
         starts, ends = other._in_numpy()
         holes = np.append(_ZERO, ends), np.append(starts, _NUMBERS_END)
@@ -294,14 +295,18 @@ class GtidSet:
         False when it is not so: then field by field, which also finds the fault.
         """
         uuid_text, _, text = group.partition(":")
-        if _UUID.fullmatch(uuid_text) is None or _MANY_NUMBERS.fullmatch(text) is None:
+        if _UUID.fullmatch(uuid_text) is None or not text.isascii():
             return False
-        numbers = np.array(text.replace("-", ":").split(":"), dtype="S19").astype(np.uint64)
         letters = np.frombuffer(text.encode("ascii"), np.uint8)
-        # Of the signs between two numbers each: whether they are the two ends of an interval.
-        spans = letters[(letters == _COLON) | (letters == _DASH)] == _DASH
-        if (spans[1:] & spans[:-1]).any():
+        signs = np.flatnonzero((letters == _COLON) | (letters == _DASH))
+        digits = np.diff(signs, prepend=-1, append=len(letters)) - 1  # of each number
+        if np.count_nonzero(letters - _NOUGHT <= 9) != digits.sum():
             return False
+        # Of the signs between two numbers each: whether they are the two ends of an interval.
+        spans = letters[signs] == _DASH
+        if digits.min() < 1 or digits.max() > 19 or (spans[1:] & spans[:-1]).any():
+            return False
+        numbers = np.fromstring(text.replace("-", ":"), dtype=np.uint64, sep=":")
         firsts = numbers[np.append(True, ~spans)]
         lasts = numbers[np.append(~spans, True)]
         rises = (firsts <= lasts).all() and (lasts[:-1] < firsts[1:]).all()

@@ -383,6 +383,10 @@ class RelayState:
         self.session = changes.index
         self.epoch = session.epoch
         self.source = _copy(session)
+        if session.mode:
+            # It has had its effect, and may be large: not to be in each record from now on. A
+            # session without a mode is of a cluster with older members, whose state keeps it.
+            self.source.ClearField("start_set")
         if session.source_uuid not in self.source_uuids:
             self.source_uuids.append(session.source_uuid)
         return ""

@@ -137,6 +137,7 @@ class ColumnType(IntEnum):
     LONG = 0x03
     NULL = 0x06
     LONGLONG = 0x08
+    DATETIME = 0x0C
     LONG_BLOB = 0xFB
     VAR_STRING = 0xFD
 

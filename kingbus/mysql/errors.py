@@ -325,14 +325,32 @@ def fatal_dump_error(text: str) -> MySQLError:
     return MySQLError(1236, "HY000", text)
 
 
+SETS_TEXT_MAX: Final = 512
+"""MySQL's limit for a message (MYSQL_ERRMSG_SIZE): sets that do not fit are left out of it."""
+
+
 def purged_required(replica_set: str, missing: str) -> MySQLError:
-    """1236, the replica lacks transactions that are no longer held."""
-    return fatal_dump_error(
+    """1236, the replica lacks transactions that are no longer held; the sets are on one line each.
+
+    MySQL writes each server of a set on a line of its own.
+    """
+    replica_set, missing = replica_set.replace(",", ",\n"), missing.replace(",", ",\n")
+    text = (
         "Cannot replicate because the source purged required binary logs. Replicate the missing "
         "transactions from elsewhere, or provision a new replica from backup. Consider increasing "
-        "the source's binary log expiration period. The GTID set sent by the replica is "
-        f"'{replica_set}', and the missing transactions are '{missing}'"
+        "the source's binary log expiration period. "
     )
+    sets = (
+        f"The GTID set sent by the replica is '{replica_set}', "
+        f"and the missing transactions are '{missing}'"
+    )
+    if len(text) + len(sets) > SETS_TEXT_MAX:
+        sets = (
+            "The GTID sets and the missing purged transactions are too long to print in this "
+            "message. For more information, please see the source's error log or the manual for "
+            "GTID_SUBTRACT"
+        )
+    return fatal_dump_error(text + sets)
 
 
 def replica_has_more(extra: str) -> MySQLError:

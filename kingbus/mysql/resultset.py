@@ -18,8 +18,13 @@ from kingbus.mysql.messages import encode_eof, encode_result_end
 from kingbus.mysql.wire import Writer
 
 _NO_FLAGS = ColumnFlag(0)
-_DIGITS = {ColumnType.LONG: 11, ColumnType.NULL: 0, ColumnType.LONGLONG: 21}
-"""How wide a number is shown, as servers say it."""
+_DIGITS = {
+    ColumnType.LONG: 11,
+    ColumnType.NULL: 0,
+    ColumnType.LONGLONG: 21,
+    ColumnType.DATETIME: 26,
+}
+"""How wide a number or a time is shown, as servers say it."""
 
 Value = str | int | None
 """One cell. NULL is None: never answer one where a replica expects a value, it crashes."""
@@ -29,7 +34,8 @@ Value = str | int | None
 class Column:
     """One column: its name, type and what clients show it as.
 
-    `length` is bytes, of text only; `flags` are those besides BINARY, which every number has.
+    `length` is bytes, of text only; `flags` are those besides BINARY, which every number has, and
+    every time.
     """
 
     name: str

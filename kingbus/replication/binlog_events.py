@@ -2,7 +2,7 @@
 
 Owns: finding the event at a position, walking on from it, and describing each event in the words
 of the server. Knows nothing of statements or connections. Follows the manual's "SHOW BINLOG EVENTS
-Statement"; of rows and of what it does not decode it says only the type, as the server does.
+Statement"; of what it does not decode it says only the type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,11 @@ from contextlib import suppress
 from typing import Protocol
 
 from kingbus.binlog.errors import MalformedEventError
-from kingbus.binlog.event_types import EventType, name_of
+from kingbus.binlog.event_types import ROWS_TYPES, EventType, name_of
 from kingbus.binlog.events import (
     FormatDescription,
     Gtid,
+    QueryHead,
     Rotate,
     decode_previous_gtids,
     query_text,
@@ -35,6 +36,18 @@ INFO_CHARS_MAX = 1024
 ROWS_AT_ONCE = 64
 
 _CRC_BYTES = 4
+_TABLE_ID_BYTES = 6
+_STATEMENT_ENDS = {0x01: "STMT_END_F"}
+_ROW_FLAGS = {
+    **_STATEMENT_ENDS,
+    0x02: "NO_FOREIGN_KEY_CHECKS_F",
+    0x04: "RELAXED_UNIQUE_CHECKS_F",
+    0x10: "USE_SQL_FOREIGN_KEY_F",
+    0x08: "COMPLETE_ROWS_F",
+}
+"""Flags of an event of rows. MySQL 9 shows all of them, older servers and MariaDB the first."""
+_WITHOUT_USE = 0x0008
+"""A flag of a QUERY event: the schema does not matter to it."""
 
 _NAMES = {
     EventType.FORMAT_DESCRIPTION: "Format_desc",
@@ -117,6 +130,8 @@ class _Walk:
         self.found = False
         self._file = file
         self._crc_bytes = _CRC_BYTES if file.start.checksum_algorithm else 0
+        version = file.start.server_version
+        self._row_flags = _ROW_FLAGS if version.startswith("9.") else _STATEMENT_ENDS
         self._offset = offset
         self._limit = limit
 
@@ -150,8 +165,8 @@ class _Walk:
         info = ""
         if len(event) + 1 < PACKET_PAYLOAD_MAX:
             # What cannot be read is shown without a description.
-            with suppress(MalformedEventError, UnicodeDecodeError):
-                info = _info(event, header.type, self._crc_bytes)
+            with suppress(MalformedEventError, UnicodeDecodeError, IndexError):
+                info = _info(event, header.type, self._crc_bytes, self._row_flags)
         return BinlogEventRow(
             file=self._file.served_name,
             position=position,
@@ -169,7 +184,7 @@ def _type_name(number: int) -> str:
     return name_of(number).capitalize()
 
 
-def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
+def _info(event: memoryview, type_: int, crc_bytes: int, row_flags: Mapping[int, str]) -> str:
     match type_:
         case EventType.FORMAT_DESCRIPTION:
             return f"Server ver: {FormatDescription.decode(event).server_version}, Binlog ver: 4"
@@ -195,9 +210,44 @@ def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
         case EventType.ANNOTATE_ROWS:
             return bytes(event[HEADER_BYTES : len(event) - crc_bytes]).decode(errors="replace")
         case EventType.QUERY:
-            return query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
+            return _query_info(event, crc_bytes)
+        case EventType.TABLE_MAP:
+            return _table_info(event)
+        case EventType.ROWS_QUERY:
+            # The byte before it is a length that does not count where the text is longer.
+            statement = bytes(event[HEADER_BYTES + 1 : len(event) - crc_bytes])
+            return f"# {statement.decode('utf-8', errors='replace')}"
+        case _ if type_ in ROWS_TYPES:
+            flags = event[HEADER_BYTES + _TABLE_ID_BYTES]
+            shown = [name for bit, name in row_flags.items() if flags & bit]
+            return " ".join(
+                [f"table_id: {_table_id(event)}", *(["flags:", *shown] if shown else [])]
+            )
         case EventType.XID:
             xid = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
             return f"COMMIT /* xid={xid} */"
         case _:
             return ""
+
+
+def _query_info(event: memoryview, crc_bytes: int) -> str:
+    head = QueryHead.decode(event, crc_bytes=crc_bytes)
+    text = query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
+    if head.schema and not EventHeader.decode(event[:HEADER_BYTES]).flags & _WITHOUT_USE:
+        schema = head.schema.decode("utf-8", errors="replace").replace("`", "``")
+        text = f"use `{schema}`; {text}"
+    return text if head.ddl_xid is None else f"{text} /* xid={head.ddl_xid} */"
+
+
+def _table_info(event: memoryview) -> str:
+    names = []
+    at = HEADER_BYTES + _TABLE_ID_BYTES + 2
+    for _ in ("schema", "table"):
+        end = at + 1 + event[at]
+        names.append(bytes(event[at + 1 : end]).decode("utf-8", errors="replace"))
+        at = end + 1
+    return f"table_id: {_table_id(event)} ({'.'.join(names)})"
+
+
+def _table_id(event: memoryview) -> int:
+    return int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + _TABLE_ID_BYTES], "little")

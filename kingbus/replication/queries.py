@@ -315,8 +315,12 @@ def _column(expression: Expression, label: str, value: Value) -> Column:
             return Column(name=label, type=ColumnType.LONGLONG, flags=ColumnFlag.UNSIGNED)
         case SystemVariable(), _:
             return Column(name=label, length=_VARIABLE_BYTES)
-        case UserVariable(), str() | None:
+        case UserVariable(), None:
+            return Column(name=label, length=_USER_VARIABLE_BYTES)
+        case UserVariable(), str():
             return Column(name=label, type=ColumnType.LONG_BLOB, length=_USER_VARIABLE_BYTES)
+        case Call(name=name), str() if _FUNCTIONS[name][2] is _utc:
+            return Column(name=label, type=ColumnType.DATETIME, flags=ColumnFlag.NOT_NULL)
         case Call(), int():
             return Column(name=label, type=ColumnType.LONGLONG, flags=ColumnFlag.NOT_NULL)
         case _, int():
@@ -580,7 +584,8 @@ def _processlist(session: Session, connections: Connections, *, full: bool) -> R
         _number("Id"),
         *_texts("User", "Host", "db", "Command"),
         _small_number("Time"),
-        *_texts("State", "Info"),
+        *_texts("State"),
+        Column(name="Info", type=ColumnType.LONG_BLOB) if full else Column(name="Info"),
     ]
     rows: list[list[Value]] = [
         [

@@ -47,8 +47,19 @@ _RETRY_SECONDS = 1
 _RETRIES = 0
 """The relay connects again after a second at first, and without end, which MySQL writes as 0."""
 
-_NUMBERS = frozenset({"Seconds_Behind_Source", "SQL_Remaining_Delay"})
-"""Numbers that may be NULL."""
+_LARGE = frozenset(
+    {
+        "Read_Source_Log_Pos",
+        "Relay_Log_Pos",
+        "Exec_Source_Log_Pos",
+        "Relay_Log_Space",
+        "Until_Log_Pos",
+        "Seconds_Behind_Source",
+        "Source_Retry_Count",
+    }
+)
+"""Numbers of 64 bits; all others have 32."""
+_NULLABLE = frozenset({"Seconds_Behind_Source", "SQL_Remaining_Delay"})
 
 _OLD_NAMES = {"Get_Source_public_key": "Get_master_public_key"}
 
@@ -60,13 +71,18 @@ def replica_status(receivers: Iterable[ReceiverFacts | None], *, old_words: bool
     columns = [
         Column(
             name=_old_name(name) if old_words else name,
-            type=ColumnType.LONGLONG
-            if isinstance(value, int) or name in _NUMBERS
-            else ColumnType.VAR_STRING,
+            type=_type(name, value),
         )
         for name, value in row.items()
     ]
     return ResultSet(columns=columns, rows=[list(each.values()) for each in rows])
+
+
+def _type(name: str, value: Value) -> ColumnType:
+    if name in _LARGE:
+        return ColumnType.LONGLONG
+    is_number = isinstance(value, int) or name in _NULLABLE
+    return ColumnType.LONG if is_number else ColumnType.VAR_STRING
 
 
 def _old_name(name: str) -> str:

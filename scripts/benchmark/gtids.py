@@ -27,7 +27,7 @@ from scripts.benchmark.workloads import (
     make_tables,
 )
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
-from tests.support.raw_reader import RawReader, drain
+from tests.support.raw_reader import Drained, RawReader, drain
 from tests.support.servers import MySQLServer
 from tests.support.waiting import wait_for
 
@@ -37,6 +37,8 @@ _ELSEWHERE = UUID(int=0x1111_1111_1111_1111_1111_1111_1111_1111)
 """The server whose transactions the sources had before they wrote their own."""
 _FILE_BYTES = 128 << 20
 """Each file begins with the whole set, as MySQL writes it: 1.6 MB of that in this many."""
+_LOOK_SECONDS = 0.01
+"""Between two looks at what a node has: what is timed takes a hundred times as long."""
 _SLACK = 300_000
 """Of a dump's bytes: artificial events and heartbeats, which are not the same in each."""
 
@@ -99,11 +101,17 @@ def _turn(
         node.start_listener()
         settle()
         with contextlib.closing(_prompt(node)) as prompt, watched(cluster) as watch:
-            began = time.perf_counter()
+            ordered = time.perf_counter()
             cluster.start_receiver(source, tls={"mode": "disabled"})
+            wait_for(lambda: _files(prompt), what="the node to have a file", every=_LOOK_SECONDS)
+            began = time.perf_counter()
             _wait_for_files(prompt, source)
-            series.add(row("ingest"), time.perf_counter() - began, watch.usage)
-        _dump(node, had, series, row("dump as a replica"))
+            seconds = time.perf_counter() - began
+        series.add(row("ingest"), seconds, watch.usage)
+        series.add(row("order to pull to first file"), (began - ordered) * 1000)
+        drained = _dump(node, had)
+        series.add(row("dump as a replica"), drained.ended - drained.first)
+        series.add(row("dump command to first byte"), (drained.first - drained.began) * 1000)
         # A replica is attached that has all of it, and sees each transaction at once.
         with (
             RawReader(
@@ -139,33 +147,37 @@ def _prompt(node: KingbusNode) -> "pymysql.Connection":  # type: ignore[type-arg
 def _wait_for_files(prompt: "pymysql.Connection", source: MySQLServer) -> None:  # type: ignore[type-arg]
     """Until the node has the end of the source's last file: asked for without any set in it."""
     wanted = [(row[0], int(row[1])) for row in source.execute("SHOW BINARY LOGS")]
+    wait_for(
+        lambda: _files(prompt) == wanted,
+        what=f"the node to have {wanted}",
+        seconds=INGEST_SECONDS_MAX,
+        every=_LOOK_SECONDS,
+    )
 
-    def held() -> bool:
-        with prompt.cursor() as cursor:
-            cursor.execute("SHOW BINARY LOGS")
-            return [(row[0], int(row[1])) for row in cursor.fetchall()] == wanted
 
-    wait_for(held, what=f"the node to have {wanted}", seconds=INGEST_SECONDS_MAX)
+def _files(prompt: "pymysql.Connection") -> list[tuple[str, int]]:  # type: ignore[type-arg]
+    with prompt.cursor() as cursor:
+        cursor.execute("SHOW BINARY LOGS")
+        return [(row[0], int(row[1])) for row in cursor.fetchall()]
 
 
-def _dump(node: KingbusNode, had: str, series: Series, name: str) -> None:
+def _dump(node: KingbusNode, had: str) -> Drained:
     """To a replica that has what the source had before it wrote anything."""
 
-    def read(at_least: int | None = None) -> tuple[int, float]:
-        drained = drain(
+    def read(at_least: int | None = None) -> Drained:
+        return drain(
             port=node.listen_port,
             user=LISTENER_USER,
             password=LISTENER_PASSWORD,
             gtid_set=had,
             at_least=at_least,
         )
-        return drained.bytes, drained.seconds
 
-    whole, _ = read()
-    came, seconds = read(whole - _SLACK)
-    if abs(came - whole) > _SLACK:
-        raise AssertionError(f"a dump of {came} bytes, where another had {whole}")
-    series.add(name, seconds)
+    whole = read().bytes
+    endless = read(whole - _SLACK)
+    if abs(endless.bytes - whole) > _SLACK:
+        raise AssertionError(f"a dump of {endless.bytes} bytes, where another had {whole}")
+    return endless
 
 
 def _insert(source: MySQLServer, transactions: int) -> None:

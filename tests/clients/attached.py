@@ -97,6 +97,9 @@ class Attached:
     def _read(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.endswith("\n"):
+                # It was killed in the middle of it.
+                break
             with self._lock:
                 try:
                     self._reading.take(line)
@@ -128,7 +131,5 @@ class Attached:
         return f"{number} transactions, the last {[each.gtid for each in last]}"
 
     def _last_words(self) -> str:
-        text = (
-            self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
-        )
-        return " / ".join(text[-2:])[-300:]
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][-200:] if lines else "without a word"

@@ -43,9 +43,9 @@ class Reading:
     def take(self, line: str) -> None:
         """One more line; UnreadableError if it is not as agreed."""
         try:
-            fields: dict[str, Any] = json.loads(line)
+            fields: dict[str, Any] = dict(json.loads(line))
             kind = fields.pop("kind")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UnreadableError(f"a line that is not as agreed: {line[:200]!r}") from error
         if kind == "begin":
             if self.transactions and self.transactions[-1].gtid == fields["gtid"]:

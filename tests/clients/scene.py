@@ -5,8 +5,10 @@ another, as an operator's load balancer would. Nodes n1 and n2 take plain connec
 turn; n3 lets nobody in without TLS, which proves that a client that came in used it.
 """
 
+import contextlib
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,17 +71,20 @@ class Scene:
         return next(self._ids)
 
     def here(self) -> Place:
-        """Where the source's log ends, once every node has all of it."""
-        file, position = self.source.binlog_position()
-        gtids = self.source.gtid_executed()
+        """Where the source's log ends, once every node has all of it; nothing may be written."""
 
-        def is_there() -> bool:
+        def is_there() -> Place | None:
+            # MariaDB writes a checkpoint some time after a file's beginning, too.
+            end = self.source.binlog_position()
             views = [node.listener_status() for node in self.cluster.running]
             ends = {(view["last_binlog_file"], view["last_file_position"]) for view in views}
-            return ends == {(file, position)}
+            if ends != {end}:
+                return None
+            return Place(gtids=self.source.gtid_executed(), file=end[0], position=end[1])
 
-        wait_for(is_there, what=f"every node at {file}:{position}", seconds=60)
-        return Place(gtids=gtids, file=file, position=position)
+        found = wait_for(is_there, what="every node where the source is", seconds=60)
+        assert found is not None
+        return found
 
     def size_since(self, place: Place) -> int:
         """How many bytes the source's log has behind a place."""
@@ -103,6 +108,16 @@ class Scene:
         other = next(node for node in self.cluster.nodes[:2] if node is not leader)
         self.door.aim(other.host, other.listen_port)
         leader.kill9()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[workload.Writer]:
+        """Small transactions without an end while the context lasts."""
+        with workload.Writer(self.source, pause_seconds=0.002) as writer:
+            try:
+                yield writer
+            finally:
+                writer.stop()
+                self.written["insert"] += writer.committed
 
     def mark(self) -> str:
         """Write a text that comes once, in a transaction of its own."""
@@ -134,6 +149,11 @@ class Scene:
                 cursor.execute("DELETE FROM shop.kinds WHERE id > %s LIMIT 2", (first,))
             connection.commit()
         self.written.update({"insert": 6, "update": 6, "delete": 2})
+        with source.connect() as connection, connection.cursor() as cursor:
+            # The flags of an event of rows.
+            cursor.execute("SET foreign_key_checks = 0, unique_checks = 0")
+            cursor.execute("INSERT INTO shop.marks (name) VALUES ('unchecked')")
+        self.written["insert"] += 1
         source.execute(f"CREATE TABLE shop.more_{number} (id INT PRIMARY KEY, x VARCHAR(20))")
         source.execute(f"INSERT INTO shop.more_{number} VALUES (1, 'before')")
         source.execute(f"ALTER TABLE shop.more_{number} ADD COLUMN y INT NOT NULL DEFAULT 3")

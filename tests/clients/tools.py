@@ -24,7 +24,7 @@ from tests.clients.table import (
     YES,
     Row,
 )
-from tests.support import installations, processes, workload
+from tests.support import installations, processes
 from tests.support.installations import MissingServerError
 from tests.support.servers import ADMIN_PASSWORD, ADMIN_USER, assert_same_binlog
 from tests.support.waiting import wait_for
@@ -34,9 +34,28 @@ TOOL_SECONDS = 120.0
 
 BEGUN_AGAIN = "Started again at another node, with the file that it was writing."
 
-_MADE_UP = re.compile(rb"^#.* server id \d+  end_log_pos 0 .*\n", re.MULTILINE)
-"""What a server makes up: its id differs."""
-_HEX_OF_MADE_UP = re.compile(rb"(^# *[0-9a-f]{1,8} [^\n]*\n)+(?=#.* end_log_pos 0 )", re.MULTILINE)
+_MADE_UP = re.compile(
+    rb"#(?:(?:700101|691231) +[\d:]+ server id \d+ |.* server id \d+ +end_log_pos 0 )"
+)
+"""An event that a server makes up: it has no time, or no position."""
+_OWN = re.compile(rb"server id \d+ |CRC32 0x[0-9a-f]+ ")
+"""What differs in it: the id of the server that made it, and so its checksum."""
+
+
+def comparable(printed: bytes) -> list[bytes]:
+    """The lines that a tool printed, without what each server says in its own way."""
+    kept = []
+    is_made_up = False
+    for line in printed.splitlines():
+        if _MADE_UP.match(line):
+            is_made_up = True
+            kept.append(_OWN.sub(b"", line))
+            continue
+        # Its bytes in hexadecimal come behind it.
+        is_made_up = is_made_up and line.startswith(b"# ") and not line.startswith(b"# at ")
+        if not is_made_up:
+            kept.append(line)
+    return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +97,8 @@ class Tool:
     by_position: Words
     plain: Sequence[str] = ()
     """Words for a connection that is not encrypted."""
-    secure: Sequence[str] = ()
+    secure: Sequence[Sequence[str]] = ()
+    """Words for one that is, each by itself; CERTIFICATE stands for the file of the relay's."""
     compressions: Sequence[Sequence[str]] = ()
     apart: dict[str, str] = field(default_factory=dict)
 
@@ -87,12 +107,21 @@ def _whole(*words: str) -> Words:
     return lambda log: [*words, *log.names]
 
 
+_BY_NAME = ("--host=localhost", "--protocol=tcp")
+"""The name that the certificate is for."""
+
 MYSQLBINLOG = Tool(
     name="mysqlbinlog",
     title="mysqlbinlog 9.7",
     command=lambda: installations.tool("mysqlbinlog"),
     plain=("--ssl-mode=DISABLED", "--get-server-public-key"),
-    secure=("--ssl-mode=REQUIRED",),
+    secure=(
+        ("--ssl-mode=REQUIRED",),
+        ("--ssl-mode=VERIFY_CA", "--ssl-ca=CERTIFICATE"),
+        (*_BY_NAME, "--ssl-mode=VERIFY_IDENTITY", "--ssl-ca=CERTIFICATE"),
+        ("--ssl-mode=REQUIRED", "--tls-version=TLSv1.2"),
+        ("--ssl-mode=REQUIRED", "--tls-version=TLSv1.3"),
+    ),
     compressions=(
         ("--compression-algorithms=zlib",),
         ("--compression-algorithms=zstd", "--zstd-compression-level=5"),
@@ -176,7 +205,7 @@ MARIADB_BINLOG = Tool(
     title="mariadb-binlog 10.11",
     command=lambda: installations.mariadb_tool("mariadb-binlog"),
     plain=("--skip-ssl",),
-    secure=("--ssl",),
+    secure=(("--ssl",), (*_BY_NAME, "--ssl-verify-server-cert", "--ssl-ca=CERTIFICATE")),
     by_gtid=lambda log: ["-R", f"--start-position={log.middle_gtids}", *log.names],
     by_position=lambda log: ["-R", f"--start-position={log.start.position}", *log.behind],
     apart={COMPRESSION: "The tool has no compression of the protocol."},
@@ -255,11 +284,7 @@ class _Trial:
         self._tried(GTID, lambda: self._same(tool.by_gtid(self._log)))
         self._tried(POSITION, lambda: self._same(tool.by_position(self._log)))
         self._tried(CONTENT, self._same_files)
-        if tool.secure:
-            secure = self._scene.secure
-            door.aim(secure.host, secure.listen_port)
-            self._tried(TLS, lambda: self._same(_whole("-R")(self._log), relay=tool.secure))
-            self._scene.all_set()
+        self._tried(TLS, lambda: self._encrypted(tool.secure[0]))
         before = door.passed
         self._print(_whole("-R")(self._log), port=door.port, words=tool.plain, **LOGIN)
         plain = door.passed - before
@@ -277,14 +302,8 @@ class _Trial:
                 " ".join(words),
                 lambda more=more: self._same(_whole("-R")(self._log), relay=more),
             )
-        if self._tool.secure:
-            secure = self._scene.secure
-            self._scene.door.aim(secure.host, secure.listen_port)
-            self._option(
-                " ".join(self._tool.secure),
-                lambda: self._same(_whole("-R")(self._log), relay=self._tool.secure),
-            )
-            self._scene.all_set()
+        for words in self._tool.secure:
+            self._option(" ".join(words), lambda words=words: self._encrypted(words))
         self._option("--raw, --result-file", self._same_files)
 
     def kept_files(self) -> None:
@@ -300,7 +319,7 @@ class _Trial:
                 scene.write()
                 self._wait_kept(kept, scene.here())
                 self._row.more.append(("--stop-never", YES))
-                with workload.Writer(scene.source, pause_seconds=0.002) as writer:
+                with scene.writing() as writer:
                     writer.wait_for_more(100)
                     scene.kill_leader(leader)
                     processes.stop(process)
@@ -309,7 +328,6 @@ class _Trial:
                     writer.wait_for_more(100)
                     scene.cluster.leader()
                     writer.wait_for_more(100)
-                scene.written["insert"] += writer.committed
                 scene.mark()
                 scene.all_set()
                 self._wait_kept(kept, scene.here())
@@ -355,6 +373,17 @@ class _Trial:
         for name in names or source.binlog_files():
             assert_same_binlog(kept / name, source.binlog_path(name), is_open=name == last)
 
+    def _encrypted(self, words: Sequence[str]) -> None:
+        """The node that requires TLS gives it the same."""
+        scene = self._scene
+        certificate = str(scene.directory / "certificate.pem")
+        given = [word.replace("CERTIFICATE", certificate) for word in words]
+        scene.door.aim(scene.secure.host, scene.secure.listen_port)
+        try:
+            self._same(_whole("-R")(self._log), relay=given)
+        finally:
+            scene.all_set()
+
     def _smaller(self, words: Sequence[str], plain: int) -> None:
         door = self._scene.door
         before = door.passed
@@ -371,18 +400,19 @@ class _Trial:
         theirs = self._print(words, port=source.port, words=plain, **admin)
         assert theirs, "it prints nothing"
         if ours != theirs:
-            pairs = zip(ours.splitlines(), theirs.splitlines(), strict=False)
-            one, other = next((pair for pair in pairs if pair[0] != pair[1]), (b"", b""))
+            pairs = zip(ours, theirs, strict=False)
+            more = (f"{len(ours)} lines", f"{len(theirs)}")
+            one, other = next((pair for pair in pairs if pair[0] != pair[1]), more)
             raise AssertionError(f"it prints {one[:90]!r}, of the source {other[:90]!r}")
 
     def _print(
         self, arguments: Sequence[str], *, port: int, words: Sequence[str], **login: str
-    ) -> bytes:
+    ) -> list[bytes]:
         command = self._words(*words, *arguments, port=port, **login)
         answer = subprocess.run(command, capture_output=True, timeout=TOOL_SECONDS, check=False)
         told = answer.stderr.decode(errors="replace").strip().splitlines()
         assert answer.returncode == 0, f"exit {answer.returncode}: {' '.join(told[-2:])}"
-        return _MADE_UP.sub(b"", _HEX_OF_MADE_UP.sub(b"", answer.stdout))
+        return comparable(answer.stdout)
 
     def _words(self, *words: str, port: int, user: str, password: str) -> list[str]:
         login = ["--host=127.0.0.1", f"--port={port}", f"--user={user}", f"--password={password}"]

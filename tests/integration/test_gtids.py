@@ -170,13 +170,3 @@ def test_purged_and_ahead(world: World, modern: Installation) -> None:
     for had in sets:
         one, other = dump(of_source(source), had), dump(of_node(node), had)
         assert (other.end, other.transactions) == (one.end, one.transactions), had
-    # It comes from a node that had more: what it has is waited for, then it is served.
-    with RawReader(**of_node(node), gtid_set=f"{uuid}:1-{last + 1}") as reader:
-        workload.small_transactions(source, 3)
-        newest = f"{uuid}:{last + 3}"
-        wait_for(
-            lambda: newest in reader.seen.transactions,
-            what=newest,
-            explain=lambda: reader.seen,
-        )
-        assert reader.seen.transactions == [f"{uuid}:{last + 2}", newest]

@@ -7,6 +7,7 @@ import pymysql
 import pytest
 
 from tests.support import processes, servers, workload
+from tests.support.certificates import certificate
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.installations import MARIADB, MYSQL_9, Installation
 from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
@@ -87,14 +88,14 @@ def spelling(request: pytest.FixtureRequest) -> Spelling:
 
 
 def begin(
-    world: World, spelling: Spelling, *, count: int = 3
+    world: World, spelling: Spelling, *, count: int = 3, **settings: object
 ) -> tuple[MySQLServer, KingbusCluster]:
     """A source with tables, and a cluster that pulls from it with semi-sync and listens."""
     source = world.server(
         spelling.installation, "source", server_id=1, extra=spelling.source_settings
     )
     workload.make_tables(source)
-    cluster = world.cluster(count=count)
+    cluster = world.cluster(count=count, **settings)
     cluster.start_receiver(source, semi_sync=True, flavor=spelling.flavor)
     cluster.start_listeners()
     return source, cluster
@@ -230,6 +231,7 @@ def test_a_source_that_waits_goes_on_with_the_next_leader(world: World, spelling
             leader = cluster.leader()
             leader.kill9()
             writer.wait_for_more(50)
+            source.execute("FLUSH BINARY LOGS")
             leader.start()
             writer.wait_for_more(20)
         other = cluster.followers()[0]
@@ -237,6 +239,37 @@ def test_a_source_that_waits_goes_on_with_the_next_leader(world: World, spelling
         writer.wait_for_more(50)
     assert spelling.of_source(source, "no_tx") == "0"
     wait_acknowledging(cluster, spelling, source)
+
+
+def test_without_a_majority_nothing_is_acknowledged(world: World, spelling: Spelling) -> None:
+    """The leader alone has the transaction: its commit does not return, as long as nobody else has
+    it; it does once a majority is there again, and is in it."""
+    source, cluster = begin(world, spelling)
+    wait_acknowledging(cluster, spelling, source)
+    leader = cluster.leader()
+    followers = cluster.followers()
+    spelling.switch_on(source)
+    workload.small_transactions(source, 5)
+    asked = leader.metric("kingbus_receiver_semi_sync_asked_total")
+    for follower in followers:
+        follower.kill9()
+    [writer] = committing(source, 0)[:1]
+    with writer:
+        wait_for(
+            lambda: leader.metric("kingbus_receiver_semi_sync_asked_total") > asked,
+            what="the leader to be asked for an acknowledgement",
+            explain=cluster.logs,
+        )
+        wait_for(lambda: not leader.is_leader(), what="the leader to find itself alone")
+        assert writer.returned == []
+        assert spelling.of_source(source, "wait_sessions") == "1"
+        for follower in followers:
+            follower.start()
+        wait_for(lambda: writer.returned, what="the commit to return", explain=cluster.logs)
+    assert spelling.of_source(source, "no_tx") == "0"
+    replica = world.server(spelling.installation, "replica", server_id=2)
+    follow(replica, cluster.followers()[0])
+    wait_held(replica, set(writer.returned))
 
 
 def shown(node: KingbusNode, sql: str) -> dict[str, str]:
@@ -314,18 +347,39 @@ def test_who_acknowledged_what_is_shown_both_ways(world: World, spelling: Spelli
     assert left == [0]
     assert replica.replica_errors() == []
 
+    # A MariaDB replica that stops ends its dump by KILL, on a second connection.
+    replica.stop_replica()
+    wait_for(
+        lambda: (
+            shown(node, "SHOW STATUS LIKE 'Rpl_semi_sync%clients'")
+            == {f"Rpl_semi_sync_{side}_clients": "0" for side in ("master", "source")}
+        ),
+        what="the dump to end",
+        explain=node.listener_status,
+    )
+    workload.small_transactions(source, 5)
+    replica.start_replica()
+    replica.wait_for_gtids(source.gtid_executed())
+    assert spelling.of_replica(replica) == "ON"
 
-def test_a_compressed_replica_is_not_offered_semi_sync(world: World) -> None:
-    """It replicates all the same, and believes in no semi-sync; its neighbour has it."""
+
+@pytest.mark.parametrize(("workers", "tls"), [(0, False), (0, True), (1, False), (1, True)])
+def test_a_compressed_replica_is_not_offered_semi_sync(
+    world: World, workers: int, tls: bool
+) -> None:
+    """It replicates all the same, and believes in no semi-sync; its neighbour has it and says how
+    far it is, whatever process its dump runs in."""
     spelling = new_names()
-    source, cluster = begin(world, spelling, count=1)
+    cert, key = certificate(world.directory)
+    section = {"server": {"cert": str(cert), "key": str(key), "require": True}} if tls else {}
+    source, cluster = begin(world, spelling, count=1, server={"workers": workers}, tls=section)
     node = cluster.nodes[0]
     plain, compressed = (
         world.server(spelling.installation, name, server_id=number, extra=spelling.replica_settings)
         for name, number in (("plain", 2), ("compressed", 3))
     )
-    follow(plain, node)
-    follow(compressed, node, compression="zstd")
+    follow(plain, node, tls=tls)
+    follow(compressed, node, tls=tls, compression="zstd")
     workload.small_transactions(source, 50)
     workload.giant_row(source)
     for replica in (plain, compressed):
@@ -336,6 +390,20 @@ def test_a_compressed_replica_is_not_offered_semi_sync(world: World) -> None:
     assert spelling.of_replica(compressed) == "OFF"
     offered = {slave["server_id"]: slave["semi_sync"] for slave in node.listener_status()["slaves"]}
     assert offered == {2: True, 3: False}
+    end = source.binlog_position()
+    wait_for(
+        lambda: (
+            [
+                (slave["acknowledged_file"], slave["acknowledged_position"])
+                for slave in sorted(
+                    node.listener_status()["slaves"], key=lambda at: at["server_id"]
+                )
+            ]
+            == [end, ("", 0)]
+        ),
+        what="only the plain one to acknowledge",
+        explain=node.listener_status,
+    )
 
 
 def test_semi_sync_from_a_compressed_source_is_refused(world: World, modern: Installation) -> None:

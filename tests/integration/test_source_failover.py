@@ -1,12 +1,15 @@
 """The source is lost, a replica of the relay takes its place, and nobody else has to be touched."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
 from tests.integration.test_semi_sync import (
+    Spelling,
     committing,
     new_names,
+    old_names,
     wait_acknowledging,
     wait_held,
     wait_returning,
@@ -69,11 +72,12 @@ def test_a_promoted_replica_becomes_the_source_and_the_old_one_its_replica(
     world: World, modern: Installation
 ) -> None:
     """Files of the same names at both; one replica by set and one by file and position stay
-    attached and equal; one that lacks what the relay has is refused with the set."""
+    attached and equal; one that lacks what the relay has is refused with the set. Any member can
+    be told."""
     old = world.server(modern, "old", server_id=1)
     workload.make_tables(old)
-    cluster = world.cluster(count=1)
-    node = cluster.nodes[0]
+    cluster = world.cluster()
+    node = cluster.followers()[0]
     cluster.start_receiver(old)
     cluster.start_listeners()
     new = world.server(modern, "new", server_id=2)
@@ -282,6 +286,38 @@ def test_nothing_that_returned_is_lost_by_a_failover(world: World) -> None:
         assert_equal([old], new)
 
 
+@pytest.mark.parametrize("names", [new_names, old_names])
+def test_the_new_source_waits_for_the_relay_and_for_its_next_leader(
+    world: World, names: Callable[[], Spelling]
+) -> None:
+    """In its first file the relay goes on by set, so what the source waits for is not sent again:
+    no commit is stuck all the same, nor gives up."""
+    spelling = names()
+    old = world.server(spelling.installation, "old", server_id=1)
+    workload.make_tables(old)
+    new = world.server(spelling.installation, "new", server_id=2, extra=spelling.source_settings)
+    cluster = world.cluster()
+    cluster.start_receiver(old, semi_sync=True, flavor=spelling.flavor)
+    cluster.start_listeners()
+    attach(new, cluster.followers()[0])
+    workload.small_transactions(old, 20)
+    assert_equal([new], old)
+    old.kill9()
+    promote(new)
+    done = cluster.leader().command("source", "failover", "--to", address(new))
+    assert done.returncode == 0, done.stderr
+    wait_acknowledging(cluster, spelling, new)
+    spelling.switch_on(new)
+    with workload.Writer(new) as writer:
+        writer.wait_for_more(20)
+        for _ in range(2):
+            leader = cluster.leader()
+            leader.kill9()
+            writer.wait_for_more(50)
+            leader.start()
+    assert spelling.of_source(new, "no_tx") == "0"
+
+
 def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: Installation) -> None:
     """Files of the same names; a replica by GTID and one by file and position stay attached; the
     candidate is not taken while it replicates from the relay; the old source comes back."""
@@ -312,8 +348,7 @@ def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: In
         seconds=60,
         explain=cluster.logs,
     )
-    new.stop_replica()
-    new.execute("RESET SLAVE ALL")
+    promote(new)
     wait_pulling(cluster, new)
     workload.small_transactions(new, 20)
     new.execute("FLUSH BINARY LOGS")
@@ -331,10 +366,55 @@ def test_a_promoted_mariadb_replica_becomes_the_source(world: World, mariadb: In
     assert_equal([old, by_gtid, by_position], new)
 
 
+def test_divergent_transactions_of_a_mariadb_source_are_named_and_refused(
+    world: World, mariadb: Installation
+) -> None:
+    """As with MySQL, by the last GTIDs; a gap of such a source is not accepted, in words."""
+    old = world.server(mariadb, "old", server_id=1)
+    workload.make_tables(old)
+    cluster = world.cluster(count=1)
+    node = cluster.nodes[0]
+    cluster.start_receiver(old, flavor="mariadb")
+    cluster.start_listeners()
+    new = world.server(mariadb, "new", server_id=2)
+    attach(new, node)
+    replica = world.server(mariadb, "replica", server_id=3)
+    attach(replica, node)
+    workload.small_transactions(old, 20)
+    assert_equal([new, replica], old)
+    node.ask("PUT", "/binlog/syncer/stop")
+    workload.small_transactions(old, 4)
+    alone = old.gtid_executed()
+
+    promote(new)
+    done = node.command("source", "failover", "--to", address(new))
+    assert done.returncode == 0, done.stderr
+    told = f"{address(old)} has transactions that the relay never received: 0-1-"
+    assert told in done.stderr and alone.rpartition("-")[2] in done.stderr, done.stderr
+    workload.small_transactions(new, 10)
+    assert_equal([replica], new)
+
+    old.execute(f"SET GLOBAL gtid_slave_pos = '{alone}'")
+    attach(old, node)
+    wait_for(
+        lambda: any("1236" in error and alone in error for error in old.replica_errors()),
+        what=f"the old source to be told of {alone}",
+        explain=old.replica_status,
+    )
+    back = node.command("source", "failover", "--to", address(old))
+    assert back.returncode == 1 and new.gtid_executed() in back.stderr, back.stderr
+    gap = node.command("source", "accept-gap", f"{new.server_id}-1-1")
+    assert gap.returncode == 1 and "not available yet" in gap.stderr, gap.stderr
+    wait_pulling(cluster, new)
+    workload.small_transactions(new, 5)
+    assert_equal([replica], new)
+
+
 def begin_with_gap(
     world: World, installation: Installation
-) -> tuple[MySQLServer, KingbusCluster, MySQLServer, str]:
-    """A source that purged what the stopped relay lacks, the replica of the relay, and the gap."""
+) -> tuple[MySQLServer, KingbusCluster, list[MySQLServer], str]:
+    """A source that purged what the stopped relay lacks; the relay's replicas, by set and by file
+    and position; and the gap."""
     source = world.server(installation, "source", server_id=1)
     workload.make_tables(source)
     cluster = world.cluster(count=1)
@@ -343,8 +423,12 @@ def begin_with_gap(
     cluster.start_listeners()
     replica = world.server(installation, "replica", server_id=2)
     attach(replica, node)
+    by_position = world.server(installation, "by_position", server_id=3)
+    wait_for(lambda: node.get("/binlog/files"), what="a first file")
+    first = node.get("/binlog/files")[0]["name"]
+    attach(by_position, node, auto_position=False, file=first, position=4)
     workload.small_transactions(source, 10)
-    assert_equal([replica], source)
+    assert_equal([replica, by_position], source)
     node.ask("PUT", "/binlog/syncer/stop")
     before = source.gtid_executed()
     workload.small_transactions(source, 5)
@@ -352,13 +436,13 @@ def begin_with_gap(
     source.execute("FLUSH BINARY LOGS")
     source.execute(f"PURGE BINARY LOGS TO '{source.binlog_files()[-1]}'")
     workload.small_transactions(source, 5)
-    return source, cluster, replica, gap
+    return source, cluster, [replica, by_position], gap
 
 
 def test_a_gap_is_named_accepted_and_told_to_replicas(world: World, modern: Installation) -> None:
-    """The start is refused with the set; accepted is only that; the replica gets error 1236 and
-    not what follows; one that has the gap from elsewhere goes on."""
-    source, cluster, replica, gap = begin_with_gap(world, modern)
+    """The start is refused with the set; accepted is only that; replicas get error 1236 and not
+    what follows; one that has the gap from elsewhere goes on."""
+    source, cluster, replicas, gap = begin_with_gap(world, modern)
     node = cluster.nodes[0]
     refused = node.request("PUT", "/binlog/syncer/start", {})
     assert refused.status == 502 and gap in refused.message, refused.message
@@ -373,14 +457,18 @@ def test_a_gap_is_named_accepted_and_told_to_replicas(world: World, modern: Inst
     cluster.wait_for_gtids(source.gtid_executed(), source)
     view = node.status()
     assert source.value("SELECT GTID_SUBSET(%s, %s)", gap, view["purged_gtid_set"])
-    wait_for(
-        lambda: any("1236" in error for error in replica.replica_errors()),
-        what="the replica to be told",
-        explain=replica.replica_status,
-    )
-    assert not replica.has_executed(gap)
+    before = source.value("SELECT GTID_SUBTRACT(@@global.gtid_executed, %s)", gap)
+    for replica in replicas:
+        wait_for(
+            lambda replica=replica: any("1236" in error for error in replica.replica_errors()),
+            what="the replica to be told",
+            explain=replica.replica_status,
+        )
+        assert not replica.has_executed(gap)
+        assert not replica.has_executed(str(before)), "nor what comes behind it"
 
     # The gap comes from elsewhere: empty transactions stand for it.
+    replica = replicas[0]
     replica.stop_replica()
     first, _, last = gap.rpartition(":")[2].partition("-")
     for number in range(int(first), int(last or first) + 1):

@@ -378,6 +378,8 @@ class Drained:
     """When the dump was asked for, in seconds of the performance counter."""
     ended: float
     """When the last bytes came."""
+    first: float = 0.0
+    """When the first bytes came."""
 
     @property
     def seconds(self) -> float:
@@ -433,8 +435,11 @@ def drain(
         ready()
         began = time.perf_counter()
         connection._execute_command(_COM_BINLOG_DUMP_GTID, body + encoded)
+        connection._sock.settimeout(seconds)
+        connection._sock.recv(1, socket.MSG_PEEK)
+        first = time.perf_counter()
         total, ended = read_to_the_end(connection._sock, seconds=seconds, at_least=at_least)
-        return Drained(bytes=total, began=began, ended=ended)
+        return Drained(bytes=total, began=began, ended=ended, first=first)
     finally:
         connection._force_close()
 

@@ -20,7 +20,7 @@ from tests.wire.capture import DUMP_COMMANDS, HEARTBEAT_V1, HEARTBEAT_V2, Dialog
 from tests.wire.compare import Answer, difference
 from tests.wire.relay import PASSWORD, WireRelay
 
-IDLE_SECONDS = 0.01
+IDLE_SECONDS = 0.02
 """Every task waits for so long: nothing more is coming over loopback."""
 
 LOGIN_IDLE_SECONDS = 5.0
@@ -28,6 +28,7 @@ LOGIN_IDLE_SECONDS = 5.0
 
 WRONG_PASSWORD = "not it"
 OK = bytes.fromhex("00000002000000")
+ACKNOWLEDGEMENT = b"\xef"
 
 _BEHAVIOUR = Capability.DEPRECATE_EOF | Capability.QUERY_ATTRIBUTES | Capability.SESSION_TRACK
 """A client sends these whatever was offered, and behaves as was offered."""
@@ -46,6 +47,7 @@ class Report:
     answers: int = 0
     packets: int = 0
     events: int = 0
+    acknowledgements: int = 0
     mismatches: list[str] = field(default_factory=list)
 
 
@@ -101,9 +103,11 @@ class Player:
         self._broken: set[int] = set()
         self.report = Report(dialog.name)
 
-    async def play(self) -> Report:
-        """The whole dialog, line by line."""
+    async def play(self, *, to_first: bool = False) -> Report:
+        """The whole dialog, line by line; `to_first`: up to what is unlike first."""
         for line in self._dialog.lines:
+            if to_first and self.report.mismatches:
+                break
             if line.connection in self._broken:
                 continue
             match line.kind:
@@ -200,6 +204,19 @@ class Player:
         # As the client found out, too, if the server had closed.
         with contextlib.suppress(trio.BrokenResourceError):
             await peer.stream.send_all(packet)
+        if peer.follower is not None and payload[:1] == ACKNOWLEDGEMENT:
+            await self._expect_noted(peer, line)
+
+    async def _expect_noted(self, peer: _Peer, line: Line) -> None:
+        """An acknowledgement has no answer; but the relay tells how far the replica is."""
+        await trio.testing.wait_all_tasks_blocked(IDLE_SECONDS)
+        thread = self._threads[peer.captured_thread]
+        replicas = [each for each in self._relay.server.replicas() if each.thread_id == thread]
+        noted = [(each.acknowledged_file, each.acknowledged_position) for each in replicas]
+        said = (line.payload[9:].decode(), int.from_bytes(line.payload[1:9], "little"))
+        self.report.acknowledgements += 1
+        if noted != [said]:
+            self._fail(line, f"{noted} is noted where {said} was acknowledged")
 
     def _login(self, peer: _Peer, line: Line) -> bytes:
         payload = line.payload

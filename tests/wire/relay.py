@@ -97,19 +97,30 @@ class WireRelay:
         await perform(request, sink=sink, progress=progress)
 
     def grow(self, file: str, position: int) -> None:
-        """Hold everything up to there; of a transaction in which that is, all."""
-        while self._at < len(self._rest):
-            visible = self.node.relay.state.visible
-            if (visible.file_name, visible.position) >= (file, position):
-                return
-            _, _, event = self._rest[self._at]
-            packets, self._sequence = frame(b"\0" + event, self._sequence)
-            self._at += 1
-            self._stream.receive(packets)
-            for batch in self._stream.take(idle=True):
-                self.node.commit(encode(Command(event_batch=batch.meta), batch.packets))
+        """Hold everything up to there; of a transaction in which that is, all.
+
+        In batches as large as they become when all of it comes at once.
+        """
+        while not self._has(file, position):
+            assert self._at < len(self._rest), (file, position)
+            while self._at < len(self._rest) and self._rest[self._at][:2] <= (file, position):
+                self._receive_next()
+            self._commit()
+            if not self._has(file, position):
+                self._receive_next()  # more of the transaction
+
+    def _has(self, file: str, position: int) -> bool:
         visible = self.node.relay.state.visible
-        assert (visible.file_name, visible.position) >= (file, position), (file, position)
+        return (visible.file_name, visible.position) >= (file, position)
+
+    def _receive_next(self) -> None:
+        packets, self._sequence = frame(b"\0" + self._rest[self._at][2], self._sequence)
+        self._at += 1
+        self._stream.receive(packets)
+
+    def _commit(self) -> None:
+        for batch in self._stream.take(idle=True):
+            self.node.commit(encode(Command(event_batch=batch.meta), batch.packets))
 
     def users_as(self, *, is_cached: bool, name: str) -> None:
         """Whether a full login went before, which decides which dialog a client has."""

@@ -1,6 +1,6 @@
 """One captured dialog from begin to end: which relay it meets, and what came of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -45,7 +45,10 @@ class Captures:
 
 
 def replay(captures: Captures, name: str, expected: Dialog | None = None) -> Report:
-    """Replay a dialog against a relay of its server; `expected` instead of what is due."""
+    """Replay a dialog against a relay of its server.
+
+    `expected` is compared with instead of what is due, and only up to what is unlike first.
+    """
     captured = captures.dialogs[name]
     history = captures.histories[kind_of(captured.server_version)]
     due = expected if expected is not None else expected_of(captured)[0]
@@ -58,16 +61,32 @@ def replay(captures: Captures, name: str, expected: Dialog | None = None) -> Rep
             relay.grow(*first)
             if name in WHOLE_FILES:
                 relay.grow(*history.end_of(WHOLE_FILES[name]))
-            return await Player(captured, due, relay, clock).play()
+            player = Player(captured, due, relay, clock)
+            return await player.play(to_first=expected is not None)
 
     return trio.run(play, clock=clock)
 
 
+COLUMNS = (
+    "connections",
+    "answers",
+    "packets",
+    "events",
+    "acks",
+    "unlike",
+    "of captured",
+    "differences",
+)
+
+
 def table(captures: Captures) -> list[str]:
-    """A line for each dialog: what was compared, and the differences that are meant."""
-    columns = ("connections", "answers", "packets", "events", "unlike", "differences")
-    lines = [f"{'dialog':<18}" + "".join(f"{column:>12}" for column in columns)]
-    total = [0] * len(columns)
+    """A line for each dialog: what was compared and unlike, and the differences that are meant.
+
+    `of captured` is how many packets the server had sent: what a difference leaves out is missing
+    in `packets`, what one adds is in it.
+    """
+    lines = [_row("dialog", COLUMNS)]
+    total = [0] * len(COLUMNS)
     for name, captured in captures.dialogs.items():
         report, used = replay(captures, name), expected_of(captured)[1]
         numbers = [
@@ -75,11 +94,17 @@ def table(captures: Captures) -> list[str]:
             report.answers,
             report.packets,
             report.events,
+            report.acknowledgements,
             len(report.mismatches),
+            sum(line.kind == "server" for line in captured.lines),
             len(used),
         ]
         total = [each + more for each, more in zip(total, numbers, strict=True)]
-        lines.append(f"{name:<18}" + "".join(f"{number:>12}" for number in numbers))
+        lines.append(_row(name, numbers))
         lines += [f"    {mismatch}" for mismatch in report.mismatches]
-    lines.append(f"{'total':<18}" + "".join(f"{number:>12}" for number in total))
+    lines.append(_row("total", total))
     return lines
+
+
+def _row(name: str, cells: Sequence[object]) -> str:
+    return f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells)

@@ -58,7 +58,7 @@ reader.on('error', fail);
 reader.on('binlog', (event) => {
   const name = event.getEventName();
   const change = CHANGES[name];
-  if (name === 'gtid') {
+  if (name === 'gtid' || name === 'mariadbgtid') {
     say({ kind: 'begin', gtid: event.gtid });
   } else if (change) {
     const table = event.tableMap[event.tableId];

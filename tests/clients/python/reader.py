@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pymysqlreplication import BinLogStreamReader
-from pymysqlreplication.event import GtidEvent, QueryEvent, XidEvent
+from pymysqlreplication.event import GtidEvent, MariadbGtidEvent, QueryEvent, XidEvent
 from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
 LONG = 200
@@ -49,12 +49,14 @@ def main(options: dict[str, str]) -> None:
         blocking=True,
         resume_stream=True,
         slave_heartbeat=1,
+        # With it the library goes by GTID whatever it is told of file and position.
+        is_mariadb=options.get("flavor") == "mariadb" and options["mode"] == "gtid",
         **start,
     )
     changes = {WriteRowsEvent: "insert", UpdateRowsEvent: "update", DeleteRowsEvent: "delete"}
     for event in stream:
         is_end = isinstance(event, XidEvent)
-        if isinstance(event, GtidEvent):
+        if isinstance(event, (GtidEvent, MariadbGtidEvent)):
             say(kind="begin", gtid=event.gtid)
         elif isinstance(event, QueryEvent) and event.query != "BEGIN":
             say(kind="query", text=event.query)

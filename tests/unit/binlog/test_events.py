@@ -21,6 +21,7 @@ from kingbus.binlog.events import (
     FormatDescription,
     Gtid,
     Heartbeat,
+    QueryHead,
     Rotate,
     decode_previous_gtids,
     query_text,
@@ -229,3 +230,48 @@ def test_error_packets_say_what_to_do():
     unknown = "Could not find first log file name in binary log index file"
     assert isinstance(error_packet(1236, "HY000", unknown), UnknownFileError)
     assert not DifferentFileError.fatal
+
+
+_VARIABLES = [
+    b"\x00" + bytes(4),
+    b"\x01" + bytes(8),
+    b"\x02\x03std\0",
+    b"\x03" + bytes(4),
+    b"\x04" + bytes(6),
+    b"\x05\x03UTC",
+    b"\x06\x03std",
+    b"\x0b\x04root\x00",
+    b"\x0c\x02shop\0other\0",
+    b"\x0c\xfe",
+    b"\x0d" + bytes(3),
+    b"\x10\x01",
+    b"\x12" + bytes(2),
+    b"\x13\x00",
+    b"\x14\x00",
+]
+"""Status variables of a QUERY event as MySQL writes them, none of them the one looked for."""
+
+
+def query(variables: bytes, schema: bytes = b"shop") -> bytes:
+    """A QUERY event without a checksum."""
+    head = bytes(8) + bytes((len(schema),)) + bytes(2) + len(variables).to_bytes(2, "little")
+    return bytes(19) + head + variables + schema + b"\0CREATE TABLE t (a INT)"
+
+
+@given(st.permutations(_VARIABLES), st.integers(0, len(_VARIABLES)), st.integers(0, 2**64 - 1))
+def test_the_number_of_a_data_definition_is_found(
+    variables: list[bytes], at: int, xid: int
+) -> None:
+    """Between whatever other variables it stands; and its absence is seen."""
+    without = b"".join(variables)
+    wanted = b"\x11" + xid.to_bytes(8, "little")
+    event = query(b"".join([*variables[:at], wanted, *variables[at:]]))
+    assert QueryHead.decode(event, crc_bytes=0) == QueryHead(schema=b"shop", ddl_xid=xid)
+    assert QueryHead.decode(query(without, b""), crc_bytes=0) == QueryHead(schema=b"", ddl_xid=None)
+
+
+@given(st.binary(max_size=40))
+def test_unknown_status_variables_do_no_harm(variables: bytes) -> None:
+    """Whatever stands there, the schema is right, and nothing is read behind the event."""
+    assert QueryHead.decode(query(variables), crc_bytes=0).schema == b"shop"
+    assert query_text(query(variables), crc_bytes=0) == b"CREATE TABLE t (a INT)"

@@ -235,6 +235,40 @@ def test_wrong_text_is_refused(text):
         GtidSet.parse(text)
 
 
+@given(
+    numbers=st.lists(
+        st.one_of(
+            st.integers(0, 40).map(str),
+            st.tuples(st.integers(0, 40), st.integers(0, 40)).map("{0[0]}-{0[1]}".format),
+            st.sampled_from(["1-2-3", "", "-5", "7-", "tag", "9223372036854775806", "9" * 19]),
+        ),
+        min_size=2,
+        max_size=8,
+    ),
+    is_sorted=st.booleans(),
+)
+def test_many_intervals_are_read_as_few_are(numbers, is_sorted):
+    """By the run, where it is done, comes the same set; else it is left to what names the fault."""
+    if is_sorted:
+        numbers.sort(key=lambda each: int("0" + each.partition("-")[0].strip("tag")))
+    text = f"{UUID(bytes=A)}:{':'.join(numbers)}"
+    in_bulk = GtidSet()
+    if in_bulk._parse_bulk(text):
+        assert in_bulk == GtidSet.parse(text)
+    else:
+        assert not in_bulk
+
+
+def test_a_set_of_a_server_with_many_holes_is_read_in_bulk():
+    """The form in which servers tell it, and text with white space gives the same."""
+    text = f"{UUID(bytes=A)}:" + ":".join(f"{at}-{at + 1}" for at in range(1, 4000, 4))
+    assert GtidSet()._parse_bulk(text)
+    read = GtidSet.parse(text)
+    assert str(read) == text
+    assert GtidSet.parse(text.replace(":", " : ")) == read
+    assert GtidSet.parse(f"{text},{UUID(bytes=A)}:3-4").count() == read.count() + 2
+
+
 def test_the_largest_number_survives():
     """The last number that a server can give survives both forms."""
     gtids = GtidSet()

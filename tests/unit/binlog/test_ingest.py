@@ -726,6 +726,23 @@ def test_types_of_later_servers_pass_untouched(version, gtid_mode):
         assert batches[-1].meta.visible_position == file.position
 
 
+@pytest.mark.parametrize("version", [MODERN, OLD])
+def test_what_a_group_writes_beside_rows(version):
+    """A view change is a transaction of its own, a transaction's context part of one."""
+    view = (EventType.VIEW_CHANGE, bytes(60))
+    context = (EventType.TRANSACTION_CONTEXT, bytes(30))
+    file = BinlogFile("bin.1", version=version).begin()
+    file.transaction(A, 1, [BEGIN, view, (EventType.QUERY, query(b"COMMIT"))])
+    file.transaction(A, 2, [context, *insert()]).transaction(A, 3, [view])
+    packets = packets_of(file.sent_from(4))
+    for batch_bytes in (1 << 20, 100):
+        batches = ingest(IngestStream(fresh(), batch_bytes=batch_bytes), packets)
+        assert events_of(batches) == [e.event for e in file.events]
+        state = check_against_relay_state(batches)
+        assert list(state.executed.runs()) == [(A, "", 1, 3)]
+        assert state.visible.position == file.position
+
+
 def test_a_later_servers_kind_of_gtid_is_noticed():
     """What follows it would be a transaction that nobody counts."""
     file = BinlogFile("bin.1").begin().transaction(A, 1, insert()).add(*FUTURE).add(*BEGIN)

@@ -4,6 +4,7 @@ import com.github.shyiko.mysql.binlog.event.Event;
 import com.github.shyiko.mysql.binlog.event.EventData;
 import com.github.shyiko.mysql.binlog.event.EventHeaderV4;
 import com.github.shyiko.mysql.binlog.event.GtidEventData;
+import com.github.shyiko.mysql.binlog.event.MariadbGtidEventData;
 import com.github.shyiko.mysql.binlog.event.QueryEventData;
 import com.github.shyiko.mysql.binlog.event.TableMapEventData;
 import com.github.shyiko.mysql.binlog.event.UpdateRowsEventData;
@@ -88,6 +89,10 @@ final class BinlogReader {
     EventHeaderV4 header = event.getHeader();
     if (data instanceof GtidEventData gtid) {
       say("\"kind\":\"begin\",\"gtid\":" + quoted(gtid.getMySqlGtid().toString()));
+    } else if (data instanceof MariadbGtidEventData gtid) {
+      long server = header.getServerId();
+      String text = gtid.getDomainId() + "-" + server + "-" + gtid.getSequence();
+      say("\"kind\":\"begin\",\"gtid\":" + quoted(text));
     } else if (data instanceof TableMapEventData map) {
       tables.put(map.getTableId(), map.getDatabase() + "." + map.getTable());
     } else if (data instanceof WriteRowsEventData rows) {
