@@ -55,10 +55,12 @@ def same(one: RelayState, other: RelayState) -> bool:
 
 Actions = Sequence[tuple[int, tuple[str, object]]]
 
+PURGES = [("cut", None), ("mark", None), ("cut at mark", None), ("purge", None)]
+
 actions_of_three = st.lists(
     st.tuples(
         st.integers(0, 2),
-        st.one_of(step, step, step, st.just(("cut", None)), st.just(("purge", None))),
+        st.one_of(step, step, step, st.sampled_from(PURGES)),
     ),
     max_size=60,
 )
@@ -74,6 +76,10 @@ def mixed(actions: Actions, node: RelayNode) -> list[RelayNode]:
         match action[0]:
             case "cut":
                 cut(held)
+            case "mark":
+                cut(held, mark=True)
+            case "cut at mark":
+                cut(held, first_index=held.relay.state.mark_index + 1)
             case "purge":
                 last = held.relay.state.files[-1].first_index
                 held.command(Command(purge=Purge(channel=channel, first_index=last)))
@@ -228,6 +234,32 @@ def test_a_cut_that_would_take_more_than_it_says_is_ignored() -> None:
     cut_at = state.files[0].first_index
     cut(quiet)
     assert state.files[0].first_index == cut_at
+
+
+async def test_a_cut_at_a_mark_leaves_what_came_behind_it() -> None:
+    """Who has what came before goes on, with the rest of the file; others get 1236."""
+    node, quiet = quiet_and_busy()
+    end = quiet.relay.state.visible.position
+    cut(quiet, mark=True, description=description(quiet))
+    marked = quiet.relay.state.mark_index
+    assert marked == len(node.log.entries)
+    assert quiet.relay.state.files[0].ordinal == 1, "nothing is dropped by a mark"
+    more = binlog(2, range(3, 9))
+    events = more.events[len(binlog(2, range(3, 6)).events) :]
+    packets = packets_of(events)
+    quiet.batch(more, packets[:2])
+    quiet.batch(more, packets[2:])
+    cut(quiet, first_index=marked + 1)
+    state = quiet.relay.state
+    assert (state.files[0].cut_position, state.mark_index) == (end, 0)
+    assert len(await quiet.relay.read_rows(0, 9)) == 2
+    behind = await quiet.dump(by_gtid("a:1-6"))
+    assert behind.refusal is None
+    missing = await quiet.dump(by_gtid("a:1-4"))
+    assert missing.refusal is not None
+    for request in (by_gtid("a:1-5"), by_position("binlog.000002", end)):
+        fit = await quiet.dump(request)
+        assert fit.stored[1:] == [event.data for event in events]
 
 
 async def test_who_has_all_goes_on_over_a_cut_and_others_get_1236() -> None:
