@@ -50,6 +50,8 @@ def version_needed(command: Command) -> int:
     match command.WhichOneof("kind"):
         case "channel":
             return 3
+        case "purge":
+            return 3 if command.purge.description else 1
         case "user_changes":
             return 3 if any(user.channel for user in command.user_changes.users) else 2
         case "accept_gap":

@@ -154,6 +154,7 @@ class RelayState:
         """Counts as executed and is held nowhere; the next file comes behind it, in a new epoch."""
         self._last_gtid: GtidRun | None = None
         self._open: OpenTransaction | None = None
+        self._mark: StateRecord | None = None
         self._ends_in_event = False
         self._first_file = 0
         # Served name and epoch of each file ever held, in their order: one for each ordinal.
@@ -187,6 +188,11 @@ class RelayState:
     def open_end(self) -> int:
         """Position at which the next batch of the open file begins."""
         return self.visible.position if self._open is None else self._open.end_position
+
+    @property
+    def mark_index(self) -> int:
+        """The entry behind which the open file may be cut without losing what came later; 0: no."""
+        return 0 if self._mark is None else self._mark.index
 
     @property
     def last_gtid(self) -> str:
@@ -426,33 +432,65 @@ class RelayState:
         return ""
 
     def _apply_cut(self, changes: Changes, purge: Purge) -> str:
-        """All that is held goes, and the open file is held from here on; nothing else changes."""
+        """What is held goes, up to here or to the mark, and nothing else changes; or a mark is set.
+
+        The open file is held from there on.
+        """
         if not self.files:
             return "there is no file to cut"
-        if self._open is not None or self._ends_in_event:
-            return "a transaction is open"
         row = self.files[-1]
-        if row.last_index >= purge.first_index:
-            return f"index {row.last_index} and what is behind it is not to be cut"
-        if row.first_index > row.last_index:
-            return "nothing is held of the open file"
         if len(purge.description) > DESCRIPTION_BYTES_MAX:
             return f"a FORMAT_DESCRIPTION event of {len(purge.description)} bytes"
+        if not purge.mark and row.last_index >= purge.first_index:
+            mark = self._mark
+            if mark is None or mark.index >= purge.first_index:
+                return f"index {row.last_index} and what is behind it is not to be cut"
+            self._cut_to(changes, mark)
+            return ""
+        if self._open is not None or self._ends_in_event:
+            return "a transaction is open"
+        if row.first_index > row.last_index:
+            return "nothing is held of the open file"
+        cut = self._cut_here(purge.description)
+        if purge.mark:
+            self._mark = cut
+        else:
+            self._cut_to(changes, cut)
+        return ""
+
+    def _cut_here(self, description: bytes) -> StateRecord:
+        """The state, were it cut at the visible end now; what is kept as the file's start then."""
+        record = self.to_record()
+        record.ClearField("mark")
+        row = record.file
         row.repeats = _may_repeat(row)
+        row.first_index, row.last_index = self.index + 1, self.index
+        row.cut_position = self.visible.position
+        row.description = description
+        row.previous_gtids = record.purged = record.executed
+        record.first_file = row.ordinal
+        record.visible_index, record.visible_packets = self.index, 0
+        return record
+
+    def _cut_to(self, changes: Changes, cut: StateRecord) -> None:
+        row = self.files[-1]
+        assert row.ordinal == cut.file.ordinal, "a mark is forgotten with its file"
         changes.deleted_files = [each.ordinal for each in self.files[:-1]]
-        changes.deleted_batches = range(self.files[0].first_index, changes.index)
+        changes.deleted_batches = range(self.files[0].first_index, cut.index + 1)
         del self.files[:-1]
         self._first_file = row.ordinal
-        row.first_index, row.last_index = changes.index + 1, changes.index
-        row.cut_position = self.visible.position
-        row.description = purge.description
-        row.previous_gtids = self.executed.encode()
-        self.purged = self.executed.copy()
-        self.visible = replace(self.visible, index=changes.index, packets=0)
-        changes.visible_moved = True
+        self.purged = GtidSet.decode(cut.purged)
+        row.first_index, row.cut_position = cut.file.first_index, cut.file.cut_position
+        row.description, row.repeats = cut.file.description, cut.file.repeats
+        row.previous_gtids = cut.file.previous_gtids
+        if self.visible.index <= cut.index:
+            self.visible = replace(self.visible, index=cut.index, packets=0)
+            changes.visible_moved = True
+            if self._open is None:
+                row.last_index = cut.index
         changes.file_rows.append(_copy(row))
-        changes.start = row.ordinal, self.to_record()
-        return ""
+        changes.start = row.ordinal, _copy(cut)
+        self._mark = None
 
     def _drop_files(self, changes: Changes, count: int) -> None:
         """The oldest ones, never the last; `gtid_purged` is what the first one left begins with."""
@@ -640,6 +678,7 @@ class RelayState:
         )
         self.files.append(row)
         self.last_transaction = None
+        self._mark = None
         if self.accepted_gap:
             self._leave_gap_behind(changes)
 
@@ -811,6 +850,7 @@ class RelayState:
             name_epochs=self._names_used.values(),
             last_gtid=self._last_gtid,
             accepted_gap=self.accepted_gap.encode() if self.accepted_gap else b"",
+            mark=self._mark,
             channels=[Channel(number=n, name=name) for name, n in self.channels.items()],
         )
         if self.files:
@@ -843,6 +883,7 @@ class RelayState:
             "visible_packets",
             "visible_position",
             "last_transaction",  # is forgotten when a file begins
+            "mark",  # likewise
         ):
             record.ClearField(told_elsewhere)
         record.first_file = len(self._names_used) + 1
@@ -902,6 +943,8 @@ class RelayState:
         state._last_gtid = _copy(record.last_gtid) if record.HasField("last_gtid") else None
         if record.HasField("last_transaction"):
             state.last_transaction = _copy(record.last_transaction)
+        if record.HasField("mark"):
+            state._mark = _copy(record.mark)
         if record.HasField("open_transaction"):
             state._open = _copy(record.open_transaction)
         if record.HasField("file"):

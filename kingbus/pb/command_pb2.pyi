@@ -626,22 +626,27 @@ class Purge(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     first_index: _builtins.int
     description: _builtins.bytes
     """Present: cut. All that is held goes, what is in the open file so far too, if all of it lies below
-    `first_index`. The open file's FORMAT_DESCRIPTION event, with which dumps from its middle begin.
+    `first_index`; if not, what came before the mark, if that lies below. The open file's
+    FORMAT_DESCRIPTION event, with which dumps from its middle begin.
     """
+    mark: _builtins.bool
+    """drops nothing: remember this place, to be cut here later"""
     def __init__(
         self,
         *,
         channel: _builtins.int = ...,
         first_index: _builtins.int = ...,
         description: _builtins.bytes = ...,
+        mark: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "description", b"description", "first_index", b"first_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "description", b"description", "first_index", b"first_index", "mark", b"mark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -265,6 +265,7 @@ class RelayState(_message.Message):
     ACCEPTED_GAP_FIELD_NUMBER: _builtins.int
     CHANNELS_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     channel: _builtins.int
@@ -331,6 +332,10 @@ class RelayState(_message.Message):
     def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayState]:
         """only in a snapshot, and in that of channel 0: the other channels"""
 
+    @_builtins.property
+    def mark(self) -> Global___RelayState:
+        """the state as it would be had the channel been cut where it was marked"""
+
     def __init__(
         self,
         *,
@@ -364,11 +369,12 @@ class RelayState(_message.Message):
         accepted_gap: _builtins.bytes = ...,
         channels: _abc.Iterable[_command_pb2.Channel] | None = ...,
         others: _abc.Iterable[Global___RelayState] | None = ...,
+        mark: Global___RelayState | None = ...,
         applied: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "file", b"file", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "open_transaction", b"open_transaction", "source", b"source", "source_config", b"source_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "file", b"file", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "mark", b"mark", "open_transaction", b"open_transaction", "source", b"source", "source_config", b"source_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_gap", b"accepted_gap", "applied", b"applied", "channel", b"channel", "channels", b"channels", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "members", b"members", "name_epochs", b"name_epochs", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "others", b"others", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "users", b"users", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_gap", b"accepted_gap", "applied", b"applied", "channel", b"channel", "channels", b"channels", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "mark", b"mark", "members", b"members", "name_epochs", b"name_epochs", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "others", b"others", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "users", b"users", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,10 @@ SLOW_SHARE: Final = 4
 """A channel that holds less than this part of what may stay does not fill the reserve by itself."""
 
 
+MARKS: Final = 4
+"""Of what may stay so many parts lie between two marks: about as much is left to a slow channel."""
+
+
 class UnknownFileError(KingbusError):
     """The file to purge to is not held."""
 
@@ -331,8 +335,10 @@ class Purger:
                     self._note_attached()
                     made = self._decide(each, self._needs_of(each))
                     await self._purge(each, made)
-                if made.is_too_large and len(channels) > 1:
-                    await self._give_way(each)
+                if len(channels) > 1:
+                    if made.is_too_large:
+                        await self._give_way(each)
+                    await self._mark(each)
 
     def _needs_of(self, channel: Channel) -> list[Need]:
         return [each for each in self._needs.all() if each.channel == channel.number]
@@ -357,7 +363,9 @@ class Purger:
             held = row.end_position - max(row.start_position, row.cut_position)
             if held * SLOW_SHARE > self._usage().target:
                 return  # this one fills the reserve: that is what `reserve-overflow` is for
-            index = row.last_index + 1
+            # Where it was marked, if that is behind what has to go; else all of it.
+            mark = channel.state.mark_index
+            index = mark + 1 if mark + 1 >= index else row.last_index + 1
         description = await channel.description(row)
         if not description:
             return
@@ -371,6 +379,21 @@ class Purger:
             file=row.served_name,
             position=row.cut_position,
         )
+
+    async def _mark(self, channel: Channel) -> None:
+        """Now and then, where a channel goes on in one file: so that it may be cut there later."""
+        state = channel.state
+        if not state.files or state.in_transaction:
+            return
+        row, usage = state.files[-1], self._usage()
+        since = max(row.first_index, state.mark_index)
+        if row.last_index <= since or usage.held_from(since) * MARKS < usage.target:
+            return
+        description = await channel.description(row)
+        if description:
+            mark = Purge(channel=channel.number, description=description, mark=True)
+            proposal = await self._node.propose(encode(Command(purge=mark)))
+            await proposal.applied()
 
     async def _purge(self, channel: Channel, made: Decision) -> None:
         if not made.reason or made.first is None:

@@ -220,6 +220,8 @@ class StateStore:
         own.ClearField("others")
         for record in (own, *state.others):
             if record.HasField("file"):  # it was cut, so its start is in the snapshot
+                file = file_key(record.channel, record.file.ordinal)
+                batch.put(file, record.file.SerializeToString())
                 kept = start_key(record.channel, record.file.ordinal)
                 batch.put(kept, record.SerializeToString())
             if record is own and own.index != snapshot.index:

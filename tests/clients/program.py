@@ -37,8 +37,8 @@ _began = time.monotonic()
 HEADER = """# Clients
 
 What was seen to work with a kingbus cluster as its source, client by client. `scripts/clients`
-makes this table with real servers ([how](testing.md#the-clients)); nothing in it was written by
-hand.
+makes this table with real servers ([how](testing.md#the-clients)); only the notes, and why a client
+was not run, were written by hand.
 """
 
 UNREACHABLE = {

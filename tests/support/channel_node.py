@@ -46,9 +46,11 @@ def add_channel(node: RelayNode, name: str) -> ChannelNode:
     return ChannelNode(node, number)
 
 
-def cut(node: RelayNode, *, first_index: int = 0, description: bytes = b"") -> None:
-    """What the purger proposes for a channel whose open file is to give way."""
+def cut(
+    node: RelayNode, *, first_index: int = 0, description: bytes = b"", mark: bool = False
+) -> None:
+    """What the purger proposes for a channel whose open file is to give way, now or later."""
     index = first_index or len(node.log.entries) + 1
     described = description or b"described"
-    purge = Purge(channel=node.channel, first_index=index, description=described)
+    purge = Purge(channel=node.channel, first_index=index, description=described, mark=mark)
     node.command(Command(purge=purge))

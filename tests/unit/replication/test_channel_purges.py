@@ -158,3 +158,28 @@ async def test_files_of_a_channel_are_purged_by_hand(autojump_clock) -> None:
         await rig.purger.purge_to("binlog.000002", channel=1)
         assert rig.row.ordinal == 2
         assert rig.files == rig.all
+
+
+async def test_a_slow_channel_keeps_what_it_got_lately(autojump_clock) -> None:
+    """It is marked now and then, and cut at the last mark: its newest batches stay."""
+    rig = SharedLog(goes_on=False)
+    rig.reserve_for(len(rig.node.held.log.entries) + 40)
+    state = rig.named.relay.state
+    async with running(rig):
+        for turn in range(3, 40):
+            more = binlog(1, range(1, turn + 2))
+            at = state.visible.position
+            packets = [each for each in packets_of(more.events) if each.event.start >= at]
+            rig.named.batch(more, packets)
+            number = 100 + turn
+            rig.node.held.session()
+            rig.node.held.hold(binlog(number, range(4 * number - 3, 4 * number + 1)), size=6)
+            await look(3.0)
+            if rig.row.cut_position:
+                break
+        assert 4 < rig.row.cut_position < rig.row.end_position
+        kept = [row.index for row in await rig.named.relay.read_rows(0, 100)]
+        assert kept
+        assert kept[-1] == state.visible.index
+        assert rig.row.first_index >= rig.disk.usage().first_needed()
+        assert state.purged != state.executed

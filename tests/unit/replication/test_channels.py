@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kingbus.binlog.command import decode, encode
@@ -52,16 +54,46 @@ def same(one: RelayState, other: RelayState) -> bool:
     return one.digest() == other.digest()
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), step), max_size=60))
-def test_mixed_channels_come_to_what_each_comes_to_alone(
-    actions: Sequence[tuple[int, tuple[str, object]]],
-) -> None:
-    """Also those that carry the same file names and the same transactions, and over a restart."""
-    node = RelayNode()
+Actions = Sequence[tuple[int, tuple[str, object]]]
+
+PURGES = [("cut", None), ("mark", None), ("cut at mark", None), ("purge", None)]
+
+actions_of_three = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.one_of(step, step, step, st.sampled_from(PURGES)),
+    ),
+    max_size=60,
+)
+"""What happens in which of three channels."""
+
+
+def mixed(actions: Actions, node: RelayNode) -> list[RelayNode]:
+    """Three channels to which all that has happened; the default one is first."""
     nodes = [node, add_channel(node, "one"), add_channel(node, "two")]
     feeds: list[Feed] = [begun(each) for each in nodes]
     for channel, action in actions:
-        perform(feeds[channel], action)
+        held = nodes[channel]
+        match action[0]:
+            case "cut":
+                cut(held)
+            case "mark":
+                cut(held, mark=True)
+            case "cut at mark":
+                cut(held, first_index=held.relay.state.mark_index + 1)
+            case "purge":
+                last = held.relay.state.files[-1].first_index
+                held.command(Command(purge=Purge(channel=channel, first_index=last)))
+            case _:
+                perform(feeds[channel], action)
+    return nodes
+
+
+@given(actions_of_three)
+def test_mixed_channels_come_to_what_each_comes_to_alone(actions: Actions) -> None:
+    """Also those that carry the same file names and the same transactions, and over a restart."""
+    node = RelayNode()
+    nodes = mixed(actions, node)
     for channel, each in enumerate(nodes):
         assert same(each.relay.state, alone(node, channel))
     again = node.load()
@@ -141,6 +173,7 @@ def test_an_older_program_refuses_commands_and_states_of_channels() -> None:
     assert all(decode(entry.data)[0].version == 1 for entry in node.log.entries)
     before = len(node.log.entries)
     add_channel(node, "one").hold(binlog(1, range(1, 3)))
+    cut(node)  # the default channel, which only gives way to others
     assert all(decode(entry.data)[0].version == 3 for entry in node.log.entries[before:])
     assert node.relay.state.to_record().version == 3
     assert node.relay.channels[1].state.to_record().version == 3
@@ -205,6 +238,32 @@ def test_a_cut_that_would_take_more_than_it_says_is_ignored() -> None:
     assert state.files[0].first_index == cut_at
 
 
+async def test_a_cut_at_a_mark_leaves_what_came_behind_it() -> None:
+    """Who has what came before goes on, with the rest of the file; others get 1236."""
+    node, quiet = quiet_and_busy()
+    end = quiet.relay.state.visible.position
+    cut(quiet, mark=True, description=description(quiet))
+    marked = quiet.relay.state.mark_index
+    assert marked == len(node.log.entries)
+    assert quiet.relay.state.files[0].ordinal == 1, "nothing is dropped by a mark"
+    more = binlog(2, range(3, 9))
+    events = more.events[len(binlog(2, range(3, 6)).events) :]
+    packets = packets_of(events)
+    quiet.batch(more, packets[:2])
+    quiet.batch(more, packets[2:])
+    cut(quiet, first_index=marked + 1)
+    state = quiet.relay.state
+    assert (state.files[0].cut_position, state.mark_index) == (end, 0)
+    assert len(await quiet.relay.read_rows(0, 9)) == 2
+    behind = await quiet.dump(by_gtid("a:1-6"))
+    assert behind.refusal is None
+    missing = await quiet.dump(by_gtid("a:1-4"))
+    assert missing.refusal is not None
+    for request in (by_gtid("a:1-5"), by_position("binlog.000002", end)):
+        fit = await quiet.dump(request)
+        assert fit.stored[1:] == [event.data for event in events]
+
+
 async def test_who_has_all_goes_on_over_a_cut_and_others_get_1236() -> None:
     """By set and by position, attached or coming; the missing set is named."""
     _, quiet = quiet_and_busy()
@@ -260,7 +319,8 @@ async def test_a_dump_that_was_behind_when_it_was_cut_ends_with_1236() -> None:
 
     done: list[bool] = []
     slow = Slow(by_gtid("", non_blocking=False))
-    await slow.attach(quiet)
+    with trio.fail_after(10):
+        await slow.attach(quiet)
     assert slow.refusal is not None
     assert slow.refusal.code == 1236
 
@@ -278,6 +338,55 @@ class Inert:
     def snapshots(self) -> RelaySnapshots:
         assert isinstance(self.node.database, StateStore)
         return RelaySnapshots(relay=self.node.relay, database=self.node.database, runner=run_inline)
+
+
+async def transferred(old: Inert, new: Inert) -> int:
+    """The second begins from the snapshot of the first, and has its log; the snapshot's index."""
+    index, state = old.snapshots.make()
+    snapshot = Snapshot(
+        index=index,
+        term=1,
+        conf_state=ConfState(voters=(1,)),
+        data=pack_snapshot(Members(cluster_id=1, index=index), state),
+        conf_index=index,
+    )
+    new.snapshots.check(snapshot)
+    await new.snapshots.begin(snapshot)
+    new.node.log.entries = old.node.log.entries
+    new.node.log.first = index + 1
+    await new.snapshots.finish(snapshot)
+    assert new.node.relay.applied_index == index
+    return index
+
+
+@settings(max_examples=40, deadline=None)
+@given(actions=actions_of_three, restarts=st.booleans())
+async def test_whatever_has_happened_a_snapshot_leads_to_the_same_state(
+    actions: Actions, restarts: bool
+) -> None:
+    """Of all channels, in memory and in the database, over restarts."""
+    with TemporaryDirectory() as directory:
+        old, new = Inert(Path(directory) / "old"), Inert(Path(directory) / "new")
+        mixed(actions, old.node)
+        index = await transferred(old, new)
+        for entry in old.node.log.entries[index:]:
+            new.node.relay.apply(Applied(entries=[entry]))
+            if restarts and entry.index % 7 == 0:
+                new.node.restart()
+        last = old.node.relay.applied_index
+        assert await new.node.relay.digest_at(last) == await old.node.relay.digest_at(last)
+        again = new.node.load()
+        assert await again.digest_at(last) == await old.node.relay.digest_at(last)
+        for number, relay in [(0, old.node.relay), *old.node.relay.channels.items()]:
+            other = new.node.relay.channels[number] if number else new.node.relay
+            assert await other.read_rows(0, 1000) == await relay.read_rows(0, 1000)
+            database = new.node.database
+            assert [row.ordinal for row in database.file_rows(number)] == [
+                row.ordinal for row in relay.state.files
+            ]
+        for each in (old, new):
+            assert isinstance(each.node.database, StateStore)
+            each.node.database.close()
 
 
 @pytest.mark.parametrize("how", ["purged", "cut", "empty"])
@@ -304,22 +413,9 @@ async def test_a_member_that_begins_from_a_snapshot_comes_to_the_same_state(
         node.hold(binlog(2, range(3, 5)))
         second = node.relay.state.files[1].first_index
         node.command(Command(purge=Purge(first_index=second)))
-    index, state = old.snapshots.make()
-    assert index + 1 == old.snapshots.first_index
-    members = Members(cluster_id=1, index=index)
-    snapshot = Snapshot(
-        index=index,
-        term=1,
-        conf_state=ConfState(voters=(1,)),
-        data=pack_snapshot(members, state),
-        conf_index=index,
-    )
-    new.snapshots.check(snapshot)
-    await new.snapshots.begin(snapshot)
-    new.node.log.entries = node.log.entries
-    new.node.log.first = index + 1
-    await new.snapshots.finish(snapshot)
-    assert new.node.relay.applied_index == index
+    first_index = old.snapshots.first_index
+    index = await transferred(old, new)
+    assert index + 1 == first_index
     one.hold(binlog(3, range(6, 8)))
     two_more = binlog(1, range(1, 6))
     if how == "cut":
