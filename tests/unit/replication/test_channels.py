@@ -264,6 +264,21 @@ async def test_a_cut_at_a_mark_leaves_what_came_behind_it() -> None:
         assert fit.stored[1:] == [event.data for event in events]
 
 
+def test_a_mark_is_forgotten_with_its_file() -> None:
+    """And kept over a restart until then."""
+    node, quiet = quiet_and_busy()
+    cut(quiet, mark=True)
+    marked = quiet.relay.state.mark_index
+    node.restart()
+    again = ChannelNode(node, 1)
+    assert again.relay.state.mark_index == marked > 0
+    again.session()
+    again.hold(binlog(3, range(6, 8)))
+    assert again.relay.state.mark_index == 0
+    cut(again, first_index=marked + 1)
+    assert [row.ordinal for row in again.relay.state.files] == [1, 2, 3]
+
+
 async def test_who_has_all_goes_on_over_a_cut_and_others_get_1236() -> None:
     """By set and by position, attached or coming; the missing set is named."""
     _, quiet = quiet_and_busy()
