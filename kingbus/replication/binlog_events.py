@@ -2,7 +2,7 @@
 
 Owns: finding the event at a position, walking on from it, and describing each event in the words
 of the server. Knows nothing of statements or connections. Follows the manual's "SHOW BINLOG EVENTS
-Statement"; of rows and of what it does not decode it says only the type, as the server does.
+Statement"; of what it does not decode it says only the type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,20 @@ INFO_CHARS_MAX = 1024
 ROWS_AT_ONCE = 64
 
 _CRC_BYTES = 4
+_ROWS = frozenset(
+    (
+        EventType.WRITE_ROWS_V1,
+        EventType.UPDATE_ROWS_V1,
+        EventType.DELETE_ROWS_V1,
+        EventType.WRITE_ROWS,
+        EventType.UPDATE_ROWS,
+        EventType.DELETE_ROWS,
+        EventType.PARTIAL_UPDATE_ROWS,
+    )
+)
+_ROWS_FLAGS = {0x01: "STMT_END_F", 0x10: "USE_SQL_FOREIGN_KEY_F"}
+"""Those that the server was seen to name."""
+_INTVARS = {1: "LAST_INSERT_ID", 2: "INSERT_ID"}
 _SUPPRESS_USE = 0x0008
 """Flag of a QUERY event for whose statement the database does not matter."""
 
@@ -152,7 +166,7 @@ class _Walk:
         info = ""
         if len(event) + 1 < PACKET_PAYLOAD_MAX:
             # What cannot be read is shown without a description.
-            with suppress(MalformedEventError, UnicodeDecodeError):
+            with suppress(MalformedEventError, UnicodeDecodeError, IndexError):
                 info = _info(event, header.type, self._crc_bytes)
         return BinlogEventRow(
             file=self._file.served_name,
@@ -198,11 +212,43 @@ def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
             return bytes(event[HEADER_BYTES : len(event) - crc_bytes]).decode(errors="replace")
         case EventType.QUERY:
             return _query_info(event, crc_bytes)
+        case EventType.TABLE_MAP:
+            return _table_info(event)
+        case _ if type_ in _ROWS:
+            flags = event[HEADER_BYTES + 6]
+            named = [name for bit, name in _ROWS_FLAGS.items() if flags & bit]
+            told = f" flags: {' '.join(named)}" if named else ""
+            return f"table_id: {_table_id(event)}{told}"
+        case EventType.ROWS_QUERY:
+            rows_query = bytes(event[HEADER_BYTES + 1 : len(event) - crc_bytes])
+            return f"# {rows_query.decode(errors='replace')}"
+        case EventType.INTVAR:
+            name = _INTVARS.get(event[HEADER_BYTES], "")
+            return f"{name}={int.from_bytes(event[HEADER_BYTES + 1 : HEADER_BYTES + 9], 'little')}"
+        case EventType.RAND:
+            one = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
+            two = int.from_bytes(event[HEADER_BYTES + 8 : HEADER_BYTES + 16], "little")
+            return f"rand_seed1={one},rand_seed2={two}"
         case EventType.XID:
             xid = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
             return f"COMMIT /* xid={xid} */"
         case _:
             return ""
+
+
+def _table_id(event: memoryview) -> int:
+    return int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 6], "little")
+
+
+def _table_info(event: memoryview) -> str:
+    """Schema and table, each a length of a byte, a text and a zero."""
+    at = HEADER_BYTES + 8
+    names = []
+    for _ in range(2):
+        end = at + 1 + event[at]
+        names.append(bytes(event[at + 1 : end]).decode(errors="replace"))
+        at = end + 1
+    return f"table_id: {_table_id(event)} ({'.'.join(names)})"
 
 
 def _query_info(event: memoryview, crc_bytes: int) -> str:
