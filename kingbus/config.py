@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from kingbus.addresses import Address, Url
+from kingbus.binlog.relay_state import CHANNEL_NAME, CHANNELS_MAX
 from kingbus.credentials import read_credentials
 from kingbus.errors import ConfigError, Problem
 from kingbus.log import LEVELS
@@ -78,6 +79,15 @@ def _duration(value: object) -> float:
 
 def _optional_duration(value: object) -> float | None:
     return None if value is None else _duration(value)
+
+
+def _channel_name(value: object) -> str:
+    text = _plain(value)
+    if not CHANNEL_NAME.fullmatch(text):
+        raise ValueError(
+            "must be 1 to 32 of a to z, 0 to 9, - and _, beginning with a letter or digit"
+        )
+    return text
 
 
 def _address(value: object) -> Address:
@@ -247,6 +257,22 @@ class ServerSection(_Model):
     semi_sync: bool = True
 
 
+class ChannelServerSection(_Model):
+    """A channel's replica-facing listener on this node; it seeds the log once."""
+
+    addr: Annotated[Address, BeforeValidator(_address_with_port)]
+    user: Text
+    password_file: Annotated[Path, BeforeValidator(_path)]
+
+
+class ChannelSection(_Model):
+    """A named channel: another source, with files and listeners of its own."""
+
+    name: Annotated[str, BeforeValidator(_channel_name)]
+    source: SourceSection | None = None
+    server: ChannelServerSection | None = None
+
+
 class RetainSection(_Model):
     """What is kept while the reserve has room; this node's counts while it leads."""
 
@@ -355,6 +381,7 @@ class Config(_Model):
     at_rest: AtRestSection = AtRestSection()
     source: SourceSection | None = None
     server: ServerSection | None = None
+    channels: Annotated[tuple[ChannelSection, ...], Field(max_length=CHANNELS_MAX)] = ()
     archive: ArchiveSection | None = None
     tls: TlsSection = TlsSection()
     auth: AuthSection = AuthSection()
@@ -366,7 +393,11 @@ class Config(_Model):
 
     @property
     def source_tls(self) -> TlsOptions:
-        own = self.source.tls if self.source is not None else None
+        return self.tls_of(self.source)
+
+    def tls_of(self, source: SourceSection | None) -> TlsOptions:
+        """What holds for a source: its own section, or that of all."""
+        own = source.tls if source is not None else None
         return own or self.tls.source or TlsOptions()
 
     @property
@@ -424,6 +455,7 @@ def _together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
     yield from _at_rest_together(config)
     if config.source is not None:
         yield from _source_together(config, config.source)
+    yield from _channels_together(config)
     if config.server is not None and config.server.addr is not None and not config.server.user:
         yield (
             ("server",),
@@ -495,6 +527,20 @@ def _at_rest_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem
         )
 
 
+def _channels_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]:
+    names = [channel.name for channel in config.channels]
+    for number, channel in enumerate(config.channels):
+        if channel.name in names[:number]:
+            problem = Problem(
+                key=f"channels.{number}.name", message="is given twice", got=channel.name
+            )
+            yield ("channels",), problem
+        if channel.source is not None:
+            for _, found in _source_together(config, channel.source):
+                key = f"channels.{number}.{found.key}"
+                yield ("channels", "tls"), Problem(key=key, message=found.message, got=found.got)
+
+
 def _source_together(
     config: Config, source: SourceSection
 ) -> Iterator[tuple[tuple[str, ...], Problem]]:
@@ -509,7 +555,7 @@ def _source_together(
             ("source", "tls"),
             Problem(key="tls.source", message="is given as source.tls already"),
         )
-    tls = config.source_tls
+    tls = config.tls_of(source)
     if (tls.cert is None) != (tls.key is None):
         yield ("source", "tls"), Problem(key="source.tls", message="cert and key go together")
     if tls.mode in {"verify-ca", "verify-identity"} and tls.ca is None:
@@ -525,6 +571,9 @@ def _ports_together(config: Config) -> Iterator[tuple[tuple[str, ...], Problem]]
     ]
     if config.server is not None and config.server.addr is not None:
         listeners.append(("server.addr", config.server.addr))
+    for number, channel in enumerate(config.channels):
+        if channel.server is not None:
+            listeners.append((f"channels.{number}.server.addr", channel.server.addr))
     for key, address in listeners:
         if address.port == 0:
             continue

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelCredentials:
+    """Of one named channel; its passwords come from files only."""
+
+    source_password: Secret | None = None
+    server_password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
     """None for what is neither named nor in the environment."""
 
@@ -28,6 +36,7 @@ class Credentials:
     archive_access_key: Secret | None = None
     archive_secret_key: Secret | None = None
     server_tls: ssl.SSLContext | None = field(default=None, repr=False)
+    channels: Mapping[str, "ChannelCredentials"] = field(default_factory=dict)
 
 
 def read_credentials(
@@ -71,6 +80,15 @@ def read_credentials(
         if server_password is None and path is None:
             message = "is needed with server.addr (or KINGBUS_SERVER_PASSWORD)"
             problems.append(Problem(key=key, message=message))
+    channels = {}
+    for number, channel in enumerate(config.channels):
+        source, server = channel.source, channel.server
+        key = f"channels.{number}.{{}}.password-file"
+        of_source = source.password_file if source is not None else None
+        channels[channel.name] = ChannelCredentials(
+            source_password=of_file(key.format("source"), of_source) if of_source else None,
+            server_password=of_file(key.format("server"), server.password_file) if server else None,
+        )
     access_key = secret_key = None
     if config.archive is not None and config.archive.is_s3:
         archive = config.archive
@@ -94,6 +112,7 @@ def read_credentials(
         archive_access_key=access_key,
         archive_secret_key=secret_key,
         server_tls=server_tls,
+        channels=channels,
     )
     return credentials, problems
 

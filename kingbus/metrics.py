@@ -70,6 +70,49 @@ RECEIVER_SEMI_SYNC_ACKS = _counter(
     "Acknowledgements sent to the source; one tells of everything before it.",
 )
 
+# the receivers of named channels; those of the default channel are the ones above.
+CHANNEL_RECEIVER_STATUS = _gauge(
+    "kingbus_channel_receiver_status",
+    "1 for the state that the receiver of a named channel is in, 0 for the others.",
+    ("channel", "status"),
+)
+CHANNEL_RECEIVER_EVENTS = _counter(
+    "kingbus_channel_receiver_events_total",
+    "Events read from the source of a named channel.",
+    ("channel",),
+)
+CHANNEL_RECEIVER_BYTES = _counter(
+    "kingbus_channel_receiver_bytes_total",
+    "Bytes read from the source of a named channel.",
+    ("channel",),
+)
+CHANNEL_RECEIVER_BATCHES = _counter(
+    "kingbus_channel_receiver_batches_total", "Batches of a named channel proposed.", ("channel",)
+)
+CHANNEL_RECEIVER_SESSIONS = _counter(
+    "kingbus_channel_receiver_sessions_total", "Sessions of a named channel begun.", ("channel",)
+)
+CHANNEL_RECEIVER_CHECKSUM_MISMATCHES = _counter(
+    "kingbus_channel_receiver_checksum_mismatches_total",
+    "Events of a named channel whose CRC32 was wrong on arrival.",
+    ("channel",),
+)
+CHANNEL_RECEIVER_OPEN_TRANSACTION_BYTES = _gauge(
+    "kingbus_channel_receiver_open_transaction_bytes",
+    "Bytes of the transaction of a named channel that is still arriving.",
+    ("channel",),
+)
+CHANNEL_RECEIVER_LAST_EVENT_TIME = _gauge(
+    "kingbus_channel_receiver_last_event_timestamp_seconds",
+    "Timestamp of the newest event of a named channel read.",
+    ("channel",),
+)
+CHANNEL_RECEIVER_SEMI_SYNC_ACTIVE = _gauge(
+    "kingbus_channel_receiver_semi_sync_active",
+    "1 while the source of a named channel sends semi-sync's form.",
+    ("channel",),
+)
+
 # raft: what node/ sees.
 RAFT_TERM = _gauge("kingbus_raft_term", "Current term.")
 RAFT_IS_LEADER = _gauge("kingbus_raft_is_leader", "1 on the leader.")
@@ -128,6 +171,15 @@ REPLICA_UNACKNOWLEDGED_BYTES = _gauge(
     ("replica",),
 )
 
+CHANNEL_BINLOG_FILES = _gauge(
+    "kingbus_channel_binlog_files", "Binlog files of a named channel held.", ("channel",)
+)
+CHANNEL_REPLICA_BYTES_UNTIL_CUT_OFF = _gauge(
+    "kingbus_channel_replica_bytes_until_cut_off",
+    "kingbus_replica_bytes_until_cut_off for a replica of a named channel.",
+    ("channel", "replica"),
+)
+
 # relay: what the applied log says.
 RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches applied.")
 
@@ -179,6 +231,35 @@ ARCHIVE_READ_BYTES = _counter(
 ADMIN_REQUESTS = _counter(
     "kingbus_admin_requests_total", "Admin requests answered.", ("method", "status")
 )
+
+
+class ReceiverMetrics:
+    """Those of one channel's receiver: without a label where the channel has no name."""
+
+    def __init__(self, channel: str = "") -> None:
+        self._channel = channel
+        if not channel:
+            self.events, self.bytes = RECEIVER_EVENTS, RECEIVER_BYTES
+            self.batches, self.sessions = RECEIVER_BATCHES, RECEIVER_SESSIONS
+            self.checksum_mismatches = RECEIVER_CHECKSUM_MISMATCHES
+            self.open_transaction_bytes = RECEIVER_OPEN_TRANSACTION_BYTES
+            self.last_event_time = RECEIVER_LAST_EVENT_TIME
+            self.semi_sync_active = RECEIVER_SEMI_SYNC_ACTIVE
+            return
+        self.events = CHANNEL_RECEIVER_EVENTS.labels(channel)
+        self.bytes = CHANNEL_RECEIVER_BYTES.labels(channel)
+        self.batches = CHANNEL_RECEIVER_BATCHES.labels(channel)
+        self.sessions = CHANNEL_RECEIVER_SESSIONS.labels(channel)
+        self.checksum_mismatches = CHANNEL_RECEIVER_CHECKSUM_MISMATCHES.labels(channel)
+        self.open_transaction_bytes = CHANNEL_RECEIVER_OPEN_TRANSACTION_BYTES.labels(channel)
+        self.last_event_time = CHANNEL_RECEIVER_LAST_EVENT_TIME.labels(channel)
+        self.semi_sync_active = CHANNEL_RECEIVER_SEMI_SYNC_ACTIVE.labels(channel)
+
+    def status(self, status: str) -> Gauge:
+        """1 while the receiver is in that state."""
+        if not self._channel:
+            return RECEIVER_STATUS.labels(status)
+        return CHANNEL_RECEIVER_STATUS.labels(self._channel, status)
 
 
 def exposition() -> bytes:

@@ -20,3 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the actual output into the files; refused for a directory with SHA256SUMS",
     )
+    group = parser.getgroup("captured dialogs")
+    group.addoption(
+        "--wire",
+        type=Path,
+        default=REPOSITORY.parent / "shared" / "wire",
+        help="directory with the dialogs as NAME.jsonl (default: %(default)s)",
+    )

@@ -57,6 +57,7 @@ def create_app(operations: Operations, *, version: str, access: Access | None = 
     for routes in (
         _node_routes,
         _member_routes,
+        _channel_routes,
         _source_routes,
         _server_routes,
         _binlog_routes,
@@ -168,6 +169,13 @@ _Index = Annotated[int, Query(ge=0, description="of the log")]
 _Limit = Annotated[int, Query(ge=1, le=EVENTS_MAX)]
 _Offset = Annotated[int, Query(alias="from", ge=0, description="the first byte wanted")]
 _ContentLimit = Annotated[int, Query(ge=1, le=CONTENT_BYTES_MAX)]
+_Channel = Annotated[
+    str,
+    Query(
+        max_length=schema.CHANNEL_CHARACTERS_MAX,
+        description="the default one has no name",
+    ),
+]
 
 
 def _node_routes(operations: Operations) -> APIRouter:
@@ -257,6 +265,49 @@ def _member_routes(operations: Operations) -> APIRouter:
     return routes
 
 
+def _channel_routes(operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["channels"])
+    channels = Reply[list[schema.ChannelData]]
+
+    @routes.get("/channels", summary="The channels, as this node has them", response_model=channels)
+    async def list_channels() -> Response:
+        return _success(operations.channels())
+
+    @routes.post(
+        "/channels",
+        summary="Add a channel for another source",
+        description="Once every member runs a version that knows channels. One that is there "
+        "already is left as it is.",
+        response_model=channels,
+        responses=_FAILURES,
+    )
+    async def add(request: Request, body: schema.AddChannel) -> Response:
+        await _forward(operations, request, body)
+        return _success(operations.channels())
+
+    @routes.put(
+        "/channels/users",
+        summary="Bind a user to a channel",
+        description="It reads that channel only, by the default channel's port, too. Without a "
+        "name it reads the channel of the port that it comes by.",
+        response_model=Reply[str],
+        responses=_FAILURES,
+    )
+    async def bind(request: Request, body: schema.BindUser) -> Response:
+        return await _forward(operations, request, body)
+
+    @routes.delete(
+        "/channels",
+        summary="Remove a channel: not available yet",
+        response_model=channels,
+        responses=_FAILURES,
+    )
+    async def remove(request: Request, body: schema.AddChannel) -> Response:
+        return await _forward(operations, request, body)
+
+    return routes
+
+
 def _source_routes(operations: Operations) -> APIRouter:
     routes = APIRouter(tags=["source"])
     change: dict[str, Any] = {"response_model": Reply[str], "responses": _FAILURES}
@@ -277,8 +328,8 @@ def _source_routes(operations: Operations) -> APIRouter:
         return await _forward(operations, request, body)
 
     @routes.put("/binlog/syncer/stop", summary="Stop pulling", **change)
-    async def stop(request: Request) -> Response:
-        return await _forward(operations, request)
+    async def stop(request: Request, body: schema.OfChannel | None = None) -> Response:
+        return await _forward(operations, request, body)
 
     @routes.put(
         "/binlog/syncer/failover",
@@ -307,10 +358,10 @@ def _source_routes(operations: Operations) -> APIRouter:
         "/binlog/syncer/status",
         summary="The receiver, from the leader",
         response_model=Reply[schema.SyncerStatusData],
-        responses={503: _FAILURES[503]},
+        responses={404: _FAILURES[404], 503: _FAILURES[503]},
     )
-    async def status(request: Request) -> Response:
-        return await _forward(operations, request)
+    async def status(request: Request, channel: _Channel = "") -> Response:
+        return await _forward(operations, request, {"channel": channel} if channel else None)
 
     return routes
 
@@ -324,16 +375,17 @@ def _server_routes(operations: Operations) -> APIRouter:
         return _success(await operations.start_server(body))
 
     @routes.put("/binlog/server/stop", summary="Stop listening on this node", **change)
-    async def stop() -> Response:
-        return _success(await operations.stop_server())
+    async def stop(body: schema.OfChannel | None = None) -> Response:
+        return _success(await operations.stop_server(body.channel if body is not None else ""))
 
     @routes.get(
         "/binlog/server/status",
         summary="This node's listener and its replicas",
         response_model=Reply[schema.ServerStatusData],
+        responses={404: _FAILURES[404]},
     )
-    async def status() -> Response:
-        return _success(operations.server_status())
+    async def status(channel: _Channel = "") -> Response:
+        return _success(operations.server_status(channel))
 
     return routes
 
@@ -342,10 +394,13 @@ def _binlog_routes(operations: Operations) -> APIRouter:
     routes = APIRouter(tags=["binlog"])
 
     @routes.get(
-        "/binlog/files", summary="The files held", response_model=Reply[list[schema.FileData]]
+        "/binlog/files",
+        summary="The files held",
+        response_model=Reply[list[schema.FileData]],
+        responses={404: _FAILURES[404]},
     )
-    async def files() -> Response:
-        return _success(operations.files())
+    async def files(channel: _Channel = "") -> Response:
+        return _success(operations.files(channel))
 
     @routes.get(
         "/binlog/events",
@@ -353,8 +408,10 @@ def _binlog_routes(operations: Operations) -> APIRouter:
         response_model=Reply[list[schema.EventData]],
         responses={400: _FAILURES[400], 404: _FAILURES[404]},
     )
-    async def events(file: str, position: _Position = 4, limit: _Limit = 100) -> Response:
-        return _success(await operations.events(file, position, limit))
+    async def events(
+        file: str, position: _Position = 4, limit: _Limit = 100, channel: _Channel = ""
+    ) -> Response:
+        return _success(await operations.events(file, position, limit, channel=channel))
 
     @routes.get(
         "/binlog/content",
@@ -371,9 +428,12 @@ def _binlog_routes(operations: Operations) -> APIRouter:
         },
     )
     async def content(
-        file: str, offset: _Offset = 0, limit: _ContentLimit = CONTENT_BYTES_MAX
+        file: str,
+        offset: _Offset = 0,
+        limit: _ContentLimit = CONTENT_BYTES_MAX,
+        channel: _Channel = "",
     ) -> Response:
-        chunk = await operations.content(file, offset, limit)
+        chunk = await operations.content(file, offset, limit, channel=channel)
         return Response(
             chunk.data,
             media_type="application/octet-stream",

@@ -13,12 +13,13 @@ import trio
 
 from kingbus.admin.errors import BadRequestError, ConflictError, SourceRefusedError
 from kingbus.binlog.gtid import GtidSet
+from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.binlog.relay_state import RelayState
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.pb.command_pb2 import AcceptGap, Command, SourceConfig
-from kingbus.replication.receiver import SourceCheckError
-from kingbus.replication.source_facts import SourceFacts
+from kingbus.replication.candidates import SourceCheckError
+from kingbus.replication.source_facts import POSITION, SourceFacts
 
 _log = get_logger("admin")
 
@@ -65,6 +66,11 @@ class SourceFailover:
         The other candidates stay, behind it. When it refuses, or lacks what the relay has and does
         not get it soon, everything is as it was: SourceRefusedError with the set.
         """
+        if stored.mode == POSITION:
+            raise ConflictError(
+                "without GTIDs nobody can tell where to go on at another server",
+                hint="begin again with an empty relay",
+            )
         address = _chosen(list(stored.addresses), present or stored.addresses[0], to)
         wanted = _with_addresses(stored, [address, *(a for a in stored.addresses if a != address)])
         wanted.started = True
@@ -138,6 +144,10 @@ class SourceFailover:
 
         ConflictError where the set is another one: what the source still has would be lost.
         """
+        if stored.flavor == MARIADB or stored.mode == POSITION:
+            raise ConflictError(
+                "accepting a gap is not available yet for MariaDB, nor for a source without GTIDs"
+            )
         try:
             facts = await self._receiver.ask_facts(stored, password)
         except SourceCheckError as error:

@@ -38,6 +38,7 @@ from kingbus.admin.source_change import changed_source
 from kingbus.binlog import command as codec
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.mariadb_gtid import MYSQL
+from kingbus.binlog.relay_state import CHANNELS_MAX
 from kingbus.binlog.retention import reserve_warning
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
@@ -45,11 +46,14 @@ from kingbus.membership.errors import NotALearnerError
 from kingbus.membership.member import Member, normalize_url
 from kingbus.node.joining import dial_back
 from kingbus.pb.command_pb2 import (
+    Channel,
     Command,
     MemberAttributes,
     ServerConfig,
     SourceConfig,
     TlsOptions,
+    User,
+    UserChanges,
 )
 from kingbus.replication.source_facts import (
     GTID,
@@ -73,11 +77,38 @@ _NEEDS_PEER_PORT = frozenset(
     {("POST", "/members"), ("PUT", "/members"), ("POST", "/members/replace")}
 )
 
+_OF_A_CHANNEL = frozenset(
+    {
+        ("PUT", "/binlog/syncer/start"),
+        ("PUT", "/binlog/syncer/config"),
+        ("PUT", "/binlog/syncer/stop"),
+        ("PUT", "/binlog/syncer/failover"),
+        ("PUT", "/binlog/syncer/accept-gap"),
+        ("GET", "/binlog/syncer/status"),
+        ("POST", "/binlog/purge"),
+        ("PUT", "/internal/source/change"),
+        ("PUT", "/internal/source/forget"),
+    }
+)
+
 SET_SERVER = "/internal/server"
 SET_ATTRIBUTES = "/internal/attributes"
 CHANGE_SOURCE = "/internal/source/change"
 FORGET_SOURCE = "/internal/source/forget"
 CHANGE_USERS = "/internal/users"
+FAIL_OVER = "/binlog/syncer/failover"
+ACCEPT_GAP = "/binlog/syncer/accept-gap"
+
+
+def _without_channel(body: object) -> tuple[str, object]:
+    """The channel that a body names, and the rest of it."""
+    if not isinstance(body, dict) or "channel" not in body:
+        return "", body
+    rest = dict(body)
+    name = rest.pop("channel")
+    if not isinstance(name, str):
+        raise BadRequestError("channel must be text")
+    return name, rest
 
 
 def validated(model: type[M], body: object) -> M:
@@ -131,7 +162,16 @@ class LeaderOperations:
         purger: Purges,
         archive: Archive | None = None,
         dial_back: DialBack = dial_back,
+        channel: int = 0,
+        cluster: Relay | None = None,
+        named: Callable[[], Mapping[str, "LeaderOperations"]] = dict,
     ) -> None:
+        """`channel` is the number of the one that `relay` is of, `cluster` the default one's;
+        `named` gives the operations of all named channels.
+        """
+        self._channel = channel
+        self._cluster = cluster or relay
+        self._named = named
         self._node = node
         self._relay = relay
         self._receiver = receiver
@@ -154,8 +194,8 @@ class LeaderOperations:
             ("PUT", "/binlog/syncer/start"): self._start_source,
             ("PUT", "/binlog/syncer/config"): self._store_source,
             ("PUT", "/binlog/syncer/stop"): self._stop_source,
-            ("PUT", "/binlog/syncer/failover"): self._fail_over,
-            ("PUT", "/binlog/syncer/accept-gap"): self._accept_gap,
+            ("PUT", FAIL_OVER): self._fail_over,
+            ("PUT", ACCEPT_GAP): self._accept_gap,
             ("GET", "/binlog/syncer/status"): self._source_status,
             ("POST", "/binlog/purge"): self._purge,
             ("PUT", SET_SERVER): self._set_server,
@@ -163,6 +203,9 @@ class LeaderOperations:
             ("PUT", CHANGE_SOURCE): self._change_source,
             ("PUT", FORGET_SOURCE): self._forget_source,
             ("PUT", CHANGE_USERS): self._change_users,
+            ("POST", "/channels"): self._add_channel,
+            ("DELETE", "/channels"): self._remove_channel,
+            ("PUT", "/channels/users"): self._bind_user,
         }
 
     async def perform(self, method: str, path: str, body: object) -> tuple[Any, int]:
@@ -175,8 +218,19 @@ class LeaderOperations:
             raise NotFoundError(f"no such operation: {method} {path}")
         if (method, path) in _NEEDS_PEER_PORT:
             self._check_peer_port()
+        name, body = _without_channel(body)
+        if name:
+            handler = self._of_channel(name, method, path)
         data = await handler(body)
         return data, self._relay.applied_index
+
+    def _of_channel(self, name: str, method: str, path: str) -> Handler:
+        if (method, path) not in _OF_A_CHANNEL:
+            raise BadRequestError(f"{method} {path} takes no channel")
+        channel = self._named().get(name)
+        if channel is None:
+            raise NotFoundError(f"no such channel: {name}", hint="kingbus channel list")
+        return channel._routes[method, path]  # noqa: SLF001 - of the same class
 
     def _check_peer_port(self) -> None:
         own = self._node.cluster.get(self._node.status().member_id)
@@ -280,6 +334,47 @@ class LeaderOperations:
         data = schema.LeaderData(id=schema.member_id_text(leader.id), name=leader.name)
         return data.model_dump(by_alias=True)
 
+    # --- channels -------------------------------------------------------------------------------
+
+    async def _add_channel(self, body: object) -> list[dict[str, Any]]:
+        """Again is no error: an earlier attempt may have got so far."""
+        name = validated(schema.AddChannel, body).name
+        async with self._source_lock:
+            state = self._relay.state
+            if name not in state.channels:
+                number = len(state.channels) + 1
+                if number > CHANNELS_MAX:
+                    raise ConflictError(f"there are {CHANNELS_MAX} channels, and no more can be")
+                await self._propose(Command(channel=Channel(number=number, name=name)))
+                _log.info("channel added", channel=name, number=number)
+            if name not in state.channels:
+                raise UnavailableError("the channel was not added", hint="repeating is safe")
+        return [each.model_dump() for each in views.channels(state, {})]
+
+    async def _bind_user(self, body: object) -> str:
+        wanted = validated(schema.BindUser, body)
+        async with self._users_lock:
+            state = self._relay.state
+            stored = state.users.get(wanted.user)
+            if stored is None:
+                raise NotFoundError(
+                    f"no such user: {wanted.user}", hint="make it first, in SQL: CREATE USER"
+                )
+            if wanted.name and wanted.name not in state.channels:
+                raise NotFoundError(f"no such channel: {wanted.name}", hint="kingbus channel list")
+            user = User()
+            user.CopyFrom(stored)
+            user.channel = state.channels.get(wanted.name, 0)
+            if user != stored:
+                await self._propose(Command(user_changes=UserChanges(users=[user])))
+                _log.info("user bound", user=wanted.user, channel=wanted.name)
+        return ""
+
+    async def _remove_channel(self, _body: object) -> None:
+        raise ConflictError(
+            "removing a channel is not available yet", hint="stop it: kingbus source stop --channel"
+        )
+
     # --- source ---------------------------------------------------------------------------------
 
     async def _source_status(self, _body: object) -> dict[str, Any]:
@@ -315,7 +410,7 @@ class LeaderOperations:
         return reserve_warning(self._smallest_reserve(), size) if size else ""
 
     def _smallest_reserve(self) -> int:
-        members = self._relay.state.members.values()
+        members = self._cluster.state.members.values()
         present = [each for each in members if self._node.cluster.get(each.member_id) is not None]
         return min((each.reserve_bytes for each in present if each.reserve_bytes), default=0)
 
@@ -402,6 +497,7 @@ class LeaderOperations:
         mine = self._copy(config)
         for each in (other, mine):
             each.ClearField("password")
+            each.ClearField("channel")  # it is this one's
             each.started = False
         return bool(other == mine) and (password is None or self._stored_password() == password)
 
@@ -489,9 +585,9 @@ class LeaderOperations:
     async def _purge(self, body: object) -> list[dict[str, Any]]:
         wanted = validated(schema.PurgeBinlogs, body)
         if wanted.to is not None:
-            await self._purger.purge_to(wanted.to)
+            await self._purger.purge_to(wanted.to, channel=self._channel)
         else:
-            await self._purger.purge_before(wanted.before_seconds)
+            await self._purger.purge_before(wanted.before_seconds, channel=self._channel)
         return [each.model_dump() for each in views.files(self._relay.state, self._archive)]
 
     async def _set_server(self, body: object) -> str:
@@ -520,13 +616,17 @@ class LeaderOperations:
         await self._propose(Command(cluster_key=secret.announce()))
 
     async def _propose(self, command: Command) -> None:
+        if self._channel:
+            kind = command.WhichOneof("kind")
+            assert kind in {"source_config", "accept_gap"}, kind
+            getattr(command, kind).channel = self._channel
         self._check_known(command)
         proposal = await self._node.propose(codec.encode(command))
         await proposal.applied()
 
     def _check_known(self, command: Command) -> None:
         """UnavailableError while a member is too old for it: it would stop, or do without it."""
-        needed, state = codec.version_needed(command), self._relay.state
+        needed, state = codec.version_needed(command), self._cluster.state
         late = [
             member.name
             for member in self._node.cluster

@@ -63,7 +63,12 @@ class ListenerControl:
         state: Callable[[], RelayState],
         store: Callable[[ServerConfig], Awaitable[None]],
         runner: Runner,
+        channel: int = 0,
+        cluster: Callable[[], RelayState] | None = None,
     ) -> None:
+        """`channel` is the one it serves, `state` that channel's, `cluster` the default one's."""
+        self._channel = channel
+        self._cluster = cluster or state
         self._server = server
         self._member_id = member_id
         self._state = state
@@ -189,7 +194,11 @@ class ListenerControl:
             except KingbusError as error:
                 raise BadRequestError(f"password: {error}") from error
         return ServerConfig(
-            member_id=self._member_id, started=True, address=address, users=users[:1]
+            member_id=self._member_id,
+            started=True,
+            address=address,
+            users=users[:1],
+            channel=self._channel,
         )
 
     @property
@@ -200,7 +209,7 @@ class ListenerControl:
 
     def apply_users(self) -> None:
         """Let in who is in the log by now; those of the cluster are not this listener's own."""
-        self._server.set_users(users_at(self._state().users, self.own_users))
+        self._server.set_users(users_at(self._cluster().users, self.own_users))
 
     def _set_users(self, config: ServerConfig) -> None:
-        self._server.set_users(users_at(self._state().users, config.users))
+        self._server.set_users(users_at(self._cluster().users, config.users))

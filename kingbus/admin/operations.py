@@ -9,7 +9,7 @@ GET here sees the change. Without a leader it waits twice the election timeout.
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -26,7 +26,9 @@ from kingbus.admin.errors import (
     status_of,
 )
 from kingbus.admin.leader import (
+    ACCEPT_GAP,
     CHANGE_USERS,
+    FAIL_OVER,
     SET_ATTRIBUTES,
     SET_SERVER,
     LeaderOperations,
@@ -35,6 +37,7 @@ from kingbus.admin.leader import (
 from kingbus.admin.protocols import (
     Archive,
     AtRest,
+    ChannelDoor,
     Events,
     FileChunk,
     FileContent,
@@ -46,6 +49,7 @@ from kingbus.admin.protocols import (
     Transport,
 )
 from kingbus.admin.storage import StorageQuestions
+from kingbus.binlog.gtid import GtidSet
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.membership.member import normalize_url
@@ -66,6 +70,10 @@ _LAG_CALL_SECONDS_MAX = 2.0
 # Between members only: nothing was done, ask again; and: it may have been done, ask again.
 _NOT_LEADER = 421
 _OUTCOME_UNKNOWN = 520
+
+
+def _said(body: object, name: str) -> bool:
+    return isinstance(body, dict) and bool(body.get(name))
 
 
 class _OutcomeUnknownError(KingbusError):
@@ -97,7 +105,12 @@ class Operations:
         at_rest: Callable[[], AtRest | None] = lambda: None,
         disk_full: Callable[[], str] = str,
         storage: StorageQuestions | None = None,
+        channels: Callable[[], Mapping[str, ChannelDoor]] = dict,
+        digest: Callable[[], str] | None = None,
     ) -> None:
+        """`channels` gives the named ones that this node serves, `digest` the hash of all of it."""
+        self._channels = channels
+        self._digest = digest
         self._name = name
         self._version = version
         self._node = node
@@ -127,8 +140,24 @@ class Operations:
         """The members."""
         return views.members(self._node.cluster, self._relay.state)
 
-    def files(self) -> list[schema.FileData]:
+    def channels(self) -> list[schema.ChannelData]:
+        """All channels, the default one first."""
+        named = {name: door.relay.state for name, door in self._channels().items()}
+        return views.channels(self._relay.state, named)
+
+    def _door(self, channel: str) -> ChannelDoor:
+        door = self._channels().get(channel)
+        if door is None:
+            raise NotFoundError(f"no such channel: {channel}", hint="kingbus channel list")
+        return door
+
+    def _listener_of(self, channel: str) -> Listener:
+        return self._door(channel).listener if channel else self._listener
+
+    def files(self, channel: str = "") -> list[schema.FileData]:
         """The binlog files held."""
+        if channel:
+            return views.files(self._door(channel).relay.state, None)
         return views.files(self._relay.state, self._archive)
 
     def archive(self) -> schema.ArchiveData | None:
@@ -149,16 +178,18 @@ class Operations:
             version=self._version,
             warnings=self._warnings(),
             at_rest=self._at_rest(),
+            state_hash=self._digest() if self._digest else self._relay.state.digest(),
         )
 
-    def server_status(self) -> schema.ServerStatusData:
+    def server_status(self, channel: str = "") -> schema.ServerStatusData:
         """This node's replica-facing listener."""
-        state = self._relay.state
+        state = self._door(channel).relay.state if channel else self._relay.state
+        listener = self._listener_of(channel)
         return views.server_status(
             state,
             state.servers.get(self._node.status().member_id),
-            self._listener.replicas(),
-            running=self._listener.is_running,
+            listener.replicas(),
+            running=listener.is_running,
         )
 
     @property
@@ -168,10 +199,13 @@ class Operations:
             raise ConflictError("the log of this node is not open")
         return self._storage
 
-    async def events(self, file: str, position: int, limit: int) -> list[schema.EventData]:
+    async def events(
+        self, file: str, position: int, limit: int, *, channel: str = ""
+    ) -> list[schema.EventData]:
         """Events of a file held here. NotFoundError; BadRequestError for a wrong position."""
+        read = self._door(channel).events if channel else self._events
         try:
-            found = await self._events(file, position, 0, limit)
+            found = await read(file, position, 0, limit)
         except MySQLError as error:
             raise BadRequestError(error.message) from error
         if found is None:
@@ -188,12 +222,15 @@ class Operations:
             for event in found
         ]
 
-    async def content(self, file: str, offset: int, size_max: int) -> FileChunk:
+    async def content(
+        self, file: str, offset: int, size_max: int, *, channel: str = ""
+    ) -> FileChunk:
         """Bytes of a file held here, as the source has them. NotFoundError, and what reading says.
 
         The offset counts what is held: in a file without gaps it is the position.
         """
-        found = await self._content(file, offset, size_max)
+        read = self._door(channel).content if channel else self._content
+        found = await read(file, offset, size_max)
         if found is None:
             raise NotFoundError(f"no such file: {file}")
         return found
@@ -263,12 +300,13 @@ class Operations:
 
     async def start_server(self, body: schema.StartServer) -> str:
         """Bind here, then have the configuration replicated."""
-        await self._listener.start(body.addr, body.user, body.password, admin=body.admin)
+        listener = self._listener_of(body.channel)
+        await listener.start(body.addr, body.user, body.password, admin=body.admin)
         return ""
 
-    async def stop_server(self) -> str:
+    async def stop_server(self, channel: str = "") -> str:
         """Close the listener and its dumps; it stays closed over restarts."""
-        await self._listener.stop()
+        await self._listener_of(channel).stop()
         return ""
 
     async def store_server(self, config: ServerConfig) -> None:
@@ -286,7 +324,8 @@ class Operations:
 
         Raises KingbusErrors, the leader's own refusal among them. UnavailableError after
         2 x election-timeout without a leader. An attempt whose outcome is unknown is repeated, as
-        repeating is safe; when the repeat is refused because it is done, it was done.
+        repeating is safe; when the repeat is refused because it is done, it was done. Only the next
+        one of several sources is not taken twice.
         """
         patience = 2 * self._election_timeout
         deadline = trio.current_time() + CALL_SECONDS_MAX
@@ -297,13 +336,14 @@ class Operations:
                 done, data = await self._attempt(method, path, body, wait=wait)
             except _OutcomeUnknownError as error:
                 unknown = error
+                if path == FAIL_OVER and not _said(body, "to"):
+                    raise UnavailableError(
+                        str(error), hint="kingbus source status tells from where it is pulled now"
+                    ) from error
             except KingbusError as error:
                 if unknown is None or not await self._is_done(method, path, body, error):
                     raise
-                if path == CHANGE_USERS:
-                    return []
-                members = views.members(self._node.cluster, self._relay.state)
-                return [member.model_dump(by_alias=True) for member in members]
+                return self._data_of(path, body)
             if done:
                 return data
             # The time that a leader took does not count: one that is to be removed, say, may wait
@@ -371,8 +411,19 @@ class Operations:
             await self._wait_applied(answer["applied_index"])
         return True, answer["body"]["data"]
 
+    def _data_of(self, path: str, body: Any) -> Any:
+        """The answer where the first attempt's was lost."""
+        if path == CHANGE_USERS:
+            return []
+        if path == FAIL_OVER:
+            return schema.FailoverData(mysql_addr=body["to"], notes=[]).model_dump()
+        if path == ACCEPT_GAP:
+            return ""
+        members = views.members(self._node.cluster, self._relay.state)
+        return [member.model_dump(by_alias=True) for member in members]
+
     async def _is_done(self, method: str, path: str, body: Any, refusal: KingbusError) -> bool:
-        """Whether a repeat was refused because the members are as the first attempt wanted them."""
+        """Whether a repeat was refused because all is as the first attempt wanted it."""
         status = status_of(refusal)
         if isinstance(refusal, ForwardedError):
             await self._wait_applied(refusal.applied_index)
@@ -385,6 +436,13 @@ class Operations:
                 return status == 409 and added is not None and url in added.peer_urls
             case "PUT", path if path == CHANGE_USERS:
                 return body["action"] == "drop" and status == 404
+            case "PUT", path if path == FAIL_OVER:
+                source = self._relay.state.source_config
+                is_first = source is not None and list(source.addresses[:1]) == [body["to"]]
+                return status == 409 and is_first and source is not None and source.started
+            case "PUT", path if path == ACCEPT_GAP:
+                gap = GtidSet.parse(body["gtid_set"])
+                return status == 409 and self._relay.state.accepted_gap.contains(gap)
             case "POST", "/members/replace":
                 by = self._node.cluster.named(body["new_name"])
                 return status == 410 and by is not None and not by.learner

@@ -285,10 +285,10 @@ class Receiver(Protocol):
 class Purges(Protocol):
     """Purges binlog files by hand, on the leader; each returns when it is applied there."""
 
-    async def purge_to(self, name: str) -> None:
+    async def purge_to(self, name: str, *, channel: int = 0) -> None:
         """UnknownFileError for a file that is not held."""
 
-    async def purge_before(self, seconds: float) -> None: ...
+    async def purge_before(self, seconds: float, *, channel: int = 0) -> None: ...
 
 
 class Replica(Protocol):
@@ -337,6 +337,19 @@ class Listener(Protocol):
         """Bind, store and serve. ConflictError when the address is in use."""
 
     async def stop(self) -> None: ...
+
+
+class ChannelDoor(Protocol):
+    """What this node shows of a named channel."""
+
+    @property
+    def relay(self) -> Relay: ...
+    @property
+    def listener(self) -> Listener: ...
+    @property
+    def events(self) -> Events: ...
+    @property
+    def content(self) -> FileContent: ...
 
 
 class CallReply(Protocol):

@@ -21,12 +21,14 @@ from pydantic import (
 )
 
 from kingbus.addresses import Address, Url
+from kingbus.binlog.relay_state import CHANNEL_NAME
 from kingbus.units import parse_time
 
 _UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 # As MySQL limits them; longer ones could never log in.
 USER_CHARACTERS_MAX = 32
 PASSWORD_CHARACTERS_MAX = 256
+CHANNEL_CHARACTERS_MAX = 32
 ADDRESSES_MAX = 16  # candidates for one source; more would hide a mistake
 GTID_SET_CHARACTERS_MAX = 512 << 10  # a request body has at most 1 MiB
 
@@ -175,7 +177,26 @@ class SourceTls(Body):
         return self
 
 
-class StartSource(Body):
+class OfChannel(Body):
+    """What concerns one channel; the default one has no name."""
+
+    channel: Annotated[str, Field(max_length=CHANNEL_CHARACTERS_MAX)] = ""
+
+
+class AddChannel(Body):
+    """A channel for another source."""
+
+    name: Annotated[str, Field(pattern=rf"^{CHANNEL_NAME.pattern}$")]
+
+
+class BindUser(Body):
+    """The only channel that a user may read; without a name that of the port it comes by."""
+
+    user: Annotated[str, Field(min_length=1, max_length=USER_CHARACTERS_MAX)]
+    name: Annotated[str, Field(max_length=CHANNEL_CHARACTERS_MAX)] = ""
+
+
+class StartSource(OfChannel):
     """What to pull from. An empty body starts what is stored."""
 
     mysql_addr: HostPort | None = None
@@ -234,19 +255,19 @@ class ChangeUsers(Body):
         return [user.name for user in self.users]
 
 
-class Failover(Body):
+class Failover(OfChannel):
     """Which source to take; without it the candidate behind the present one."""
 
     to: HostPort | None = None
 
 
-class AcceptGap(Body):
+class AcceptGap(OfChannel):
     """Transactions that the relay will never have, exactly as an error named them."""
 
     gtid_set: Annotated[str, Field(min_length=1, max_length=GTID_SET_CHARACTERS_MAX)]
 
 
-class StartServer(Body):
+class StartServer(OfChannel):
     """The replica-facing listener of the node asked; `admin`: the user may also PURGE and KILL."""
 
     addr: HostPort
@@ -260,7 +281,7 @@ class ReadEntries(Body):
     to_index: int = Field(ge=1)
 
 
-class PurgeBinlogs(Body):
+class PurgeBinlogs(OfChannel):
     """The files before `to`, or those that were last written before the time `before`."""
 
     to: Annotated[str | None, Field(min_length=1, max_length=512)] = None
@@ -301,6 +322,18 @@ class MemberData(Data):
 
 class ClusterMemberData(MemberData):
     is_leader: bool = Field(serialization_alias="isLeader")
+
+
+class ChannelData(Data):
+    """A channel: the default one has no name and the number 0."""
+
+    name: str
+    number: int
+    source: list[str]
+    started: bool
+    flavor: str
+    files: int
+    executed_gtid_set: str
 
 
 class LeaderData(Data):

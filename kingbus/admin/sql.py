@@ -77,7 +77,14 @@ class SqlAdministration:
         own_users: Callable[[], Sequence[User]],
         users_applied: Callable[[], None],
         runner: Runner,
+        channel: str = "",
+        cluster: Callable[[], RelayState] | None = None,
     ) -> None:
+        """`channel` is the one that is meant, `state` its, `cluster` the default one's."""
+        self._channel = channel
+        self.named: Callable[[], Mapping[str, SqlAdministration]] = dict
+        """Set where there may be named channels: who administers them."""
+        self._cluster = cluster or state
         self._operations = operations
         self._state = state
         self._receiver = receiver
@@ -86,7 +93,16 @@ class SqlAdministration:
         self._runner = runner
 
     async def _forward(self, method: str, path: str, body: object) -> Any:
-        return await self._operations().forward(method, path, body)
+        return await self._operations().forward(method, path, self._named(body))
+
+    def _named(self, body: object) -> object:
+        if not self._channel:
+            return body
+        return {**(body if isinstance(body, dict) else {}), "channel": self._channel}
+
+    def of_channel(self, name: str) -> "SqlAdministration | None":
+        """Who administers a named channel."""
+        return self if name == self._channel else self.named().get(name)
 
     # --- receiver -------------------------------------------------------------------------------
 
@@ -94,7 +110,7 @@ class SqlAdministration:
         """The leader's receiver; this node's own, which is idle then, while no leader answers."""
         try:
             told = await self._operations().forward(
-                "GET", "/binlog/syncer/status", None, wait=False
+                "GET", "/binlog/syncer/status", self._named(None), wait=False
             )
         except KingbusError:
             return self._receiver()
@@ -161,7 +177,8 @@ class SqlAdministration:
 
     def users(self) -> Mapping[str, Collection[str]]:
         """Who may log in at this node."""
-        return {user.name: user.rights for user in users_at(self._state().users, self._own_users())}
+        known = users_at(self._cluster().users, self._own_users())
+        return {user.name: user.rights for user in known}
 
     async def change_users(self, order: UserOrder) -> Sequence[str]:
         """CREATE, ALTER, DROP USER, GRANT, REVOKE."""
@@ -176,7 +193,7 @@ class SqlAdministration:
             "lenient": order.lenient,
         }
         try:
-            left_out: Sequence[str] = await self._forward("PUT", CHANGE_USERS, body)
+            left_out: Sequence[str] = await self._operations().forward("PUT", CHANGE_USERS, body)
         except KingbusError as error:
             raise _user_error(order, error) from error
         self._users_applied()

@@ -4,7 +4,7 @@ Each function takes the applied state (and what other layers say of themselves) 
 `schema`'s data models.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kingbus.admin import schema
 from kingbus.admin.protocols import (
@@ -22,6 +22,28 @@ from kingbus.membership.cluster import Cluster
 from kingbus.membership.member import Member
 from kingbus.pb import record_pb2
 from kingbus.pb.command_pb2 import ServerConfig
+from kingbus.replication.file_content import gaps_of
+
+
+def channels(state: RelayState, named: Mapping[str, RelayState]) -> list[schema.ChannelData]:
+    """All channels, the default one first; of those that are not in `named` only the name."""
+    found = [_channel("", 0, state)]
+    for name, number in state.channels.items():
+        found.append(_channel(name, number, named.get(name) or RelayState(channel=number)))
+    return found
+
+
+def _channel(name: str, number: int, state: RelayState) -> schema.ChannelData:
+    config = state.source_config
+    return schema.ChannelData(
+        name=name,
+        number=number,
+        source=list(config.addresses) if config is not None else [],
+        started=config is not None and config.started,
+        flavor=state.flavor,
+        files=len(state.files),
+        executed_gtid_set=str(state.executed),
+    )
 
 
 def members(cluster: Cluster, state: RelayState) -> list[schema.MemberData]:
@@ -182,7 +204,7 @@ def archived_files(archive: Archive) -> list[schema.ArchivedFileData]:
 
 def is_complete(row: record_pb2.FileRow) -> bool:
     """Whether a file is held as the source has it, without a gap."""
-    return not row.gaps and row.start_position <= FIRST_POSITION
+    return not (row.gaps or row.cut_position) and row.start_position <= FIRST_POSITION
 
 
 def _file(row: record_pb2.FileRow, *, archived: bool | None) -> schema.FileData:
@@ -197,7 +219,7 @@ def _file(row: record_pb2.FileRow, *, archived: bool | None) -> schema.FileData:
         first_time=schema.time_text(row.first_time),
         last_time=schema.time_text(row.last_time),
         closed=row.closed,
-        gaps=[(gap.start, gap.end) for gap in row.gaps],
+        gaps=list(gaps_of(row)),
         archived=archived,
     )
 
@@ -211,6 +233,7 @@ def node_status(
     version: str,
     warnings: Iterable[str],
     at_rest: AtRest | None = None,
+    state_hash: str,
 ) -> schema.NodeStatusData:
     """This node's own view."""
     return schema.NodeStatusData(
@@ -223,7 +246,7 @@ def node_status(
         applied_index=status.applied,
         first_index=status.first_index,
         last_index=status.last_index,
-        state_hash=state.digest(),
+        state_hash=state_hash,
         executed_gtid_set=str(state.executed),
         purged_gtid_set=str(state.purged),
         version=version,

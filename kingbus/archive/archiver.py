@@ -101,8 +101,9 @@ class Archiver:
     # -- what is told -----------------------------------------------------------------------
 
     def behind(self) -> list[FileRow]:
-        """Closed files that are held and not archived, oldest first."""
-        return [row for row in self._log.state.files if row.closed and not self.has(row)]
+        """Closed files that are held and not archived, oldest first; none that was cut."""
+        closed = [row for row in self._log.state.files if row.closed and not row.cut_position]
+        return [row for row in closed if not self.has(row)]
 
     def has(self, row: FileRow) -> bool:
         """Whether a file is in the archive: that one, and no other of its number."""

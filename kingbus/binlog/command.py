@@ -16,9 +16,10 @@ from kingbus.pb.command_pb2 import Command, ReceiverSession
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
-COMMAND_VERSION: Final = 2
+COMMAND_VERSION: Final = 3
 """What this program understands. 2 came with users of all listeners, accepted gaps, sources by
-position and of MariaDB, compressed connections, and what a session tells of the source's settings.
+position and of MariaDB, compressed connections, and what a session tells of the source's settings;
+3 with named channels.
 """
 LENGTH_BYTES: Final = 4
 # The meta of a 16 MiB batch of the smallest events (about 30 bytes) is a little over 2 MiB of
@@ -44,8 +45,16 @@ def version_needed(command: Command) -> int:
     What an older member has to know is told in older words where that is possible: then a cluster
     whose members are of two versions goes on as it did.
     """
+    if channel_of(command):
+        return 3
     match command.WhichOneof("kind"):
-        case "user_changes" | "accept_gap":
+        case "channel":
+            return 3
+        case "purge":
+            return 3 if command.purge.description else 1
+        case "user_changes":
+            return 3 if any(user.channel for user in command.user_changes.users) else 2
+        case "accept_gap":
             return 2
         case "source_config":
             config = command.source_config
@@ -75,6 +84,25 @@ def encode(command: Command, packets: BytesLike = b"") -> bytes:
     body = command.SerializeToString(deterministic=True)
     assert len(body) <= COMMAND_BYTES_MAX
     return b"".join((len(body).to_bytes(LENGTH_BYTES, "little"), body, packets))
+
+
+def channel_of(command: Command) -> int:
+    """The number of the channel that a command concerns; 0: the default one, or the cluster."""
+    match command.WhichOneof("kind"):
+        case "event_batch":
+            return command.event_batch.channel
+        case "receiver_session":
+            return command.receiver_session.channel
+        case "source_config":
+            return command.source_config.channel
+        case "server_config":
+            return command.server_config.channel
+        case "purge":
+            return command.purge.channel
+        case "accept_gap":
+            return command.accept_gap.channel
+        case _:
+            return 0
 
 
 def split(data: BytesLike) -> tuple[memoryview, int]:

@@ -76,6 +76,19 @@ GTID_TYPES: Final = frozenset(
 )
 """Each opens a transaction."""
 
+ROWS_TYPES: Final = frozenset(
+    {
+        EventType.WRITE_ROWS_V1,
+        EventType.UPDATE_ROWS_V1,
+        EventType.DELETE_ROWS_V1,
+        EventType.WRITE_ROWS,
+        EventType.UPDATE_ROWS,
+        EventType.DELETE_ROWS,
+        EventType.PARTIAL_UPDATE_ROWS,
+    }
+)
+"""Those of MySQL that hold changed rows."""
+
 HEARTBEAT_TYPES: Final = frozenset((EventType.HEARTBEAT, EventType.HEARTBEAT_V2))
 """Sent on connections only, never in a file."""
 

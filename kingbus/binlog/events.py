@@ -259,57 +259,59 @@ def query_text(event: BytesLike, *, crc_bytes: int, size: int | None = None) -> 
     return bytes(event[start:end])
 
 
-_STATUS_BYTES: Final = {
-    **dict.fromkeys((0, 3, 10), 4),
-    **dict.fromkeys((1, 9, 17), 8),
-    **dict.fromkeys((7, 8, 18), 2),
-    **dict.fromkeys((16, 19, 20), 1),
-    4: 6,
-    13: 3,
-}
-"""How long a QUERY event's status variables are that have one length, by code."""
-_TEXTS: Final = {5: 1, 6: 1, 11: 2}
-"""How many texts, each with its length before it, the others have."""
-_DATABASES: Final = 12
-_DATABASES_UNKNOWN: Final = 254
-_DDL_XID: Final = 17
+_DDL_XID = 17
+_COUNTED_NAMES = 12
+_NAMES_NOT_TOLD = 254
+_STATUS_BYTES = {
+    0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4, 13: 3, 16: 1, 17: 8, 18: 2, 19: 1, 20: 1,
+}  # fmt: skip
+"""Status variables of a QUERY event by their number, and how many bytes each has behind it."""
+_STATUS_STRINGS = {2: (1, 1), 5: (1, 0), 6: (1, 0), 11: (2, 0)}
+"""Those of so many strings with a length of one byte each, and so many bytes more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueryContext:
+class QueryHead:
     """What a QUERY event says beside its statement."""
 
     schema: bytes
+    """The schema that the statement was run in; empty if there was none."""
     ddl_xid: int | None
-    """The number of the transaction that a DDL statement of MySQL 8 is."""
+    """The number that MySQL (from 8.0) gives a data definition in its storage engine."""
 
     @classmethod
-    def decode(cls, event: BytesLike) -> "QueryContext":
-        """Raises MalformedEventError. Behind a later server's status variable nothing is read."""
-        if len(event) < QUERY_POST_HEADER:
-            raise MalformedEventError(f"a QUERY event of {len(event)} bytes is too short")
-        length = int.from_bytes(event[QUERY_STATUS_LENGTH : QUERY_STATUS_LENGTH + 2], "little")
-        end = QUERY_POST_HEADER + length
-        schema = bytes(event[end : end + event[QUERY_SCHEMA_LENGTH]])
-        return cls(schema=schema, ddl_xid=_ddl_xid(bytes(event[QUERY_POST_HEADER:end])))
+    def decode(cls, event: BytesLike, *, crc_bytes: int) -> "QueryHead":
+        """Raises MalformedEventError."""
+        statement = len(query_text(event, crc_bytes=crc_bytes))
+        end = len(event) - crc_bytes - statement - 1
+        begin = end - event[QUERY_SCHEMA_LENGTH]
+        variables = bytes(event[QUERY_POST_HEADER:begin])
+        return cls(schema=bytes(event[begin:end]), ddl_xid=_ddl_xid(variables))
 
 
-def _ddl_xid(status: bytes) -> int | None:
+def _ddl_xid(variables: bytes) -> int | None:
+    """Looked for until the first variable that is not known: their lengths are not in the event."""
     at = 0
-    while at < len(status):
-        code, at = status[at], at + 1
-        if code == _DDL_XID:
-            return int.from_bytes(status[at : at + 8], "little")
-        if code in _STATUS_BYTES:
-            at += _STATUS_BYTES[code]
-        elif code in _TEXTS:
-            for _ in range(_TEXTS[code]):
-                at += 1 + status[at] if at < len(status) else 1
-        elif code == _DATABASES and at < len(status):
-            count, at = status[at], at + 1
-            for _ in range(count if count != _DATABASES_UNKNOWN else 0):
-                found = status.find(b"\0", at)
-                at = found + 1 if found >= 0 else len(status)
+    while at < len(variables):
+        number = variables[at]
+        at += 1
+        if number == _DDL_XID:
+            found = variables[at : at + 8]
+            return int.from_bytes(found, "little") if len(found) == 8 else None
+        if number in _STATUS_BYTES:
+            at += _STATUS_BYTES[number]
+        elif number in _STATUS_STRINGS:
+            strings, more = _STATUS_STRINGS[number]
+            for _ in range(strings):
+                at += 1 + (variables[at] if at < len(variables) else 0)
+            at += more
+        elif number == _COUNTED_NAMES:
+            count = variables[at] if at < len(variables) else 0
+            at += 1
+            for _ in range(0 if count == _NAMES_NOT_TOLD else count):
+                at = variables.find(b"\0", at) + 1
+                if at == 0:
+                    return None
         else:
             return None
     return None

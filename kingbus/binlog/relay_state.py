@@ -14,11 +14,15 @@ one node and none on another would part them. Only broken invariants of the stat
   0, and abandons an open transaction: its packets become a hole that readers skip.
 * A **file** is keyed by its ordinal, which rises over all epochs. Its name is an attribute; the
   name that clients see is unique among all files ever held.
+* A **channel** is an upstream of its own: one state for each, all of one log. That of channel 0,
+  the default one, has what is the cluster's, too: members, users, the key, the list of channels.
+* A **cut** drops the open file's beginning: what is held of it begins at a position inside.
 * A **start** is the state just before a file began, without what the file's own row and the list
   of names tell already, so it is small and kept for every file. Once the files before are purged,
   it is where a node that begins later begins: from there on it comes to the same state as all.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -34,6 +38,7 @@ from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
     AcceptGap,
+    Channel,
     ClusterKey,
     Command,
     EventBatch,
@@ -50,10 +55,15 @@ from kingbus.pb.command_pb2 import (
 from kingbus.pb.record_pb2 import BatchRow, FileRow, OpenTransaction
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 
-STATE_VERSION: Final = 2
-"""Of a record that holds what came with commands of version 2; else it says 1, as older programs
-write and read it.
+STATE_VERSION: Final = 3
+"""Of a record that holds named channels, or is of one; 2 of one that holds what came with commands
+of version 2; else it says 1, as older programs write and read it.
 """
+CHANNELS_MAX: Final = 32
+"""Named ones: each has a receiver, a listener at each member and a checkpoint of its own."""
+CHANNEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+"""What names have in common everywhere: in SQL they know no case, in a URL nothing is quoted."""
+DESCRIPTION_BYTES_MAX: Final = 64 << 10  # a FORMAT_DESCRIPTION event has some hundred bytes
 FIRST_POSITION: Final = 4  # behind the magic number of a binlog file
 FILE_NAME_LENGTH_MAX: Final = 512  # FN_REFLEN, the server's own limit for a path
 GTID_NUMBER_MAX: Final = (1 << 63) - 2
@@ -136,12 +146,15 @@ class RelayState:
         self.users: Mapping[str, User] = {}
         """By name; another object whenever they change."""
         self.cluster_key: ClusterKey | None = None
+        self.channels: dict[str, int] = {}
+        """The named ones, in the order of their numbers; of channel 0's state only."""
         self.last_transaction: LastTransaction | None = None
         self.last_event_time = 0
         self.accepted_gap = GtidSet()
         """Counts as executed and is held nowhere; the next file comes behind it, in a new epoch."""
         self._last_gtid: GtidRun | None = None
         self._open: OpenTransaction | None = None
+        self._mark: StateRecord | None = None
         self._ends_in_event = False
         self._first_file = 0
         # Served name and epoch of each file ever held, in their order: one for each ordinal.
@@ -175,6 +188,11 @@ class RelayState:
     def open_end(self) -> int:
         """Position at which the next batch of the open file begins."""
         return self.visible.position if self._open is None else self._open.end_position
+
+    @property
+    def mark_index(self) -> int:
+        """The entry behind which the open file may be cut without losing what came later; 0: no."""
+        return 0 if self._mark is None else self._mark.index
 
     @property
     def last_gtid(self) -> str:
@@ -292,18 +310,20 @@ class RelayState:
                 reason = self._apply_source_config(changes, command.source_config)
             case "purge":
                 reason = self._apply_purge(changes, command.purge)
-            case "server_config":
+            case "server_config" if command.server_config.channel == self.channel:
                 self.servers[command.server_config.member_id] = _copy(command.server_config)
                 reason = ""
-            case "member_attributes":
+            case "member_attributes" if not self.channel:
                 self.members[command.member_attributes.member_id] = _copy(command.member_attributes)
                 reason = ""
-            case "user_changes":
+            case "user_changes" if not self.channel:
                 self._apply_users(command.user_changes)
                 reason = ""
             case "accept_gap":
                 reason = self._apply_accept_gap(changes, command.accept_gap)
-            case "cluster_key":
+            case "channel" if not self.channel:
+                reason = self._apply_channel(command.channel)
+            case "cluster_key" if not self.channel:
                 reason = self._apply_cluster_key(command.cluster_key)
             case kind:
                 reason = f"a command of kind {kind}"
@@ -321,6 +341,16 @@ class RelayState:
         for name in changes.dropped:
             users.pop(name, None)
         self.users = users
+
+    def _apply_channel(self, added: Channel) -> str:
+        if added.name in self.channels:
+            return f"channel {added.name} is there already"
+        if added.number != len(self.channels) + 1 or added.number > CHANNELS_MAX:
+            return f"channel {added.number} is not the next one"
+        if not CHANNEL_NAME.fullmatch(added.name):
+            return "a channel with an impossible name"
+        self.channels[added.name] = added.number
+        return ""
 
     def _apply_cluster_key(self, key: ClusterKey) -> str:
         # The first one counts: what was sealed with it must stay readable.
@@ -390,6 +420,8 @@ class RelayState:
         """Whole files only, never the open one."""
         if purge.channel != self.channel:
             return f"channel {purge.channel} is not served"
+        if purge.description:
+            return self._apply_cut(changes, purge)
         count = 0
         while count < len(self.files) - 1 and self.files[count].last_index < purge.first_index:
             count += 1
@@ -398,6 +430,67 @@ class RelayState:
             return f"no whole file lies below index {purge.first_index}"
         self._drop_files(changes, count)
         return ""
+
+    def _apply_cut(self, changes: Changes, purge: Purge) -> str:
+        """What is held goes, up to here or to the mark, and nothing else changes; or a mark is set.
+
+        The open file is held from there on.
+        """
+        if not self.files:
+            return "there is no file to cut"
+        row = self.files[-1]
+        if len(purge.description) > DESCRIPTION_BYTES_MAX:
+            return f"a FORMAT_DESCRIPTION event of {len(purge.description)} bytes"
+        if not purge.mark and row.last_index >= purge.first_index:
+            mark = self._mark
+            if mark is None or mark.index >= purge.first_index:
+                return f"index {row.last_index} and what is behind it is not to be cut"
+            self._cut_to(changes, mark)
+            return ""
+        if self._open is not None or self._ends_in_event:
+            return "a transaction is open"
+        if row.first_index > row.last_index:
+            return "nothing is held of the open file"
+        cut = self._cut_here(purge.description)
+        if purge.mark:
+            self._mark = cut
+        else:
+            self._cut_to(changes, cut)
+        return ""
+
+    def _cut_here(self, description: bytes) -> StateRecord:
+        """The state, were it cut at the visible end now; what is kept as the file's start then."""
+        record = self.to_record()
+        record.ClearField("mark")
+        row = record.file
+        row.repeats = _may_repeat(row)
+        row.first_index, row.last_index = self.index + 1, self.index
+        row.cut_position = self.visible.position
+        row.description = description
+        row.previous_gtids = record.purged = record.executed
+        record.first_file = row.ordinal
+        record.visible_index, record.visible_packets = self.index, 0
+        return record
+
+    def _cut_to(self, changes: Changes, cut: StateRecord) -> None:
+        row = self.files[-1]
+        assert row.ordinal == cut.file.ordinal, "a mark is forgotten with its file"
+        changes.deleted_files = [each.ordinal for each in self.files[:-1]]
+        changes.deleted_batches = range(self.files[0].first_index, cut.index + 1)
+        del self.files[:-1]
+        self._first_file = row.ordinal
+        self.purged = GtidSet.decode(cut.purged)
+        row.first_index, row.cut_position = cut.file.first_index, cut.file.cut_position
+        row.description, row.repeats = cut.file.description, cut.file.repeats
+        row.previous_gtids = cut.file.previous_gtids
+        if self.visible.index <= cut.index:
+            self.visible = replace(self.visible, index=cut.index, packets=0)
+            changes.visible_moved = True
+            if self._open is None:
+                row.last_index = cut.index
+        changes.file_rows.append(_copy(row))
+        changes.start = row.ordinal, _copy(cut)
+        self._mark = None
 
     def _drop_files(self, changes: Changes, count: int) -> None:
         """The oldest ones, never the last; `gtid_purged` is what the first one left begins with."""
@@ -585,6 +678,7 @@ class RelayState:
         )
         self.files.append(row)
         self.last_transaction = None
+        self._mark = None
         if self.accepted_gap:
             self._leave_gap_behind(changes)
 
@@ -756,18 +850,22 @@ class RelayState:
             name_epochs=self._names_used.values(),
             last_gtid=self._last_gtid,
             accepted_gap=self.accepted_gap.encode() if self.accepted_gap else b"",
+            mark=self._mark,
+            channels=[Channel(number=n, name=name) for name, n in self.channels.items()],
         )
         if self.files:
             record.file.CopyFrom(self.files[-1])
         return record
 
     def _record_version(self) -> int:
+        if self.channel or self.channels:
+            return STATE_VERSION
         told = [
             Command(source_config=self.source_config),
             Command(receiver_session=self.source),
         ]
         is_new = self.users or self.accepted_gap or any(version_needed(each) > 1 for each in told)
-        return STATE_VERSION if is_new else 1
+        return 2 if is_new else 1
 
     def _start(self, index: int) -> tuple[int, StateRecord]:
         """Just before a file begins: its ordinal, and what is to be kept of the state."""
@@ -785,6 +883,7 @@ class RelayState:
             "visible_packets",
             "visible_position",
             "last_transaction",  # is forgotten when a file begins
+            "mark",  # likewise
         ):
             record.ClearField(told_elsewhere)
         record.first_file = len(self._names_used) + 1
@@ -797,6 +896,8 @@ class RelayState:
         """
         first = self.files[0]
         assert start.first_file == first.ordinal, (start.first_file, first.ordinal)
+        if first.cut_position:
+            return _copy(start)  # of the cut, with all that was known then
         whole = _copy(start)
         whole.executed = whole.purged = first.previous_gtids
         before = first.ordinal - 1
@@ -830,6 +931,7 @@ class RelayState:
         state.members = {member.member_id: _copy(member) for member in record.members}
         state.users = {user.name: _copy(user) for user in record.users}
         state.cluster_key = _copy(record.cluster_key) if record.HasField("cluster_key") else None
+        state.channels = {each.name: each.number for each in record.channels}
         state.source_uuids = list(record.source_uuids)
         state.last_event_time = record.last_event_time
         if record.accepted_gap:
@@ -841,6 +943,8 @@ class RelayState:
         state._last_gtid = _copy(record.last_gtid) if record.HasField("last_gtid") else None
         if record.HasField("last_transaction"):
             state.last_transaction = _copy(record.last_transaction)
+        if record.HasField("mark"):
+            state._mark = _copy(record.mark)
         if record.HasField("open_transaction"):
             state._open = _copy(record.open_transaction)
         if record.HasField("file"):
@@ -897,6 +1001,8 @@ def _may_repeat(row: FileRow) -> bool:
     """Whether the source's file holds, anywhere, a transaction that was held before it began."""
     if row.gaps:
         return True
+    if row.cut_position:
+        return row.repeats
     before = GtidSet()
     if row.start.previous_gtids:
         try:

@@ -104,11 +104,15 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """A replica, and the first log index of the file that it has yet to read to its end."""
+    """A replica, and the first log index of the file that it has yet to read to its end.
+
+    `channel` is the number of the one that it reads.
+    """
 
     replica: str
     index: int
     seen_seconds_ago: float
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import typer
 
@@ -29,6 +29,9 @@ KeyFile = Annotated[
         "--cluster-key-file",
         help="The cluster key that opens a sealed log; else the directory's own.",
     ),
+]
+Channel = Annotated[
+    str, typer.Option("--channel", help="Name of a channel; without it the default one.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the API's data as JSON.")]
 PasswordFile = Annotated[
@@ -78,6 +81,16 @@ def password(file: Path | None, variable: str) -> str | None:
         return read_secret_file(file).reveal()
     except SecretError as error:
         raise UsageError(f"--password-file: {error}") from error
+
+
+def of_channel(channel: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The body of a request, which names the channel if it is not the default one."""
+    return {**(body or {}), "channel": channel} if channel else body
+
+
+def query_of(channel: str) -> str:
+    """The same as the query of a GET."""
+    return "?" + urlencode({"channel": channel}) if channel else ""
 
 
 def say(text: str) -> None:

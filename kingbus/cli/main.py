@@ -14,6 +14,7 @@ from kingbus import __version__
 from kingbus.cli import (
     archive,
     binlog_export,
+    channel,
     cluster,
     members,
     run,
@@ -58,6 +59,7 @@ app.command()(status.status)
 app.add_typer(run.config_app, name="config")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(members.app, name="member")
+app.add_typer(channel.app, name="channel")
 app.add_typer(source.app, name="source")
 app.add_typer(server.app, name="server")
 app.add_typer(status.binlog, name="binlog")

@@ -7,12 +7,15 @@ import typer
 from kingbus.cli.common import (
     DEFAULT_ADMIN_URL,
     Admin,
+    Channel,
     Json,
     PasswordFile,
     TokenFile,
     UsageError,
     client,
+    of_channel,
     password,
+    query_of,
     say,
     show_facts,
     show_json,
@@ -41,6 +44,7 @@ def start(
     admin_user: Annotated[
         bool, typer.Option("--admin-user", help="It may also PURGE BINARY LOGS and KILL.")
     ] = False,
+    channel: Channel = "",
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
 ) -> None:
@@ -52,23 +56,28 @@ def start(
         body: dict[str, Any] = {"addr": addr, "user": user, "password": found}
         if admin_user:
             body["admin"] = True
-        api.ask("PUT", "/binlog/server/start", body)
+        api.ask("PUT", "/binlog/server/start", of_channel(channel, body))
 
 
 @app.command()
-def stop(admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None:
+def stop(
+    channel: Channel = "", admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None
+) -> None:
     """Close the listener and its dumps on the node asked."""
     with client(admin, token_file) as api:
-        api.ask("PUT", "/binlog/server/stop")
+        api.ask("PUT", "/binlog/server/stop", of_channel(channel))
 
 
 @app.command()
 def status(
-    admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None, as_json: Json = False
+    channel: Channel = "",
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+    as_json: Json = False,
 ) -> None:
     """Show the listener of the node asked, and its replicas."""
     with client(admin, token_file) as api:
-        facts: dict[str, Any] = api.ask("GET", "/binlog/server/status")
+        facts: dict[str, Any] = api.ask("GET", "/binlog/server/status" + query_of(channel))
     if as_json:
         show_json(facts)
         return

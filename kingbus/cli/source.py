@@ -7,13 +7,16 @@ import typer
 from kingbus.cli.common import (
     DEFAULT_ADMIN_URL,
     Admin,
+    Channel,
     Json,
     PasswordFile,
     TokenFile,
     UsageError,
     client,
     complain,
+    of_channel,
     password,
+    query_of,
     show_facts,
     show_json,
 )
@@ -44,6 +47,7 @@ def set_source(
         str, typer.Option("--flavor", help="mysql or mariadb; fixed by a cluster's first source.")
     ] = "",
     password_file: PasswordFile = None,
+    channel: Channel = "",
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
 ) -> None:
@@ -71,35 +75,41 @@ def set_source(
     if found is not None:
         body["mysql_password"] = found
     with client(admin, token_file) as api:
-        warning = api.ask("PUT", "/binlog/syncer/config", body)
+        warning = api.ask("PUT", "/binlog/syncer/config", of_channel(channel, body))
     if warning:
         complain(f"kingbus: warning: {warning}")
 
 
 @app.command()
-def start(admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None:
+def start(
+    channel: Channel = "", admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None
+) -> None:
     """Start pulling from the stored source."""
     with client(admin, token_file) as api:
-        api.ask("PUT", "/binlog/syncer/start", {})
+        api.ask("PUT", "/binlog/syncer/start", of_channel(channel, {}))
 
 
 @app.command()
-def stop(admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None) -> None:
+def stop(
+    channel: Channel = "", admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None
+) -> None:
     """Stop pulling; it stays stopped over restarts and changes of leader."""
     with client(admin, token_file) as api:
-        api.ask("PUT", "/binlog/syncer/stop")
+        api.ask("PUT", "/binlog/syncer/stop", of_channel(channel))
 
 
 @app.command()
 def failover(
     to: Annotated[str, typer.Option("--to", help="HOST:PORT; without it the next candidate.")] = "",
+    channel: Channel = "",
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
     as_json: Json = False,
 ) -> None:
     """Pull from another source, once it has all that the relay has; no replica is touched."""
     with client(admin, token_file) as api:
-        facts = api.ask("PUT", "/binlog/syncer/failover", {"to": to} if to else {})
+        body = of_channel(channel, {"to": to} if to else {})
+        facts = api.ask("PUT", "/binlog/syncer/failover", body)
     if as_json:
         show_json(facts)
         return
@@ -113,19 +123,23 @@ def accept_gap(
     gtid_set: Annotated[
         str, typer.Argument(metavar="SET", help="As the receiver's error names it.")
     ],
+    channel: Channel = "",
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
 ) -> None:
     """Go on behind transactions that the source has purged; replicas that lack them are told."""
     with client(admin, token_file) as api:
-        api.ask("PUT", "/binlog/syncer/accept-gap", {"gtid_set": gtid_set})
+        api.ask("PUT", "/binlog/syncer/accept-gap", of_channel(channel, {"gtid_set": gtid_set}))
 
 
 @app.command()
 def status(
-    admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None, as_json: Json = False
+    channel: Channel = "",
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+    as_json: Json = False,
 ) -> None:
     """Show what the receiver does, as the leader sees it."""
     with client(admin, token_file) as api:
-        facts = api.ask("GET", "/binlog/syncer/status")
+        facts = api.ask("GET", "/binlog/syncer/status" + query_of(channel))
     show_json(facts) if as_json else show_facts(facts)

@@ -8,10 +8,13 @@ from kingbus.cli.binlog_rows import decode_rows, show_rows
 from kingbus.cli.common import (
     DEFAULT_ADMIN_URL,
     Admin,
+    Channel,
     Json,
     TokenFile,
     UsageError,
     client,
+    of_channel,
+    query_of,
     say,
     show_facts,
     show_json,
@@ -107,11 +110,14 @@ def _at_rest(facts: dict[str, Any] | None) -> str | None:
 
 @binlog.command("list")
 def list_files(
-    admin: Admin = DEFAULT_ADMIN_URL, token_file: TokenFile = None, as_json: Json = False
+    channel: Channel = "",
+    admin: Admin = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+    as_json: Json = False,
 ) -> None:
     """List the binlog files that the node asked holds."""
     with client(admin, token_file) as api:
-        files = api.ask("GET", "/binlog/files")
+        files = api.ask("GET", "/binlog/files" + query_of(channel))
     show_json(files) if as_json else show_table(files, _FILE_COLUMNS)
 
 
@@ -121,6 +127,7 @@ def purge(
     before: Annotated[
         str, typer.Option("--before", help="A time (UTC): what was last written before it goes.")
     ] = "",
+    channel: Channel = "",
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
     as_json: Json = False,
@@ -129,7 +136,8 @@ def purge(
     if bool(to) == bool(before):
         raise UsageError("give either --to FILE or --before TIME")
     with client(admin, token_file) as api:
-        files = api.ask("POST", "/binlog/purge", {"to": to} if to else {"before": before})
+        body = of_channel(channel, {"to": to} if to else {"before": before})
+        files = api.ask("POST", "/binlog/purge", body)
     show_json(files) if as_json else show_table(files, _FILE_COLUMNS)
 
 
@@ -139,6 +147,7 @@ def events(
     position: Annotated[int, typer.Option("--from", help="Where an event begins.")] = 4,
     limit: Annotated[int, typer.Option("--limit", help="At most so many events.")] = 100,
     rows: Annotated[bool, typer.Option("--rows", help="Decode the rows of row events.")] = False,
+    channel: Channel = "",
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
     as_json: Json = False,
@@ -146,7 +155,11 @@ def events(
     """List the events of a file, as SHOW BINLOG EVENTS does."""
     from urllib.parse import urlencode
 
+    if rows and channel:
+        raise UsageError("--rows of a named channel is not available yet")
     query = urlencode({"file": file, "from": position, "limit": limit})
+    if channel:
+        query += "&" + urlencode({"channel": channel})
     with client(admin, token_file) as api:
         found: list[dict[str, Any]] = api.ask("GET", f"/binlog/events?{query}")
         if rows and found:

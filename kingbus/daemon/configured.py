@@ -8,7 +8,8 @@ from kingbus import log
 from kingbus.admin.cluster_key import ClusterKeyKeeper
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.listener import ListenerControl
-from kingbus.config import Config
+from kingbus.config import ChannelSection, Config, SourceSection
+from kingbus.config import TlsOptions as ConfiguredTls
 from kingbus.daemon.options import Options
 from kingbus.node.node import Node
 from kingbus.pb.command_pb2 import SourceConfig, TlsOptions
@@ -19,7 +20,7 @@ _log = log.get_logger("daemon")
 
 
 class ConfiguredSource:
-    """The source that the configuration names, if it names one."""
+    """The source that the configuration names, if it names one; for one channel."""
 
     def __init__(
         self,
@@ -29,9 +30,17 @@ class ConfiguredSource:
         relay: Relay,
         leader: LeaderOperations,
         keys: ClusterKeyKeeper,
+        channel: ChannelSection | None = None,
     ) -> None:
-        self._wanted = _source_config(options.config)
-        self._password = options.credentials.source_password or Secret("")
+        """`channel` is the section of a named one, `relay` and `leader` are then its."""
+        config, credentials = options.config, options.credentials
+        source = config.source if channel is None else channel.source
+        password = credentials.source_password
+        if channel is not None:
+            password = credentials.channels[channel.name].source_password
+        self._wanted = _source_config(source, config.tls_of(source), relay.state.channel)
+        self._password = password or Secret("")
+        self._what = "" if channel is None else f"channels.{channel.name}."
         self._arguments_win = options.standalone
         self._node = node
         self._relay = relay
@@ -61,15 +70,40 @@ class ConfiguredSource:
         wanted, stored = self._wanted, self._relay.state.source_config
         if wanted is None or stored is None or self._leader.is_stored(wanted, None):
             return ""
-        return "source: in the configuration file differs from what the log holds; the log counts"
+        return (
+            f"{self._what}source: in the configuration file differs from what the log holds; "
+            "the log counts"
+        )
 
 
-def _source_config(config: Config) -> SourceConfig | None:
+class ConfiguredChannels:
+    """The named channels of the configuration; those that are not in the log are added, once."""
+
+    def __init__(
+        self, config: Config, *, node: Node, relay: Relay, leader: LeaderOperations
+    ) -> None:
+        self._names = [channel.name for channel in config.channels]
+        self._node = node
+        self._relay = relay
+        self._leader = leader
+
+    async def seed(self) -> None:
+        """On the leader; KingbusErrors while a member does not know channels."""
+        if not self._node.leadership.is_ready:
+            return
+        for name in self._names:
+            if name not in self._relay.state.channels:
+                await self._leader.perform("POST", "/channels", {"name": name})
+
+
+def _source_config(
+    source: SourceSection | None, tls: ConfiguredTls, channel: int
+) -> SourceConfig | None:
     """The source as the log would hold it, without its password."""
-    source = config.source
     if source is None:
         return None
     wanted = SourceConfig(
+        channel=channel,
         started=True,
         addresses=[str(each) for each in source.addresses],
         user=source.user,
@@ -81,7 +115,6 @@ def _source_config(config: Config) -> SourceConfig | None:
         flavor=source.flavor,
         compression="" if source.compression == "none" else source.compression,
     )
-    tls = config.source_tls
     paths = {"ca": str(tls.ca or ""), "cert": str(tls.cert or ""), "key": str(tls.key or "")}
     wanted.tls.CopyFrom(TlsOptions(mode=tls.mode, **paths))
     return wanted
@@ -97,3 +130,14 @@ async def open_configured_listener(options: Options, listener: ListenerControl) 
         return
     if listener.stored is None or options.standalone:
         await listener.open(server.addr, server.user, password.reveal())
+
+
+async def open_listener_of_channel(
+    options: Options, channel: ChannelSection, listener: ListenerControl
+) -> None:
+    """The same for a named channel; `settle` has it stored. KingbusErrors of binding."""
+    server = channel.server
+    password = options.credentials.channels[channel.name].server_password
+    if server is None or password is None or listener.stored is not None or listener.is_running:
+        return
+    await listener.open(server.addr, server.user, password.reveal())

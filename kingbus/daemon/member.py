@@ -4,6 +4,7 @@
      |- node.run                        Raft; ends by itself when this member was removed
      |- transport.run, transport.serve  lanes to the peers, and what they dial
      |- receiver.run                    pulls while this node leads; restarts its sessions itself
+     |- channels.run                 the same for each named channel, and its listener
      |- purger.run                   keeps the log within its reserve, everywhere while it leads
      |- dump_workers.run                processes that perform dumps, where some are wanted
      |- archiver.run                    copies closed files while this node leads, if wanted
@@ -31,7 +32,7 @@ import gc
 import random
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,13 @@ from kingbus.admin.storage import StorageQuestions
 from kingbus.binlog.command import COMMAND_VERSION
 from kingbus.binlog.retention import Policy, reserve_warning
 from kingbus.daemon.attributes import OwnAttributes
-from kingbus.daemon.configured import ConfiguredSource, open_configured_listener
+from kingbus.daemon.channel_parts import PartsBuilder
+from kingbus.daemon.channels import Channels, Parts, description_of
+from kingbus.daemon.configured import (
+    ConfiguredChannels,
+    ConfiguredSource,
+    open_configured_listener,
+)
 from kingbus.daemon.disk import NodeDisk
 from kingbus.daemon.endpoints import Endpoints
 from kingbus.daemon.keeper import keep
@@ -69,9 +76,10 @@ from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig
 from kingbus.replication.binlog_server import BinlogServer, Dumper
 from kingbus.replication.dump import DumpProgress, DumpRequest, DumpSink, run_dump
 from kingbus.replication.file_content import read_chunk
+from kingbus.replication.pump import RESERVE_FULL
 from kingbus.replication.purger import CALL_METHOD as RETENTION_METHOD
 from kingbus.replication.purger import Purger
-from kingbus.replication.receiver import RESERVE_FULL, Receiver
+from kingbus.replication.receiver import Receiver
 from kingbus.replication.served_facts import ReceiverStatus, ServedFacts
 from kingbus.replication.snapshots import RelaySnapshots
 from kingbus.secrets import ClusterSecret
@@ -107,6 +115,7 @@ class Member:
         self._build_replication()
         self._build_purger(ground)
         self._build_admin()
+        self._build_channels()
         self._build_keeping(ground)
 
     def _build_node(self, ground: Ground) -> None:
@@ -183,6 +192,7 @@ class Member:
             ),
             random=random.SystemRandom(),
         )
+        self._rsa_key = auth.PrivateKey.generate()
         dumper: Dumper = self._dump
         if self._workers_wanted:
             dumper = self._dump_workers = self._make_dump_workers()
@@ -191,7 +201,7 @@ class Member:
         self._server = BinlogServer(
             facts=self._facts,
             dumper=dumper,
-            rsa_key=auth.PrivateKey.generate(),
+            rsa_key=self._rsa_key,
             ssl_context=self._options.credentials.server_tls,
             require_tls=config.tls.server is not None and config.tls.server.require,
         )
@@ -219,6 +229,8 @@ class Member:
                 files_min=retain.files_min,
                 replica_seconds=retain.replicas_for,
             ),
+            channels=self._channels_served,
+            description=partial(description_of, self._relay),
         )
         self._transport.register(RETENTION_METHOD, self._purger.handle_call)
 
@@ -292,6 +304,7 @@ class Member:
             keys=self._keys,
             purger=self._purger,
             archive=archive,
+            named=self._channels_led,
         )
         self._listener = ListenerControl(
             server=self._server,
@@ -322,6 +335,8 @@ class Member:
                 digest_at=relay.digest_at,
                 runner=self._worker,
             ),
+            channels=self._channels_shown,
+            digest=relay.digest,
         )
         register_calls(
             self._transport,
@@ -332,6 +347,29 @@ class Member:
         )
         self._transport.register(ADMIN_METHOD, self._operations.handle_call)
         self._transport.register(KEY_METHOD, self._keys.handle_call)
+
+    def _build_channels(self) -> None:
+        builder = PartsBuilder(
+            options=self._options,
+            node=self._node,
+            relay=self._relay,
+            served_id=self._identity.served_id,
+            operations=lambda: self._operations,
+            purger=self._purger,
+            keys=self._keys,
+            rsa_key=self._rsa_key,
+            runner=self._worker,
+            is_full=self._is_full,
+            changed=lambda: self._watched.changed,
+            replicas_seen=self._replicas_seen,
+            users_applied=self._apply_users,
+        )
+        self._channels = Channels(
+            relay=self._relay, build=builder.build, changed=lambda: self._watched.changed
+        )
+        self._facts.named = self._channels.facts
+        self._server.server_of = self._channels.server_of
+        self._sql.named = self._channels.administrations
 
     def _build_keeping(self, ground: Ground) -> None:
         """What keeps together what is configured and what is stored."""
@@ -350,6 +388,9 @@ class Member:
             relay=self._relay,
             leader=self._leader,
             keys=self._keys,
+        )
+        self._configured_channels = ConfiguredChannels(
+            self._config, node=self._node, relay=self._relay, leader=self._leader
         )
         self._attributes = OwnAttributes(
             MemberAttributes(
@@ -393,12 +434,23 @@ class Member:
 
     def _apply_users(self) -> None:
         self._listener.apply_users()
+        for parts in self._channels.all():
+            parts.listener.apply_users()
 
     async def _store_server(self, wanted: ServerConfig) -> None:
         await self._operations.store_server(wanted)
 
     async def _announce_key(self, secret: ClusterSecret) -> None:
         await self._leader.announce_key(secret)
+
+    def _channels_served(self) -> Iterable[Parts]:
+        return self._channels.all()
+
+    def _channels_led(self) -> Mapping[str, LeaderOperations]:
+        return self._channels.leaders()
+
+    def _channels_shown(self) -> Mapping[str, Parts]:
+        return self._channels.doors()
 
     def _announced_key_id(self) -> str:
         announced = self._relay.state.cluster_key
@@ -449,6 +501,7 @@ class Member:
                 nursery.start_soon(self._archiving.archiver.run)
             await self._listener.reconcile()
             await open_configured_listener(self._options, self._listener)
+            await nursery.start(self._channels.run)
             await nursery.start(self._endpoints.run, self._operations, self._refresh_metrics)
             nursery.start_soon(self._keep)
             nursery.start_soon(self._room.run, self._node, self._watched.notify)
@@ -481,6 +534,7 @@ class Member:
             "listener": self._listener.settle,
             "attributes": self._attributes.announce,
             "source": self._source.seed,
+            "channels": self._configured_channels.seed,
         }
         await keep(steps, lambda: self._watched.changed)
 
@@ -515,5 +569,7 @@ class Member:
                     await self._node.handover.transfer(None)
                 except KingbusError as error:
                     _log.warning("leadership was not handed over", reason=str(error))
-        await self._server.stop()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._server.stop)
+            nursery.start_soon(self._channels.stop_serving)
         await self._endpoints.stop()

@@ -30,7 +30,9 @@ class Watched:
         before = self._configuration()
         self._relay.apply(batch)
         after = self._configuration()
-        if any(old is not new for old, new in zip(before, after, strict=True)):
+        if len(before) != len(after) or any(
+            old is not new for old, new in zip(before, after, strict=True)
+        ):
             self.notify()
 
     def notify(self) -> None:
@@ -40,12 +42,20 @@ class Watched:
 
     def _configuration(self) -> tuple[object, ...]:
         state = self._relay.state
-        return (
+        own = (
             state.cluster_key,
             state.source_config,
             state.servers.get(self._member_id),
             state.members.get(self._member_id),
             state.users,
+        )
+        if not self._relay.channels:
+            return own
+        named = [relay.state for relay in self._relay.channels.values()]
+        return (
+            *own,
+            *(state.source_config for state in named),
+            *(state.servers.get(self._member_id) for state in named),
         )
 
 

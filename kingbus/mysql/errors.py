@@ -10,6 +10,9 @@ from typing import Final
 
 from kingbus.errors import KingbusError
 
+_SET_LENGTH_MAX: Final = 256
+"""Of a GTID set in the midst of a text: clients keep 511 bytes of an error."""
+
 
 class MySQLError(KingbusError):
     """An error as MySQL clients see it: number, five characters of SQLSTATE, text."""
@@ -350,11 +353,16 @@ def purged_required(replica_set: str, missing: str) -> MySQLError:
     return fatal_dump_error(text + sets)
 
 
-def replica_has_more() -> MySQLError:
-    """1236, the replica has transactions of the source that the source has not."""
+def replica_has_more(extra: str) -> MySQLError:
+    """1236, the replica has transactions of the source that the source has not.
+
+    MySQL's words with the set in their midst: what comes later is cut off by the clients.
+    """
+    shown = extra if len(extra) <= _SET_LENGTH_MAX else f"{extra[:_SET_LENGTH_MAX]}..."
     return fatal_dump_error(
         # "the the" is how the server writes it.
-        "Replica has more GTIDs than the source has, using the source's SERVER_UUID. This may "
+        "Replica has more GTIDs than the source has, using the source's SERVER_UUID. "
+        f"The source lacks '{shown}'. This may "
         "indicate that the the last binary log file was truncated or lost, e.g., after a power "
         "failure when sync_binlog != 1. The source may have rolled back transactions that were "
         "already replicated to the replica. Replicate any transactions that source has rolled "

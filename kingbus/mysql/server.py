@@ -34,6 +34,7 @@ from kingbus.mysql.constants import (
     MYSQL_NATIVE_PASSWORD,
     SERVER_CAPABILITIES,
     Capability,
+    ServerStatus,
 )
 from kingbus.mysql.errors import (
     BadHandshakeError,
@@ -204,6 +205,8 @@ class ServerConnection:
         self._read_dump_input = False
         self.phase = Phase.GREETING
         self.capabilities = Capability(0)
+        self.status = ServerStatus.AUTOCOMMIT
+        """What OK and EOF say of the session; the driver changes it with the session."""
 
     # Input -------------------------------------------------------------------------------------
 
@@ -417,11 +420,14 @@ class ServerConnection:
 
     def send_ok(self, *, affected_rows: int = 0, warnings: int = 0, info: str = "") -> bytes:
         """OK to a command; `warnings` says how many rows SHOW WARNINGS would have."""
-        return self._answer([encode_ok(affected_rows=affected_rows, warnings=warnings, info=info)])
+        ok = encode_ok(
+            affected_rows=affected_rows, status=self.status, warnings=warnings, info=info
+        )
+        return self._answer([ok])
 
     def send_eof(self) -> bytes:
         """EOF to a command (COM_SET_OPTION)."""
-        return self._answer([encode_eof()])
+        return self._answer([encode_eof(self.status)])
 
     def send_text(self, text: str) -> bytes:
         """A packet of bare text (COM_STATISTICS)."""
@@ -430,7 +436,7 @@ class ServerConnection:
     def send_result_set(self, result: ResultSet) -> bytes:
         """A result set to a query, ended as this client expects it."""
         deprecate_eof = bool(self.capabilities & Capability.DEPRECATE_EOF)
-        return self._answer(result.encode(deprecate_eof=deprecate_eof))
+        return self._answer(result.encode(deprecate_eof=deprecate_eof, status=self.status))
 
     def send_error(self, error: MySQLError) -> bytes:
         """ERR. After a command the connection goes on; in every other phase it must be closed."""
@@ -480,7 +486,7 @@ class ServerConnection:
     def end_dump(self) -> bytes:
         """EOF at the end of a non-blocking dump; close the connection after it."""
         self._expect(Phase.DUMP)
-        data = self._frame(encode_eof())
+        data = self._frame(encode_eof(self.status))
         self.phase = Phase.CLOSED
         return data
 

@@ -35,8 +35,9 @@ class Command(_message.Message):
     CLUSTER_KEY_FIELD_NUMBER: _builtins.int
     USER_CHANGES_FIELD_NUMBER: _builtins.int
     ACCEPT_GAP_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """1 or 2 (binlog/command.py says which is when needed); a node that meets a larger one stops and says so."""
+    """1 to 3 (binlog/command.py says which is when needed); a node that meets a larger one stops and says so."""
     @_builtins.property
     def event_batch(self) -> Global___EventBatch: ...
     @_builtins.property
@@ -55,6 +56,8 @@ class Command(_message.Message):
     def user_changes(self) -> Global___UserChanges: ...
     @_builtins.property
     def accept_gap(self) -> Global___AcceptGap: ...
+    @_builtins.property
+    def channel(self) -> Global___Channel: ...
     def __init__(
         self,
         *,
@@ -68,12 +71,13 @@ class Command(_message.Message):
         cluster_key: Global___ClusterKey | None = ...,
         user_changes: Global___UserChanges | None = ...,
         accept_gap: Global___AcceptGap | None = ...,
+        channel: Global___Channel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_gap", b"accept_gap", "cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_gap", b"accept_gap", "channel", b"channel", "cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_gap", b"accept_gap", "cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_gap", b"accept_gap", "channel", b"channel", "cluster_key", b"cluster_key", "event_batch", b"event_batch", "kind", b"kind", "member_attributes", b"member_attributes", "purge", b"purge", "receiver_session", b"receiver_session", "server_config", b"server_config", "source_config", b"source_config", "user_changes", b"user_changes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event_batch", "receiver_session", "source_config", "server_config", "member_attributes", "purge", "cluster_key", "user_changes", "accept_gap"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["event_batch", "receiver_session", "source_config", "server_config", "member_attributes", "purge", "cluster_key", "user_changes", "accept_gap", "channel"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -490,9 +494,11 @@ class ServerConfig(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
     member_id: _builtins.int
     started: _builtins.bool
     address: _builtins.str
+    channel: _builtins.int
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]: ...
     def __init__(
@@ -502,10 +508,11 @@ class ServerConfig(_message.Message):
         started: _builtins.bool = ...,
         address: _builtins.str = ...,
         users: _abc.Iterable[Global___User] | None = ...,
+        channel: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "member_id", b"member_id", "started", b"started", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "channel", b"channel", "member_id", b"member_id", "started", b"started", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -519,11 +526,14 @@ class User(_message.Message):
     NATIVE_VERIFIER_FIELD_NUMBER: _builtins.int
     SHA2_VERIFIER_FIELD_NUMBER: _builtins.int
     RIGHTS_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     native_verifier: _builtins.bytes
     """SHA1(SHA1(password))"""
     sha2_verifier: _builtins.bytes
     """see mysql/auth.py"""
+    channel: _builtins.int
+    """the only one that it may read, by whichever port; 0: that of the port"""
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """replication, admin, monitor, process"""
@@ -535,10 +545,11 @@ class User(_message.Message):
         native_verifier: _builtins.bytes = ...,
         sha2_verifier: _builtins.bytes = ...,
         rights: _abc.Iterable[_builtins.str] | None = ...,
+        channel: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "native_verifier", b"native_verifier", "rights", b"rights", "sha2_verifier", b"sha2_verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "name", b"name", "native_verifier", b"native_verifier", "rights", b"rights", "sha2_verifier", b"sha2_verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -614,17 +625,28 @@ class Purge(_message.Message):
 
     CHANNEL_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
     channel: _builtins.int
     first_index: _builtins.int
+    description: _builtins.bytes
+    """Present: cut. All that is held goes, what is in the open file so far too, if all of it lies below
+    `first_index`; if not, what came before the mark, if that lies below. The open file's
+    FORMAT_DESCRIPTION event, with which dumps from its middle begin.
+    """
+    mark: _builtins.bool
+    """drops nothing: remember this place, to be cut here later"""
     def __init__(
         self,
         *,
         channel: _builtins.int = ...,
         first_index: _builtins.int = ...,
+        description: _builtins.bytes = ...,
+        mark: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "first_index", b"first_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "description", b"description", "first_index", b"first_index", "mark", b"mark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,6 +676,30 @@ class AcceptGap(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcceptGap: _TypeAlias = AcceptGap  # noqa: Y015
+
+@_typing.final
+class Channel(_message.Message):
+    """Adds a named channel: the next number, which no other will ever have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Channel: _TypeAlias = Channel  # noqa: Y015
 
 @_typing.final
 class ClusterKey(_message.Message):

@@ -110,6 +110,9 @@ class FileRow(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     GAPS_FIELD_NUMBER: _builtins.int
     LAST_INDEX_FIELD_NUMBER: _builtins.int
+    CUT_POSITION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     epoch: _builtins.int
     name: _builtins.str
@@ -126,6 +129,12 @@ class FileRow(_message.Message):
     previous_gtids: _builtins.bytes
     """encoded set of all that was executed when the file began"""
     last_index: _builtins.int
+    cut_position: _builtins.int
+    """Only of a file that was cut: from where it is held, its FORMAT_DESCRIPTION event, and whether the
+    source's file holds what was held before it began. `previous_gtids` is then of the cut.
+    """
+    description: _builtins.bytes
+    repeats: _builtins.bool
     @_builtins.property
     def start(self) -> _command_pb2.FileStart: ...
     @_builtins.property
@@ -147,10 +156,13 @@ class FileRow(_message.Message):
         start: _command_pb2.FileStart | None = ...,
         gaps: _abc.Iterable[Global___Gap] | None = ...,
         last_index: _builtins.int = ...,
+        cut_position: _builtins.int = ...,
+        description: _builtins.bytes = ...,
+        repeats: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "end_position", b"end_position", "epoch", b"epoch", "first_index", b"first_index", "first_time", b"first_time", "gaps", b"gaps", "last_index", b"last_index", "last_time", b"last_time", "name", b"name", "ordinal", b"ordinal", "previous_gtids", b"previous_gtids", "served_name", b"served_name", "start", b"start", "start_position", b"start_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "cut_position", b"cut_position", "description", b"description", "end_position", b"end_position", "epoch", b"epoch", "first_index", b"first_index", "first_time", b"first_time", "gaps", b"gaps", "last_index", b"last_index", "last_time", b"last_time", "name", b"name", "ordinal", b"ordinal", "previous_gtids", b"previous_gtids", "repeats", b"repeats", "served_name", b"served_name", "start", b"start", "start_position", b"start_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,6 +263,10 @@ class RelayState(_message.Message):
     NAME_EPOCHS_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
     ACCEPTED_GAP_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     channel: _builtins.int
     index: _builtins.int
@@ -270,6 +286,8 @@ class RelayState(_message.Message):
     """of the last visible transaction"""
     accepted_gap: _builtins.bytes
     """encoded set that was accepted as missing since the last file began"""
+    applied: _builtins.int
+    """only in a checkpoint, where the node had applied less than `index`"""
     @_builtins.property
     def source(self) -> _command_pb2.ReceiverSession: ...
     @_builtins.property
@@ -306,6 +324,18 @@ class RelayState(_message.Message):
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_command_pb2.User]:
         """of the listeners of all members, by name"""
 
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedCompositeFieldContainer[_command_pb2.Channel]:
+        """the named ones, by number; in the state of channel 0 only"""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayState]:
+        """only in a snapshot, and in that of channel 0: the other channels"""
+
+    @_builtins.property
+    def mark(self) -> Global___RelayState:
+        """the state as it would be had the channel been cut where it was marked"""
+
     def __init__(
         self,
         *,
@@ -337,10 +367,14 @@ class RelayState(_message.Message):
         name_epochs: _abc.Iterable[_builtins.int] | None = ...,
         users: _abc.Iterable[_command_pb2.User] | None = ...,
         accepted_gap: _builtins.bytes = ...,
+        channels: _abc.Iterable[_command_pb2.Channel] | None = ...,
+        others: _abc.Iterable[Global___RelayState] | None = ...,
+        mark: Global___RelayState | None = ...,
+        applied: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "file", b"file", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "open_transaction", b"open_transaction", "source", b"source", "source_config", b"source_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_key", b"cluster_key", "file", b"file", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "mark", b"mark", "open_transaction", b"open_transaction", "source", b"source", "source_config", b"source_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_gap", b"accepted_gap", "channel", b"channel", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "members", b"members", "name_epochs", b"name_epochs", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "users", b"users", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_gap", b"accepted_gap", "applied", b"applied", "channel", b"channel", "channels", b"channels", "cluster_key", b"cluster_key", "ends_in_event", b"ends_in_event", "epoch", b"epoch", "executed", b"executed", "file", b"file", "first_file", b"first_file", "index", b"index", "last_event_time", b"last_event_time", "last_gtid", b"last_gtid", "last_transaction", b"last_transaction", "mark", b"mark", "members", b"members", "name_epochs", b"name_epochs", "names_used", b"names_used", "next_sequence", b"next_sequence", "open_transaction", b"open_transaction", "others", b"others", "purged", b"purged", "servers", b"servers", "session", b"session", "source", b"source", "source_config", b"source_config", "source_uuids", b"source_uuids", "users", b"users", "version", b"version", "visible_index", b"visible_index", "visible_packets", b"visible_packets", "visible_position", b"visible_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

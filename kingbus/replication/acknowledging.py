@@ -5,7 +5,7 @@ ever named: the position is the relay's visible end. Must not know how the sourc
 nor how a batch comes into the log.
 
 One acknowledgement tells of everything before it. So while one is being sent, whatever is applied
-meanwhile makes one more, and not one for each transaction or batch.
+meanwhile makes one more, and not one for each transaction or batch. The first goes out unasked.
 """
 
 from typing import Protocol
@@ -47,6 +47,7 @@ class Acknowledger:
         self._session = session
         self._due = trio.Event()
         self._asked_counted = 0
+        self._has_begun = False
 
     @property
     def is_active(self) -> bool:
@@ -69,10 +70,14 @@ class Acknowledger:
             metrics.RECEIVER_SEMI_SYNC_ASKED.inc(stream.asked - self._asked_counted)
             self._asked_counted = stream.asked
         metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(self.is_active)
-        if stream.is_asked:
-            stream.is_asked = False
-            if is_applied:
-                self.applied()
+        is_wanted = stream.is_asked
+        if is_applied and self.is_active and not self._has_begun:
+            # A dump by set leaves out what the relay has, and what the source may wait for since
+            # the last leader died.
+            self._has_begun = is_wanted = True
+        stream.is_asked = False
+        if is_wanted and is_applied:
+            self.applied()
 
     def applied(self) -> None:
         """What the source asked for was applied here, and is in the visible part of the log."""

@@ -76,6 +76,10 @@ class Administration(Protocol):
     Raises MySQLErrors.
     """
 
+    def of_channel(self, name: str) -> "Administration | None":
+        """The same for a named channel, with the name in small letters; None: there is none."""
+        ...
+
     async def change_source(self, change: SourceChange) -> None:
         """Store it, without starting. 3021 while the receiver runs."""
         ...
@@ -122,7 +126,10 @@ async def administer(
         case ChangeSource() | ControlReplica():
             _require_admin(by, "SUPER or REPLICATION_SLAVE_ADMIN")
             if statement.channel:
-                raise no_such_channel(statement.channel)
+                found = administration.of_channel(statement.channel.lower())
+                if found is None:
+                    raise no_such_channel(statement.channel)
+                administration = found
             if isinstance(statement, ControlReplica):
                 return await _control(statement, administration)
             change, notes = source_change(statement.options)
@@ -149,10 +156,10 @@ async def _control(statement: ControlReplica, administration: Administration) ->
     match statement.action:
         case "START":
             if not await administration.start_receiver():
-                return [(3083, "Replication thread(s) for channel '' are already running.")]
+                return [(3083, _already(statement, "running"))]
         case "STOP":
             if not await administration.stop_receiver():
-                return [(3084, "Replication thread(s) for channel '' are already stopped.")]
+                return [(3084, _already(statement, "stopped"))]
         case "RESET":
             if not statement.everything:
                 raise not_supported(
@@ -160,6 +167,10 @@ async def _control(statement: ControlReplica, administration: Administration) ->
                 )
             await administration.forget_source()
     return []
+
+
+def _already(statement: ControlReplica, how: str) -> str:
+    return f"Replication thread(s) for channel '{statement.channel}' are already {how}."
 
 
 # Users -----------------------------------------------------------------------------------------

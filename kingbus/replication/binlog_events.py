@@ -10,11 +10,11 @@ from contextlib import suppress
 from typing import Protocol
 
 from kingbus.binlog.errors import MalformedEventError
-from kingbus.binlog.event_types import EventType, name_of
+from kingbus.binlog.event_types import ROWS_TYPES, EventType, name_of
 from kingbus.binlog.events import (
     FormatDescription,
     Gtid,
-    QueryContext,
+    QueryHead,
     Rotate,
     decode_previous_gtids,
     query_text,
@@ -36,22 +36,19 @@ INFO_CHARS_MAX = 1024
 ROWS_AT_ONCE = 64
 
 _CRC_BYTES = 4
-_ROWS = frozenset(
-    (
-        EventType.WRITE_ROWS_V1,
-        EventType.UPDATE_ROWS_V1,
-        EventType.DELETE_ROWS_V1,
-        EventType.WRITE_ROWS,
-        EventType.UPDATE_ROWS,
-        EventType.DELETE_ROWS,
-        EventType.PARTIAL_UPDATE_ROWS,
-    )
-)
-_ROWS_FLAGS = {0x01: "STMT_END_F", 0x10: "USE_SQL_FOREIGN_KEY_F"}
-"""Those that the server was seen to name."""
+_TABLE_ID_BYTES = 6
+_STATEMENT_ENDS = {0x01: "STMT_END_F"}
+_ROW_FLAGS = {
+    **_STATEMENT_ENDS,
+    0x02: "NO_FOREIGN_KEY_CHECKS_F",
+    0x04: "RELAXED_UNIQUE_CHECKS_F",
+    0x10: "USE_SQL_FOREIGN_KEY_F",
+    0x08: "COMPLETE_ROWS_F",
+}
+"""Flags of an event of rows. MySQL 9 shows all of them, older servers and MariaDB the first."""
 _INTVARS = {1: "LAST_INSERT_ID", 2: "INSERT_ID"}
-_SUPPRESS_USE = 0x0008
-"""Flag of a QUERY event for whose statement the database does not matter."""
+_WITHOUT_USE = 0x0008
+"""A flag of a QUERY event: the schema does not matter to it."""
 
 _NAMES = {
     EventType.FORMAT_DESCRIPTION: "Format_desc",
@@ -101,10 +98,11 @@ async def read_binlog_events(
     position = max(position, FIRST_POSITION)
     first = await log.find_row(row, position)
     if first is None:
-        if position > row.start_position:
+        begins = max(row.start_position, row.cut_position)
+        if position > begins:
             raise show_binlog_events_failed("Wrong offset or I/O error")
         # A file that is held only from its middle on is shown from where it begins.
-        position = row.start_position
+        position = begins
         first = await log.find_row(row, position)
         if first is None:
             return []
@@ -133,6 +131,8 @@ class _Walk:
         self.found = False
         self._file = file
         self._crc_bytes = _CRC_BYTES if file.start.checksum_algorithm else 0
+        version = file.start.server_version
+        self._row_flags = _ROW_FLAGS if version.startswith("9.") else _STATEMENT_ENDS
         self._offset = offset
         self._limit = limit
 
@@ -167,7 +167,7 @@ class _Walk:
         if len(event) + 1 < PACKET_PAYLOAD_MAX:
             # What cannot be read is shown without a description.
             with suppress(MalformedEventError, UnicodeDecodeError, IndexError):
-                info = _info(event, header.type, self._crc_bytes)
+                info = _info(event, header.type, self._crc_bytes, self._row_flags)
         return BinlogEventRow(
             file=self._file.served_name,
             position=position,
@@ -185,7 +185,7 @@ def _type_name(number: int) -> str:
     return name_of(number).capitalize()
 
 
-def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
+def _info(event: memoryview, type_: int, crc_bytes: int, row_flags: Mapping[int, str]) -> str:
     match type_:
         case EventType.FORMAT_DESCRIPTION:
             return f"Server ver: {FormatDescription.decode(event).server_version}, Binlog ver: 4"
@@ -214,14 +214,16 @@ def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
             return _query_info(event, crc_bytes)
         case EventType.TABLE_MAP:
             return _table_info(event)
-        case _ if type_ in _ROWS:
-            flags = event[HEADER_BYTES + 6]
-            named = [name for bit, name in _ROWS_FLAGS.items() if flags & bit]
-            told = f" flags: {' '.join(named)}" if named else ""
-            return f"table_id: {_table_id(event)}{told}"
         case EventType.ROWS_QUERY:
-            rows_query = bytes(event[HEADER_BYTES + 1 : len(event) - crc_bytes])
-            return f"# {rows_query.decode(errors='replace')}"
+            # The byte before it is a length that does not count where the text is longer.
+            statement = bytes(event[HEADER_BYTES + 1 : len(event) - crc_bytes])
+            return f"# {statement.decode('utf-8', errors='replace')}"
+        case _ if type_ in ROWS_TYPES:
+            flags = event[HEADER_BYTES + _TABLE_ID_BYTES]
+            shown = [name for bit, name in row_flags.items() if flags & bit]
+            return " ".join(
+                [f"table_id: {_table_id(event)}", *(["flags:", *shown] if shown else [])]
+            )
         case EventType.INTVAR:
             name = _INTVARS.get(event[HEADER_BYTES], "")
             return f"{name}={int.from_bytes(event[HEADER_BYTES + 1 : HEADER_BYTES + 9], 'little')}"
@@ -236,26 +238,24 @@ def _info(event: memoryview, type_: int, crc_bytes: int) -> str:
             return ""
 
 
-def _table_id(event: memoryview) -> int:
-    return int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 6], "little")
+def _query_info(event: memoryview, crc_bytes: int) -> str:
+    head = QueryHead.decode(event, crc_bytes=crc_bytes)
+    text = query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
+    if head.schema and not EventHeader.decode(event[:HEADER_BYTES]).flags & _WITHOUT_USE:
+        schema = head.schema.decode("utf-8", errors="replace").replace("`", "``")
+        text = f"use `{schema}`; {text}"
+    return text if head.ddl_xid is None else f"{text} /* xid={head.ddl_xid} */"
 
 
 def _table_info(event: memoryview) -> str:
-    """Schema and table, each a length of a byte, a text and a zero."""
-    at = HEADER_BYTES + 8
     names = []
-    for _ in range(2):
+    at = HEADER_BYTES + _TABLE_ID_BYTES + 2
+    for _ in ("schema", "table"):
         end = at + 1 + event[at]
-        names.append(bytes(event[at + 1 : end]).decode(errors="replace"))
+        names.append(bytes(event[at + 1 : end]).decode("utf-8", errors="replace"))
         at = end + 1
     return f"table_id: {_table_id(event)} ({'.'.join(names)})"
 
 
-def _query_info(event: memoryview, crc_bytes: int) -> str:
-    """The statement, with the database in which and the transaction as which it ran."""
-    text = query_text(event, crc_bytes=crc_bytes).decode("utf-8", errors="replace")
-    context = QueryContext.decode(event)
-    if context.schema and not EventHeader.decode(event[:HEADER_BYTES]).flags & _SUPPRESS_USE:
-        schema = context.schema.decode("utf-8", errors="replace").replace("`", "``")
-        text = f"use `{schema}`; {text}"
-    return text if context.ddl_xid is None else f"{text} /* xid={context.ddl_xid} */"
+def _table_id(event: memoryview) -> int:
+    return int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + _TABLE_ID_BYTES], "little")

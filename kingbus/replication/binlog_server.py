@@ -98,6 +98,10 @@ from kingbus.replication.queries import ServerFacts, Session, answer
 from kingbus.replication.streams import SendingSink, Stream, accept_tls
 from kingbus.replication.users import REPLICATION, FailedLogins, ServerUser, Users
 
+THREAD_ID_BITS = 26
+"""Each channel's thread ids begin that far from the next one's: a connection keeps its id when it
+is handed over. Should two meet nevertheless the login is refused; the next one has another id."""
+
 CONNECTIONS_MAX = 1024
 """Far above the replicas of one source; bounds tasks and buffers, about 100 KiB each."""
 
@@ -163,7 +167,13 @@ class BinlogServer:
         clock: Callable[[], float] = time.time,
         connections_max: int = CONNECTIONS_MAX,
         logins_max: int = LOGINS_MAX,
+        channel: int = 0,
     ) -> None:
+        """`channel` is the number of the one that `facts` and `dumper` are of."""
+        self.channel = channel
+        self.server_of: Callable[[int], BinlogServer | None] = lambda _number: None
+        """Set where users of other channels may come: who serves a channel of that number."""
+        self._handed_over: set[Connection] = set()
         self.facts = facts
         self.dumper = dumper
         self.rsa_key = rsa_key
@@ -174,7 +184,9 @@ class BinlogServer:
         self.logins_max = logins_max
         self.users = Users()
         self.failed_logins = FailedLogins()
-        self.connections = ConnectionRegistry(facts, clock=clock)
+        self.connections = ConnectionRegistry(
+            facts, clock=clock, first_thread_id=channel << THREAD_ID_BITS
+        )
         self.password_limiter = trio.CapacityLimiter(PASSWORD_CHECKS_MAX)
         self._nursery: trio.Nursery | None = None
         self._listening: trio.CancelScope | None = None
@@ -247,7 +259,7 @@ class BinlogServer:
             await trio.serve_listeners(self._serve, listeners, handler_nursery=self._nursery)
 
     def _end_connections(self) -> None:
-        for connection in self.connections:
+        for connection in (*self.connections, *self._handed_over):
             connection.stopping = True
             connection.scope.cancel()
 
@@ -256,6 +268,10 @@ class BinlogServer:
     def set_users(self, users: Collection[ServerUser]) -> None:
         """The users from now on; connections that are logged in stay."""
         self.users.replace(users)
+
+    def note_handed_over(self, connection: Connection) -> None:
+        """It came by this listener, and another server has it now; it ends with either."""
+        self._handed_over.add(connection)
 
     def end_overtaken(self, is_held: Callable[[str], bool]) -> None:
         """End dumps that are stuck in files that are not held; see `ConnectionRegistry`."""
@@ -280,14 +296,16 @@ class BinlogServer:
             return
         stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
         connection = self.connections.add(str(host).removeprefix("::ffff:"), port)
-        metrics.SERVER_CONNECTIONS.set(len(self.connections))
+        metrics.SERVER_CONNECTIONS.inc()
+        client = _Client(self, connection, stream)
         try:
-            await _Client(self, connection, stream).run()
+            await client.run()
         except Exception:  # noqa: BLE001 - one connection's failure is not another's
             _log.exception("a connection failed", thread_id=connection.thread_id)
         finally:
-            self.connections.remove(connection)
-            metrics.SERVER_CONNECTIONS.set(len(self.connections))
+            client.server.connections.remove(connection)
+            self._handed_over.discard(connection)
+            metrics.SERVER_CONNECTIONS.dec()
             await trio.aclose_forcefully(stream)
 
 
@@ -326,6 +344,25 @@ class _Client:
             require_tls=server.require_tls,
             auth_plugin=greeted_plugin(server.facts.flavor),
         )
+
+    @property
+    def server(self) -> BinlogServer:
+        """Whose it is by now."""
+        return self._server
+
+    def _hand_over(self, user: str) -> bool:
+        """To the channel that the user is bound to; False where it is not served."""
+        server, connection = self._server, self._connection
+        bound = server.users.channel(user)
+        if not bound or bound == server.channel:
+            return True
+        other = server.server_of(bound)
+        if other is None or not other.connections.take(connection):
+            return False
+        server.connections.remove(connection)
+        server.note_handed_over(connection)
+        self._server = other
+        return True
 
     async def run(self) -> None:
         """The whole life of the connection; the caller closes the socket."""
@@ -431,14 +468,18 @@ class _Client:
                     raise AssertionError(event)
 
     async def _accept(self, user: str, database: str) -> bool:
-        server, connection = self._server, self._connection
-        server.failed_logins.succeeded(connection.host)
+        connection, rights = self._connection, self._server.users.rights(user)
+        self._server.failed_logins.succeeded(connection.host)
+        if not self._hand_over(user):
+            await self._farewell(access_denied(user, connection.host, using_password=True))
+            return False
+        server = self._server
         codec = self._protocol.compression()
         session = Session(
             thread_id=connection.thread_id,
             user=user,
             host=connection.host,
-            rights=server.users.rights(user),
+            rights=rights,
             facts=server.facts,
             # Each begins to number packets again in its own way; see the decision on compression.
             offers_semi_sync=server.facts.semi_sync and codec is None,
@@ -498,6 +539,7 @@ class _Client:
                     result = await answer(
                         sql, session=self._session, connections=self._server.connections
                     )
+                    protocol.status = self._session.status
                     if result is not None:
                         return protocol.send_result_set(result)
                     return protocol.send_ok(warnings=len(self._session.notes))
@@ -508,6 +550,7 @@ class _Client:
                     return protocol.send_ok()
                 case ResetConnection():
                     self._session.reset()
+                    protocol.status = self._session.status
                     return protocol.send_ok()
                 case SetOption():
                     return protocol.send_eof()
@@ -640,10 +683,10 @@ class _Client:
                     failure = internal_error("the dump failed; the relay's log says why")
                 nursery.cancel_scope.cancel()
         if dump.replaced:
-            position = dump.progress
+            at, request = dump.progress, dump.request
             is_mariadb = self._server.facts.flavor == MARIADB
             replaced = mariadb_replaced if is_mariadb else replaced_by_same_replica
-            failure = replaced(dump.request.file_name, 4, position.file, position.position)
+            failure = replaced(request.file_name, request.position, at.file, at.position)
         elif dump.overtaken:
             failure = self._overtaken(dump)
         self._protocol.continue_at(dump.progress.next_sequence)
@@ -651,6 +694,14 @@ class _Client:
             return  # the stream stops inside a packet: nothing may follow
         if failure is not None:
             metrics.DUMP_REFUSED.inc()
+            _log.warning(
+                "a dump was refused",
+                thread_id=self._connection.thread_id,
+                host=self._connection.host,
+                replica_uuid=dump.request.replica_uuid,
+                server_id=dump.request.server_id,
+                reason=failure.message,
+            )
             await self._farewell(failure)
         elif finished:
             await self._send(self._protocol.end_dump())

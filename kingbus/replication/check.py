@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from kingbus.binlog.command import MalformedCommandError, decode
-from kingbus.binlog.relay_state import Changes, RelayState
+from kingbus.binlog.relay_state import STATE_VERSION, Changes, RelayState
 from kingbus.pb.record_pb2 import BatchRow, FileRow
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 from kingbus.raft.types import Entry, EntryType
@@ -50,8 +50,10 @@ class Log(Protocol):
     def read(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]: ...
 
 
-def check_state(database: Database, log: Log, *, channel: int = 0) -> Iterator[tuple[int, int]]:
+def check_state(database: Database, log: Log) -> Iterator[tuple[int, int]]:
     """Compare; yields the index reached and the last one, after every few MiB. Blocks.
+
+    Of each channel in turn, from the beginning again.
 
     StateDiffersError for the first difference; the stores' own errors where they cannot be read.
     """
@@ -61,6 +63,15 @@ def check_state(database: Database, log: Log, *, channel: int = 0) -> Iterator[t
             f"the database was applied up to {applied}, the log has {log.first_index()} to"
             f" {log.last_index()}"
         )
+    cluster = database.checkpoint(0)
+    numbers = [each.number for each in cluster.channels] if cluster is not None else []
+    for channel in (0, *numbers):
+        yield from _check_channel(database, log, channel, applied)
+
+
+def _check_channel(
+    database: Database, log: Log, channel: int, applied: int
+) -> Iterator[tuple[int, int]]:
     record = database.checkpoint(channel)
     stored = RelayState(channel=channel)
     if record is not None:
@@ -69,6 +80,8 @@ def check_state(database: Database, log: Log, *, channel: int = 0) -> Iterator[t
         except AssertionError as error:
             raise StateDiffersError(f"the stored relay state contradicts itself: {error}") from None
     if stored.index > applied:
+        if record is not None and record.version >= STATE_VERSION:
+            return  # from a snapshot that was of a later index for this channel
         raise StateDiffersError(f"the checkpoint is of {stored.index}, applied was {applied}")
     yield from _compare(database, log, stored, _begin(database, log, stored), applied)
 

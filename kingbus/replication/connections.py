@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 
 import trio
 
+from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.mysql.commands import RegisterReplica
 from kingbus.mysql.errors import MySQLError, not_owner_of_thread, unknown_thread
 from kingbus.replication.dump_session import DumpProgress, DumpRequest
 from kingbus.replication.queries import ProcessFacts, RegisteredReplica, ServerFacts, Session
 from kingbus.replication.replica_acks import ReplicaAcks
+from kingbus.replication.source_facts import mariadb_uuid
 from kingbus.replication.users import ADMIN
 
 SLEEP, QUERY, CONNECT = "Sleep", "Query", "Connect"
@@ -103,12 +105,19 @@ class Connection:
 class ConnectionRegistry:
     """All connections of one listener."""
 
-    def __init__(self, facts: ServerFacts, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        facts: ServerFacts,
+        *,
+        clock: Callable[[], float] = time.time,
+        first_thread_id: int = 0,
+    ) -> None:
+        """`first_thread_id` keeps the ids of several registries apart."""
         self._facts = facts
         self._clock = clock
         self._started_at = clock()
         self._connections: dict[int, Connection] = {}
-        self._last_thread_id = 0
+        self._last_thread_id = first_thread_id
         self._empty = trio.Event()
         self._empty.set()
 
@@ -136,6 +145,15 @@ class ConnectionRegistry:
         if self._empty.is_set():
             self._empty = trio.Event()
         return connection
+
+    def take(self, connection: Connection) -> bool:
+        """A connection of another registry; False where its thread id is taken here."""
+        if connection.thread_id in self._connections:
+            return False
+        self._connections[connection.thread_id] = connection
+        if self._empty.is_set():
+            self._empty = trio.Event()
+        return True
 
     def remove(self, connection: Connection) -> None:
         """It is closed."""
@@ -195,6 +213,11 @@ class ConnectionRegistry:
         """Replicas that are asked for acknowledgements."""
         return len(self.acknowledging())
 
+    def acknowledged(self) -> dict[str, tuple[str, int]]:
+        """What each of them acknowledged last; an empty file name before the first time."""
+        dumps = self.acknowledging()
+        return {label: (dump.acks.file, dump.acks.position) for label, dump in dumps.items()}
+
     def uptime_seconds(self) -> int:
         """Since this registry was made, which is when the node began to serve."""
         return int(self._clock() - self._started_at)
@@ -252,10 +275,19 @@ class ConnectionRegistry:
         ]
 
     def reading(self) -> Iterator[tuple[str, str]]:
-        """Replica uuid and file of every dump that runs; quicker than `replicas`."""
+        """Replica uuid and file of every dump that runs; quicker than `replicas`.
+
+        MariaDB's replicas have none: what stands for it is the same as for a MariaDB source.
+        """
+        is_mariadb = self._facts.flavor == MARIADB
         for connection in self:
-            if connection.dump is not None:
-                yield connection.dump.request.replica_uuid, connection.dump.progress.file
+            if connection.dump is None:
+                continue
+            request = connection.dump.request
+            uuid = request.replica_uuid
+            if not uuid and is_mariadb and request.server_id:
+                uuid = mariadb_uuid(request.server_id)
+            yield uuid, connection.dump.progress.file
 
     def _replica(self, connection: Connection, dump: RunningDump) -> ReplicaFacts:
         registered, progress = connection.registered, dump.progress

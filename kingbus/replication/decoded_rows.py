@@ -16,23 +16,12 @@ from pymysqlreplication.row_event import (
     WriteRowsEvent,
 )
 
-from kingbus.binlog.event_types import EventType
+from kingbus.binlog.event_types import ROWS_TYPES, EventType
 
 ROWS_MAX: Final = 1000
 """Shown of one event; it may hold millions."""
 
 _ROW_EVENTS: Final = (WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent, PartialUpdateRowsEvent)
-_ROW_TYPES: Final = frozenset(
-    {
-        EventType.WRITE_ROWS_V1,
-        EventType.UPDATE_ROWS_V1,
-        EventType.DELETE_ROWS_V1,
-        EventType.WRITE_ROWS,
-        EventType.UPDATE_ROWS,
-        EventType.DELETE_ROWS,
-        EventType.PARTIAL_UPDATE_ROWS,
-    }
-)
 _CHECKSUM: Final = 4
 
 Decoded = list[dict[str, Any]]
@@ -85,7 +74,7 @@ class RowDecoder:
                 return _changes(found)
         except Exception as error:  # noqa: BLE001 - whatever a library raises for one event
             return [{"error": f"{type(error).__name__}: {error}"}]
-        if event[4] in _ROW_TYPES:
+        if event[4] in ROWS_TYPES:
             return [{"error": "the event that describes its table lies before the first one shown"}]
         return None
 

@@ -77,6 +77,9 @@ __all__ = [
 ROWS: Final = 256
 """Rows looked at between two turns of the loop: a few milliseconds when all of them are skipped.
 The first of them may be passed already, so it is at least 2."""
+SPARSE: Final = 4
+"""Where more entries than this lie between two of a dump's rows, on average, they are another
+channel's, and reading them along would cost more than it saves."""
 SLICE_BYTES: Final = 512 << 10
 """Copied and sent at once: large enough that a send's fixed cost vanishes, small enough that a
 thousand stalled replicas hold half a gigabyte, not a hundred entries of 16 MiB."""
@@ -284,8 +287,9 @@ class _Dump:
     async def open(self, begin: Begin) -> None:
         """Sends the first events and finds the first packet."""
         file = begin.file
-        first = await self._batch(file.first_index, file.first_index)
-        description = first.event(0)
+        description: bytes | memoryview = file.description
+        if not description:
+            description = (await self._batch(file.first_index, file.first_index)).event(0)
         events = self.session.open(begin, description)
         refusal = self.session.checksum_refusal(file, len(description))
         if refusal is not None:
@@ -300,6 +304,8 @@ class _Dump:
     async def _find(self, begin: Begin) -> None:
         row = await self._row_at(begin)
         if row is None:
+            if begin.position == begin.file.cut_position:
+                return  # nothing is held of the file yet behind the cut
             raise self.session.purged()
         self._index, self._packet = row.index, row.row.packets
         if begin.position > row.row.end_position:
@@ -349,8 +355,9 @@ class _Dump:
             visible = self._relay.state.visible
             rows = await self._relay.read_rows(self._index - 1, ROWS)
             moved = False
+            sparse = rows and rows[-1].index - rows[0].index > SPARSE * len(rows)
             for row in rows:
-                moved |= await self._pass(row, rows[-1].index)
+                moved |= await self._pass(row, row.index if sparse else rows[-1].index)
                 last = self.session.last_of_all(row.row)
                 if last is not None:
                     await self._out.send([last])
@@ -359,12 +366,19 @@ class _Dump:
             if moved:
                 await self._keep_alive()
                 continue
+            self._check_held()
             await self._out.send(self.session.at_end(visible))
             self._progress.state = ALL_SENT
             if self._request.non_blocking:
                 return
             await self._wait_beyond(visible)
             self._progress.state = SENDING
+
+    def _check_held(self) -> None:
+        """Nothing is left to be sent; it may have been cut off without anything behind it."""
+        file = self._relay.state.file(self.session.file)
+        if file is None or file.cut_position > self.session.position:
+            raise self.session.purged()
 
     async def _pass(self, row: Row, last_index: int) -> bool:
         """Sends what is to be sent of a row; False when it was passed before."""
@@ -373,7 +387,7 @@ class _Dump:
             return False
         session, state = self.session, self._relay.state
         file, left = state.file(row.row.file), state.file(session.file)
-        if file is None or left is None:
+        if file is None or left is None or left.cut_position > session.position:
             raise session.purged()
         if file.ordinal != session.file:
             await self._enter(file, left, row, last_index)

@@ -264,6 +264,10 @@ class DumpSession:
             raise _PerhapsBehindError(errors.unknown_dump_file())
         if request.position < FIRST_POSITION:
             raise refused(errors.position_before_first_event())
+        if file.cut_position > request.position:
+            if request.gtid_set is None:
+                raise refused(errors.unknown_dump_file())  # what comes first is purged
+            return Begin(file=file, position=file.cut_position)
         if request.position > file.end_position:
             error = errors.position_past_end()
             raise refused(error) if file.closed else _PerhapsBehindError(error)
@@ -284,8 +288,9 @@ class DumpSession:
         config = state.source_config
         if config is not None and config.mode == "position":
             raise refused(errors.gtid_mode_not_on("OFF"))  # the listener says it with the mode
-        if not state.executed.contains(gtids.only(source_uuids(state))):
-            raise _PerhapsBehindError(errors.replica_has_more())
+        extra = gtids.only(source_uuids(state)).subtract(state.executed)
+        if extra:
+            raise _PerhapsBehindError(errors.replica_has_more(str(extra)))
         missing = state.purged.subtract(gtids)
         if missing:
             raise refused(errors.purged_required(str(gtids), str(missing)))
@@ -333,7 +338,7 @@ class DumpSession:
             format_description,
             from_start=False,
             # Only a dump by position must not move the replica's position with this event.
-            log_pos=0 if self._excluded is None else stored_log_pos,
+            log_pos=0 if self._excluded is None or file.cut_position else stored_log_pos,
         )
         return [*events, Made(event=described)]
 

@@ -5,7 +5,7 @@ who wants the bytes, or what for. Of a file that is held only in part the parts 
 behind the other; `position_at` says where in the source's file a byte lies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -42,23 +42,32 @@ class FileChunk:
     closed: bool
 
 
+def gaps_of(file: FileRow) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are not held, begin and end, in order."""
+    if file.cut_position:
+        yield FIRST_POSITION, file.cut_position
+    for gap in file.gaps:
+        if gap.end > file.cut_position:
+            yield gap.start, gap.end
+
+
 def content_bytes(file: FileRow) -> int:
     """How many bytes of a file are held and visible."""
-    return file.end_position - sum(gap.end - gap.start for gap in file.gaps)
+    return file.end_position - sum(end - start for start, end in gaps_of(file))
 
 
 def position_at(file: FileRow, offset: int) -> int:
     """Where in the source's file the byte at an offset of the held ones lies."""
-    for gap in file.gaps:
-        if offset < gap.start:
+    for start, end in gaps_of(file):
+        if offset < start:
             break
-        offset += gap.end - gap.start
+        offset += end - start
     return offset
 
 
 def _offset_of(file: FileRow, position: int) -> int:
     """The opposite, for a position that is held."""
-    return position - sum(gap.end - gap.start for gap in file.gaps if gap.end <= position)
+    return position - sum(end - start for start, end in gaps_of(file) if end <= position)
 
 
 async def read_chunk(log: Log, name: str, offset: int, size_max: int) -> FileChunk | None:

@@ -11,12 +11,15 @@ and once a second anyhow. Meanwhile each member is asked for the first index
 that fits *its* disk and which replicas it has seen, and is told of all that are known. The smallest
 reserve that any member has announced counts, too, as if its log lay on its disk as the leader's
 does: for who does not answer.
+
+With several channels each is looked at alike. One whose open file begins before what may stay is
+cut if it has become quiet, or holds little; see decisions/0027-channels.md.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import trio
@@ -61,6 +64,14 @@ ATTACHED_SECONDS: Final = 5.0
 """Who was seen within these is attached: sights come each second, and may be late."""
 
 
+SLOW_SHARE: Final = 4
+"""A channel that holds less than this part of what may stay does not fill the reserve by itself."""
+
+
+MARKS: Final = 4
+"""Of what may stay so many parts lie between two marks: about as much is left to a slow channel."""
+
+
 class UnknownFileError(KingbusError):
     """The file to purge to is not held."""
 
@@ -71,6 +82,43 @@ class Relay(Protocol):
     @property
     def state(self) -> RelayState: ...
     async def wait_beyond(self, visible: VisibleEnd) -> None: ...
+
+
+class Channel(Protocol):
+    """A named channel, or the default one, whose number is 0."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def state(self) -> RelayState: ...
+    def attached(self) -> Iterable[tuple[str, str]]:
+        """Uuid and file of the replicas that are attached here."""
+        ...
+
+    def end_overtaken(self) -> None:
+        """End the dumps that are stuck in files which are not held."""
+
+    def description(self, file: FileRow, /) -> Awaitable[bytes]:
+        """The FORMAT_DESCRIPTION event of a file that is held."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Default:
+    """The default channel. It alone is described from outside, where there are others."""
+
+    state: RelayState
+    attached: Callable[[], Iterable[tuple[str, str]]]
+    end_overtaken: Callable[[], None]
+    description: Callable[[FileRow], Awaitable[bytes]]
+    name: str = ""
+    number: int = 0
+
+
+async def _not_described(_file: FileRow) -> bytes:
+    return b""
 
 
 class Reply(Protocol):
@@ -126,7 +174,12 @@ class Purger:
         end_overtaken: Callable[[Callable[[str], bool]], None],
         policy: Policy,
         clock: Callable[[], float] = time.time,
+        channels: Callable[[], Iterable[Channel]] = tuple,
+        description: Callable[[FileRow], Awaitable[bytes]] = _not_described,
     ) -> None:
+        """`channels` gives the named ones, `description` is of the default channel's files."""
+        self._channels = channels
+        self._description = description
         self._node = node
         self._relay = relay
         self._disk = disk
@@ -148,10 +201,20 @@ class Purger:
     def _is_held(self, file: str) -> bool:
         return self._relay.state.file_named(file) is not None
 
+    def _all(self) -> list[Channel]:
+        """All channels, the default one first."""
+        default = _Default(
+            state=self._relay.state,
+            attached=self._attached,
+            end_overtaken=lambda: self._end_overtaken(self._is_held),
+            description=self._description,
+        )
+        return [default, *self._channels()]
+
     @property
     def has_purged_all(self) -> bool:
-        """Only the open file is left, so no purge can make room."""
-        return len(self._relay.state.files) <= 1
+        """Only the open files are left, so no purge can make room."""
+        return all(len(each.state.files) <= 1 for each in self._all())
 
     # -- running ----------------------------------------------------------------------------
 
@@ -184,7 +247,8 @@ class Purger:
 
     def _look_at_replicas(self) -> None:
         self._note_attached()
-        self._end_overtaken(self._is_held)
+        for each in self._all():
+            each.end_overtaken()
         self._needs.forget(unseen_seconds=self._policy.replica_seconds)
 
     async def _keep_asking(self) -> None:
@@ -240,11 +304,11 @@ class Purger:
         return json.dumps(answer).encode()
 
     def _note_attached(self) -> None:
-        state = self._relay.state
-        for replica, file in self._attached():
-            row = state.file_named(file)
-            if replica and row is not None:
-                self._needs.see(replica, row.first_index)
+        for each in self._all():
+            for replica, file in each.attached():
+                row = each.state.file_named(file)
+                if replica and row is not None:
+                    self._needs.see(replica, row.first_index, each.number)
 
     # -- deciding ---------------------------------------------------------------------------
 
@@ -264,14 +328,24 @@ class Purger:
 
     async def _purge_by_policy(self) -> None:
         async with self._proposing:
-            made = self._decide()
-            if made.reason:  # seldom, and only then replicas are looked at
-                self._note_attached()
-                await self._purge(self._decide(self._needs.all()))
+            channels = self._all()
+            for each in channels:
+                made = self._decide(each)
+                if made.reason:  # seldom, and only then replicas are looked at
+                    self._note_attached()
+                    made = self._decide(each, self._needs_of(each))
+                    await self._purge(each, made)
+                if len(channels) > 1:
+                    if made.is_too_large:
+                        await self._give_way(each)
+                    await self._mark(each)
 
-    def _decide(self, needs: Iterable[Need] = ()) -> Decision:
+    def _needs_of(self, channel: Channel) -> list[Need]:
+        return [each for each in self._needs.all() if each.channel == channel.number]
+
+    def _decide(self, channel: Channel, needs: Iterable[Need] = ()) -> Decision:
         return decide(
-            self._relay.state.files,
+            channel.state.files,
             reserve_index=self._reserve_index(),
             # Age can wait until it is known which replicas the others have seen.
             policy=self._policy if self._has_asked else replace(self._policy, keep_seconds=None),
@@ -279,7 +353,49 @@ class Purger:
             now=self._clock(),
         )
 
-    async def _purge(self, made: Decision) -> None:
+    async def _give_way(self, channel: Channel) -> None:
+        """The open file of a channel begins before what may stay; the others have not to stop."""
+        row = channel.state.files[-1]
+        if row.first_index > row.last_index or channel.state.in_transaction:
+            return
+        index = self._reserve_index()
+        if row.last_index >= index:
+            held = row.end_position - max(row.start_position, row.cut_position)
+            if held * SLOW_SHARE > self._usage().target:
+                return  # this one fills the reserve: that is what `reserve-overflow` is for
+            # Where it was marked, if that is behind what has to go; else all of it.
+            mark = channel.state.mark_index
+            index = mark + 1 if mark + 1 >= index else row.last_index + 1
+        description = await channel.description(row)
+        if not description:
+            return
+        cut = Purge(channel=channel.number, first_index=index, description=description)
+        proposal = await self._node.propose(encode(Command(purge=cut)))
+        await proposal.applied()
+        metrics.BINLOG_PURGES.labels("reserve").inc()
+        _log.warning(
+            "a channel was cut: its open file is held from here on",
+            channel=channel.name,
+            file=row.served_name,
+            position=row.cut_position,
+        )
+
+    async def _mark(self, channel: Channel) -> None:
+        """Now and then, where a channel goes on in one file: so that it may be cut there later."""
+        state = channel.state
+        if not state.files or state.in_transaction:
+            return
+        row, usage = state.files[-1], self._usage()
+        since = max(row.first_index, state.mark_index)
+        if row.last_index <= since or usage.held_from(since) * MARKS < usage.target:
+            return
+        description = await channel.description(row)
+        if description:
+            mark = Purge(channel=channel.number, description=description, mark=True)
+            proposal = await self._node.propose(encode(Command(purge=mark)))
+            await proposal.applied()
+
+    async def _purge(self, channel: Channel, made: Decision) -> None:
         if not made.reason or made.first is None:
             return
         if made.cut_off:
@@ -289,7 +405,8 @@ class Purger:
                 reason=made.reason,
                 first_file=made.first.served_name,
             )
-        command = Command(purge=Purge(first_index=made.first.first_index))
+        purge = Purge(channel=channel.number, first_index=made.first.first_index)
+        command = Command(purge=purge)
         proposal = await self._node.propose(encode(command))
         await proposal.applied()
         metrics.BINLOG_PURGES.labels(made.reason).inc()
@@ -297,39 +414,48 @@ class Purger:
 
     # -- by hand, on the leader -------------------------------------------------------------
 
-    async def purge_to(self, name: str) -> None:
+    def _channel(self, number: int) -> Channel:
+        return next(each for each in self._all() if each.number == number)
+
+    async def purge_to(self, name: str, *, channel: int = 0) -> None:
         """Purge all files before this one, but for those that replicas are reading.
 
         UnknownFileError; the node's errors when the log does not take it.
         """
         async with self._proposing:
-            state = self._relay.state
+            state = self._channel(channel).state
             wanted = state.file_named(name)
             if wanted is None:
                 raise UnknownFileError(f"no such file: {name}")
             await self._ask_all()
             # What was purged meanwhile need not be purged again.
-            wanted = self._relay.state.file(wanted.ordinal)
+            of = self._channel(channel)
+            wanted = of.state.file(wanted.ordinal)
             if wanted is not None:
-                files = self._relay.state.files
-                await self._purge(purge_to(files, wanted, self._by_now(), ATTACHED_SECONDS))
+                needs = self._by_now(of)
+                made = purge_to(of.state.files, wanted, needs, ATTACHED_SECONDS)
+                await self._purge(of, made)
 
-    async def purge_before(self, seconds: float) -> None:
+    async def purge_before(self, seconds: float, *, channel: int = 0) -> None:
         """Purge the files that were last written before that time, in seconds since 1970."""
         async with self._proposing:
             await self._ask_all()
-            files = self._relay.state.files
-            await self._purge(purge_before(files, seconds, self._by_now(), ATTACHED_SECONDS))
+            of = self._channel(channel)
+            made = purge_before(of.state.files, seconds, self._by_now(of), ATTACHED_SECONDS)
+            await self._purge(of, made)
 
     def replicas_seen(self) -> set[str]:
         """The uuids of the replicas of all members, as far as one look round may be behind."""
+        self._note_attached()
         return {
-            need.replica for need in self._by_now() if need.seen_seconds_ago <= 2 * IDLE_ASK_SECONDS
+            need.replica
+            for need in self._needs.all()
+            if need.seen_seconds_ago <= 2 * IDLE_ASK_SECONDS
         }
 
-    def _by_now(self) -> list[Need]:
+    def _by_now(self, channel: Channel) -> list[Need]:
         self._note_attached()
-        return self._needs.all()
+        return self._needs_of(channel)
 
     # -- showing ----------------------------------------------------------------------------
 
@@ -347,9 +473,20 @@ class Purger:
             self._show_first(files[0])
         metrics.REPLICA_BYTES_UNTIL_CUT_OFF.clear()
         held = files[0].first_index if files else 0
+        metrics.CHANNEL_REPLICA_BYTES_UNTIL_CUT_OFF.clear()
+        named = {each.number: each for each in self._channels()}
+        for each in named.values():
+            metrics.CHANNEL_BINLOG_FILES.labels(each.name).set(len(each.state.files))
         for need in self._needs.all():
-            left = usage.until_purged(need.index) if need.index >= held else 0
-            metrics.REPLICA_BYTES_UNTIL_CUT_OFF.labels(need.replica).set(left)
+            if need.channel == 0:
+                left = usage.until_purged(need.index) if need.index >= held else 0
+                metrics.REPLICA_BYTES_UNTIL_CUT_OFF.labels(need.replica).set(left)
+            elif need.channel in named:
+                channel = named[need.channel]
+                first = channel.state.files[0].first_index if channel.state.files else 0
+                left = usage.until_purged(need.index) if need.index >= first else 0
+                labels = metrics.CHANNEL_REPLICA_BYTES_UNTIL_CUT_OFF.labels
+                labels(channel.name, need.replica).set(left)
 
     def _show_first(self, first: FileRow) -> None:
         metrics.BINLOG_FIRST_INDEX.set(first.first_index)

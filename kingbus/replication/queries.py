@@ -8,13 +8,13 @@ each client; a value that a replica reads is never NULL, because replicas crash 
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
 from kingbus.binlog.mariadb_gtid import MARIADB
-from kingbus.mysql.constants import ColumnFlag, ColumnType
+from kingbus.mysql.constants import ColumnFlag, ColumnType, ServerStatus
 from kingbus.mysql.errors import (
     MySQLError,
     access_denied_to_database,
@@ -150,6 +150,13 @@ class ServerFacts(VariableFacts, Protocol):
         ...
 
     @property
+    def channels(self) -> Mapping[str, "ServerFacts"]:
+        """This one by its name, and where that is the default channel, whose name is empty, all
+        named ones behind it: what is shown and administered here.
+        """
+        ...
+
+    @property
     def administration(self) -> Administration:
         """Who does what administrators ask."""
         ...
@@ -187,6 +194,10 @@ class Connections(Protocol):
         """Replicas that are asked for acknowledgements."""
         ...
 
+    def acknowledged(self) -> Mapping[str, tuple[str, int]]:
+        """How far each of them says that it has everything, file and position, by its uuid."""
+        ...
+
     def kill(self, thread_id: int, *, by: "Session", query_only: bool) -> None:
         """End a connection, or its dump. Raises 1094, and 1095 for somebody else's."""
         ...
@@ -210,6 +221,12 @@ class Session:
 
     def __post_init__(self) -> None:
         self.system_variables = SystemVariables(self.facts, offers_semi_sync=self.offers_semi_sync)
+
+    @property
+    def status(self) -> ServerStatus:
+        """What OK and EOF tell of it."""
+        on = self.system_variables.get("autocommit") == "ON"
+        return ServerStatus.AUTOCOMMIT if on else ServerStatus(0)
 
     def reset(self) -> None:
         """COM_RESET_CONNECTION."""
@@ -490,9 +507,14 @@ async def _show_replication(show: Show, facts: ServerFacts, connections: Connect
         case "replicas":
             return _replicas(show, facts, connections)
         case "replica status":
+            channels = facts.channels
             if show.channel:
-                raise no_such_channel(show.channel)
-            return replica_status(await facts.receiver(), old_words=show.old_words)
+                meant = channels.get(show.channel.lower())
+                if meant is None:
+                    raise no_such_channel(show.channel)
+                channels = {show.channel: meant}
+            receivers = [await each.receiver() for each in channels.values()]
+            return replica_status(receivers, old_words=show.old_words)
         case what:
             raise AssertionError(what)
 

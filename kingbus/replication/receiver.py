@@ -25,34 +25,30 @@ What happens after a session ended:
 import contextlib
 import math
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
 from kingbus import log, metrics
-from kingbus.binlog.command import COMMAND_VERSION, encode, in_older_words
+from kingbus.binlog.command import COMMAND_VERSION, encode, in_older_words, version_needed
 from kingbus.binlog.errors import (
     ChecksumMismatchError,
     DifferentFileError,
     ReplacedAtSourceError,
     SourceError,
-    StreamEndedError,
     UnknownFileError,
 )
-from kingbus.binlog.gtid import GtidSet
-from kingbus.binlog.ingest import BATCH_BYTES, IngestedBatch, IngestStream
+from kingbus.binlog.ingest import BATCH_BYTES, IngestStream
 from kingbus.binlog.mariadb_gtid import MARIADB
-from kingbus.binlog.relay_state import RelayState
-from kingbus.binlog.semi_sync import SemiSyncStream
 from kingbus.errors import KingbusError
-from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig, TlsOptions
-from kingbus.replication.acknowledging import Acknowledger
-from kingbus.replication.proposing import Node, Proposal
-from kingbus.replication.source_connection import HEARTBEAT_SECONDS, SourceConnection
+from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
+from kingbus.replication.candidates import Candidates, Connect, Connection, Identity, Relay
+from kingbus.replication.proposing import Node
+from kingbus.replication.pump import RESERVE_FULL, Pump, ReserveFullError, SessionOverError
+from kingbus.replication.source_connection import SourceConnection
 from kingbus.replication.source_facts import (
     GTID,
     POSITION,
@@ -65,94 +61,21 @@ from kingbus.replication.source_facts import (
     dump_command,
     lost_way,
     mariadb_position,
-    misfit,
     order_of,
     plan_session,
     reachable,
     start_file,
-    start_set,
     unfit_config,
     unfit_flavor,
-    unfit_source,
 )
-from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret, SecretError
+from kingbus.secrets import ClusterSecret
 
 _log = log.get_logger("receiver")
 
-CHECK_SECONDS_MAX: Final = 10.0
-SIZE_SECONDS_MAX: Final = 3.0
-"""Somebody waits, and would only be warned."""
 TURN_FAILURES_MAX: Final = 3
 """Failures in a row before the next candidate address has its turn."""
 
-UNDER_WAY_MAX: Final = 8
-"""While this many proposals wait, what has come is gathered into a larger batch instead."""
-
-MISFIT_TRIES: Final = 3
-MISFIT_PAUSE_SECONDS: Final = 0.3
-"""A source sends a transaction a moment before its gtid_executed shows it: ask again."""
-
-READ_BYTES: Final = 512 << 10
-"""Read in one go before other tasks have their turn: a millisecond or two."""
-
-ROOM_SECONDS: Final = 0.02
-"""Between two looks for room: a purge takes a little longer, the source's patience is a minute."""
-
 POLL_SECONDS: Final = 0.5  # for changes that nobody announced
-RESERVE_FULL: Final = "reserve full"
-
-
-class ReserveFullError(KingbusError):
-    """No more may be stored."""
-
-
-class SessionOverError(KingbusError):
-    """The log took another course: the session is not the valid one any more."""
-
-
-class SourceCheckError(KingbusError):
-    """A source cannot be pulled from, as found before anything was changed."""
-
-    is_behind = False
-    """It lacks what the relay has, and may yet get it."""
-
-
-class Relay(Protocol):
-    """The applied log."""
-
-    @property
-    def state(self) -> RelayState: ...
-
-
-class Identity(Protocol):
-    """The one server id and uuid of the cluster, under a configuration."""
-
-    def server_id_of(self, config: SourceConfig | None) -> int: ...
-    def server_uuid_of(self, config: SourceConfig | None) -> str: ...
-
-
-class Connection(Protocol):
-    """One connection to a source, see source_connection.py: questions first, then a dump."""
-
-    async def ask(self, *, replica_uuid: str, heartbeat_seconds: float) -> SourceFacts: ...
-    async def gtid_sets(self) -> tuple[GtidSet, GtidSet]: ...
-    async def newest_file(self) -> str: ...
-    async def request_semi_sync(self) -> str: ...
-    async def register(self, *, server_id: int, port: int) -> None: ...
-    async def go_on_from(self, position: str) -> None: ...
-    async def start_dump(self, command: int, body: bytes) -> None: ...
-    def read_now(self, room: memoryview) -> int | None: ...
-    async def wait_readable(self) -> None: ...
-    async def send(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
-
-
-class Connect(Protocol):
-    """Opens one and logs in; raises as SourceConnection.open does."""
-
-    async def __call__(
-        self, address: str, *, user: str, password: Secret, tls: TlsOptions, compression: str
-    ) -> Connection: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,36 +141,37 @@ class Receiver:
         timings: Timings = Timings(),
         connect: Connect = SourceConnection.open,
         batch_bytes: int = BATCH_BYTES,
+        channel_name: str = "",
     ) -> None:
         """`secret` gives the cluster key once it is here, `is_full` says that the reserve is used
         up, `changed` gives an event that is set when configuration was applied or leadership moved
         (without it changes are noticed within half a second), `attached` gives the uuids of the
         cluster's replicas, `lowest_version` what version of commands all members understand,
         `clock` is the wall clock, `connect` how a source is reached, `batch_bytes` about how large
-        a batch becomes under load.
+        a batch becomes under load. `channel_name` is for people; which channel it is the relay
+        says.
         """
         self._node = node
         self._relay = relay
         self._identity = identity
-        self._secret = secret
+        self._candidates = Candidates(
+            relay=relay, identity=identity, secret=secret, attached=attached, connect=connect
+        )
         self._is_full = is_full
         self._changed = changed
-        self._attached = attached
         self._lowest_version = lowest_version
         self._random = random
         self._clock = clock
         self._timings = timings
-        self._connect = connect
         self._batch_bytes = batch_bytes
+        self._metrics = metrics.ReceiverMetrics(channel_name)
+        self._named = {"channel": channel_name} if channel_name else {}
         self._status = "stopped"
         self._error = ""
         self._address = ""
-        self._stream: IngestStream | None = None
-        self._acknowledger: Acknowledger | None = None
-        self._is_behind = False
+        self._pump: Pump | None = None
         self._clock_difference = 0.0
         self._proposed = 0
-        self._binlog_size = 0
         self._new_epoch = False
         self._ask_by_gtid = False
         self._show("stopped")
@@ -256,7 +180,7 @@ class Receiver:
 
     def status(self) -> ReceiverStatus:
         """What it does now; on a node that does not lead it is stopped."""
-        told = self._acknowledger
+        told = self._pump.acknowledger if self._pump is not None else None
         return ReceiverStatus(
             status=self._status,
             error=self._error,
@@ -269,25 +193,26 @@ class Receiver:
     @property
     def source_binlog_size(self) -> int:
         """The source's max_binlog_size as last heard, in bytes; 0: not known."""
-        return self._binlog_size
+        return self._candidates.binlog_size
 
     def _seconds_behind(self) -> int | None:
-        if self._status != "running" or self._stream is None:
+        pump = self._pump
+        if self._status != "running" or pump is None:
             return None
-        last = self._stream.last_event_time or self._relay.state.last_event_time
-        if not self._is_behind or not last:
+        last = pump.stream.last_event_time or self._relay.state.last_event_time
+        if not pump.is_behind or not last:
             return 0
         return max(0, math.floor(self._clock() + self._clock_difference - last))
 
     def _show(self, status: str, error: str = "") -> None:
         if (status, error) != (self._status, self._error):
             if error:
-                _log.warning(status, reason=error, source=self._address)
+                _log.warning(status, reason=error, source=self._address, **self._named)
             else:
-                _log.info(status, source=self._address)
+                _log.info(status, source=self._address, **self._named)
         self._status, self._error = status, error
         for each in metrics.RECEIVER_STATES:
-            metrics.RECEIVER_STATUS.labels(each).set(each == status)
+            self._metrics.status(each).set(each == status)
 
     # -- running ----------------------------------------------------------------------------
 
@@ -377,7 +302,7 @@ class Receiver:
             self._ask_by_gtid = True
             return is_first
         if isinstance(error, ChecksumMismatchError):
-            metrics.RECEIVER_CHECKSUM_MISMATCHES.inc()
+            self._metrics.checksum_mismatches.inc()
         if isinstance(error, ReplacedAtSourceError):
             # Another node may lead by now: asking a majority shows it, and ends this all.
             with contextlib.suppress(KingbusError):
@@ -410,54 +335,17 @@ class Receiver:
 
     # -- one session ------------------------------------------------------------------------
 
-    async def _open(
-        self, config: SourceConfig, address: str, password: Secret
-    ) -> tuple[Connection, SourceFacts]:
-        """A connection that has answered everything and is fit; the caller closes it."""
-        own_id = self._identity.server_id_of(config)
-        own_uuid = self._identity.server_uuid_of(config)
-        connection = await self._connect(
-            address,
-            user=config.user,
-            password=password,
-            tls=config.tls,
-            compression=config.compression,
-        )
-        try:
-            facts = await connection.ask(replica_uuid=own_uuid, heartbeat_seconds=HEARTBEAT_SECONDS)
-            reason = unfit_source(
-                facts, own_id=own_id, own_uuid=own_uuid, mode=config.mode, flavor=config.flavor
-            )
-            if reason:
-                raise SourceUnfitError(f"{address}: {reason}")
-            await connection.register(server_id=own_id, port=0)
-            self._binlog_size = facts.max_binlog_size
-        except BaseException:
-            connection.close()
-            raise
-        return connection, facts
-
-    def _password(self, config: SourceConfig) -> Secret:
-        if not config.HasField("password"):
-            return Secret("")
-        secret = self._secret()
-        if secret is None:
-            raise SourceUnreachableError("this node does not have the cluster key yet")
-        try:
-            return Secret(secret.open(config.password, SOURCE_PASSWORD))
-        except SecretError as error:
-            raise SourceUnfitError(f"the stored password cannot be read: {error}") from error
-
     async def _session(self, config: SourceConfig, address: str) -> None:
         """One session; always raises what ended it."""
         if self._address != address:
             self._address = address
             _log.info("connecting", source=address)
-        connection, facts = await self._open(config, address, self._password(config))
+        candidates = self._candidates
+        connection, facts = await candidates.open(config, address, candidates.password(config))
         try:
             if address != config.addresses[0]:
-                self._refuse_replica(facts)
-            facts = await self._settled(config, connection, facts)
+                candidates.refuse_replica(facts)
+            facts = await candidates.settled(config, connection, facts)
             self._clock_difference = facts.clock - self._clock()
             if config.semi_sync and not await connection.request_semi_sync():
                 _log.warning("the source has no semi-sync: it is not waited for", source=address)
@@ -468,43 +356,17 @@ class Receiver:
             await self._dump(config, connection, facts, session, first_file)
         finally:
             connection.close()
-            self._stream = self._acknowledger = None
-            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(0)
-            metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(0)
-
-    def _refuse_replica(self, facts: SourceFacts) -> None:
-        """A candidate that still replicates from this relay has all that the relay has, and would
-        never get more: it is no source before it is promoted, and the present one may come back.
-
-        Not asked of the first candidate, which an operator chose.
-        """
-        if facts.server_uuid.lower() in {uuid.lower() for uuid in self._attached()}:
-            raise SourceUnreachableError(
-                f"{facts.address} replicates from this relay; it is taken once it is promoted"
-            )
-
-    async def _settled(
-        self, config: SourceConfig, connection: Connection, facts: SourceFacts
-    ) -> SourceFacts:
-        """The facts, asked for again while the sets do not fit; raises SourceMissesError."""
-        tries = 0
-        while config.mode != POSITION:
-            state, tries = self._relay.state, tries + 1
-            has = start_set(config, facts) if state.is_empty else state.executed
-            error = misfit(facts, has)
-            if error is None:
-                return facts
-            if tries == MISFIT_TRIES:
-                raise error
-            await trio.sleep(MISFIT_PAUSE_SECONDS)
-            executed, purged = await connection.gtid_sets()
-            facts = replace(facts, gtid_executed=executed, gtid_purged=purged)
-        return facts
+            if self._pump is not None:
+                self._proposed += self._pump.proposed
+                self._pump = None
+            self._metrics.open_transaction_bytes.set(0)
+            self._metrics.semi_sync_active.set(0)
 
     async def _begin_session(self, config: SourceConfig, facts: SourceFacts) -> int:
         """Proposes the session; its number when this node has applied it."""
         plan = plan_session(self._relay.state, config, facts, new_epoch=self._new_epoch)
         wanted = ReceiverSession(
+            channel=self._relay.state.channel,
             member_id=self._node.member_id,
             term=self._node.leadership.term,
             epoch=plan.epoch,
@@ -518,14 +380,14 @@ class Receiver:
             mode=config.mode or GTID,
             gtid_mode=facts.gtid_mode.upper(),
         )
-        if self._lowest_version() < COMMAND_VERSION:
+        if self._lowest_version() < version_needed(Command(receiver_session=wanted)):
             in_older_words(wanted)
         proposal = await self._node.propose(encode(Command(receiver_session=wanted)))
         await proposal.applied()
         if self._relay.state.session != proposal.index:
             raise SessionOverError("the log did not take the receiver's session")
         self._new_epoch = False
-        metrics.RECEIVER_SESSIONS.inc()
+        self._metrics.sessions.inc()
         return proposal.index
 
     async def _dump(
@@ -566,232 +428,41 @@ class Receiver:
             file=point.file_name or first_file,
             position=point.dump_position,
         )
-        self._stream = stream
-        inlet: IngestStream | SemiSyncStream = stream
-        pipeline = _Pipeline(self._node, self._relay, session)
+        self._pump = Pump(
+            connection,
+            stream,
+            node=self._node,
+            relay=self._relay,
+            session=session,
+            semi_sync=config.semi_sync,
+            is_full=self._is_full,
+            patience=self._timings.full_patience,
+            going_on=self._goes_on,
+            counts=self._metrics,
+        )
         try:
-            async with trio.open_nursery() as nursery:
-                if config.semi_sync:
-                    # Also where it was not granted: what comes shows whether it was.
-                    inlet = SemiSyncStream(stream)
-                    told = Acknowledger(connection, self._relay, inlet, session=session)
-                    self._acknowledger = pipeline.acknowledger = told
-                    nursery.start_soon(told.run)
-                nursery.start_soon(pipeline.watch)
-                try:
-                    await self._read(connection, stream, inlet, pipeline)
-                except SourceError as error:
-                    # What came before it counts; what is under way is not to be thrown away. The
-                    # connection may be lost, which is not to be found out instead of the error.
-                    if self._acknowledger is not None:
-                        self._acknowledger.scope.cancel()
-                    await pipeline.settled()
-                    if point.gtid_mode:
-                        raise
-                    raise lost_way(error) from error
-        except BaseExceptionGroup as group:
-            _raise_first(group)
-            raise
+            await self._pump.run()
+        except SourceError as error:
+            if point.gtid_mode:
+                raise
+            raise lost_way(error) from error
 
-    async def _read(
-        self,
-        connection: Connection,
-        stream: IngestStream,
-        inlet: IngestStream | SemiSyncStream,
-        pipeline: "_Pipeline",
-    ) -> None:
-        """Reads all there is into `inlet`, cuts batches, proposes them; never returns."""
-        while True:
-            came, count = 0, None
-            while came < READ_BYTES:
-                count = connection.read_now(inlet.free())
-                if not count:
-                    break
-                inlet.wrote(count)
-                came += count
-            is_idle = not count
-            # A few small batches under way are enough: what comes meanwhile makes one larger.
-            moved = pipeline.moved
-            flush = is_idle and (count == 0 or pipeline.under_way < UNDER_WAY_MAX)
-            for batch in stream.take(idle=flush):
-                await self._wait_for_room()
-                await pipeline.propose(batch)
-                self._count(batch)
-            if flush and stream.is_going_on:
-                pipeline.handed_on()
-            if stream.has_failed:
-                continue  # not to wait for a source that may have nothing more to say
-            metrics.RECEIVER_OPEN_TRANSACTION_BYTES.set(stream.open_transaction_bytes)
-            if stream.is_going_on and self._status != "running":
-                self._ask_by_gtid = False
-                self._show("running")
-            self._is_behind = not is_idle
-            if count == 0:
-                raise StreamEndedError("the source closed the connection")
-            if not is_idle:
-                await trio.lowlevel.checkpoint()
-            elif flush:
-                await connection.wait_readable()
-            else:
-                await _first_of(connection.wait_readable, moved.wait)
-
-    async def _wait_for_room(self) -> None:
-        """While the reserve is full; raises ReserveFullError when it stays so."""
-        patience = trio.current_time() + self._timings.full_patience
-        while self._is_full():
-            if trio.current_time() >= patience:
-                raise ReserveFullError(RESERVE_FULL)
-            await trio.sleep(ROOM_SECONDS)
-
-    def _count(self, batch: IngestedBatch) -> None:
-        self._proposed += 1
-        metrics.RECEIVER_BATCHES.inc()
-        metrics.RECEIVER_EVENTS.inc(batch.events)
-        metrics.RECEIVER_BYTES.inc(len(batch.packets))
-        if batch.meta.last_time:
-            metrics.RECEIVER_LAST_EVENT_TIME.set(batch.meta.last_time)
+    def _goes_on(self) -> None:
+        """Events come."""
+        if self._status != "running":
+            self._ask_by_gtid = False
+            self._show("running")
 
     # -- checking ---------------------------------------------------------------------------
 
     async def check_source(self, config: SourceConfig, password: str) -> SourceFacts:
-        """Connects to the candidates in turn, logs in and checks everything a session would.
-
-        Nothing changes. The facts of the first that fits; takes at most 10 s. Raises
-        SourceCheckError with the first candidate's own text when none fits.
-        """
-        reason = unfit_config(config) or unfit_flavor(self._relay.state.flavor, config)
-        if reason:
-            raise SourceCheckError(reason)
-        first: KingbusError | None = None
-        with trio.move_on_after(CHECK_SECONDS_MAX):
-            for address in config.addresses:
-                try:
-                    connection, facts = await self._open(config, address, Secret(password))
-                    try:
-                        return await self._settled(config, connection, facts)
-                    finally:
-                        connection.close()
-                except (SourceUnreachableError, SourceRefusedError, SourceUnfitError) as error:
-                    first = first or error
-        raise _check_error(config, first)
+        """See `Candidates.check_source`. Raises SourceCheckError."""
+        return await self._candidates.check_source(config, password)
 
     async def ask_facts(self, config: SourceConfig, password: str) -> SourceFacts:
-        """What the first candidate that can be asked says of itself; its sets are not compared.
-
-        Nothing changes. Takes at most 10 s. Raises SourceCheckError.
-        """
-        first: KingbusError | None = None
-        with trio.move_on_after(CHECK_SECONDS_MAX):
-            for address in config.addresses:
-                try:
-                    connection, facts = await self._open(config, address, Secret(password))
-                except (SourceUnreachableError, SourceRefusedError, SourceUnfitError) as error:
-                    first = first or error
-                else:
-                    connection.close()
-                    return facts
-        raise _check_error(config, first)
+        """See `Candidates.ask_facts`. Raises SourceCheckError."""
+        return await self._candidates.ask_facts(config, password)
 
     async def ask_binlog_size(self, config: SourceConfig, password: str) -> int:
-        """The source's max_binlog_size; 0 when it does not say it within 3 s."""
-        with trio.move_on_after(SIZE_SECONDS_MAX), contextlib.suppress(KingbusError):
-            return (await self.check_source(config, password)).max_binlog_size
-        return 0
-
-
-def _check_error(config: SourceConfig, first: KingbusError | None) -> SourceCheckError:
-    """That none of the candidates will do: the reason of the first, or that none answered."""
-    if first is None:
-        return SourceCheckError(
-            f"{config.addresses[0]}: no answer within {CHECK_SECONDS_MAX:.0f} s"
-        )
-    error = SourceCheckError(str(first), hint=first.hint)
-    error.is_behind = isinstance(first, SourceBehindError)
-    error.__cause__ = first
-    return error
-
-
-class _Pipeline:
-    """Batches under way into the log, in order; the first that is refused or lost ends it."""
-
-    def __init__(self, node: Node, relay: Relay, session: int) -> None:
-        self._node = node
-        self._relay = relay
-        self._session = session
-        self._waiting: deque[tuple[Proposal, int, bool]] = deque()
-        self.acknowledger: Acknowledger | None = None
-        """Where the source is to be told of what was applied."""
-        self.moved = trio.Event()
-        """Set when a batch was proposed or applied; then there is a new one."""
-
-    @property
-    def under_way(self) -> int:
-        return len(self._waiting)
-
-    async def propose(self, batch: IngestedBatch) -> None:
-        """Raises what the node raises: another leader, or none."""
-        data = encode(Command(event_batch=batch.meta), batch.packets)
-        told = self.acknowledger
-        proposal = await self._node.propose(data)
-        self._waiting.append((proposal, batch.meta.sequence, told is not None and told.wants))
-        self._notify()
-
-    def handed_on(self) -> None:
-        """Every whole transaction that was read is under way or applied."""
-        if self.acknowledger is None:
-            return
-        if self.acknowledger.wants and self._waiting:
-            proposal, sequence, _ = self._waiting[-1]
-            self._waiting[-1] = proposal, sequence, True
-        self.acknowledger.handed_on(is_applied=not self._waiting)
-
-    def _notify(self) -> None:
-        self.moved.set()
-        self.moved = trio.Event()
-
-    async def watch(self) -> None:
-        """Follows the batches; raises when one is not applied as it was meant."""
-        while True:
-            while not self._waiting:
-                await self.moved.wait()
-            proposal, sequence, is_awaited = self._waiting[0]
-            await proposal.applied()
-            state = self._relay.state
-            if state.session != self._session:
-                raise SessionOverError("the receiver's session is over")
-            if state.next_sequence <= sequence:
-                raise SessionOverError(f"the log refused batch {sequence} of the session")
-            self._waiting.popleft()
-            if is_awaited and self.acknowledger is not None:
-                self.acknowledger.applied()
-            self._notify()
-
-    async def settled(self) -> None:
-        """Until nothing is under way any more."""
-        while self._waiting:
-            await self.moved.wait()
-
-
-async def _first_of(*waits: Callable[[], Awaitable[object]]) -> None:
-    """Until one of them returns; what it raises is raised."""
-    try:
-        async with trio.open_nursery() as nursery:
-
-            async def run(wait: Callable[[], Awaitable[object]]) -> None:
-                await wait()
-                nursery.cancel_scope.cancel()
-
-            for wait in waits:
-                nursery.start_soon(run, wait)
-    except BaseExceptionGroup as group:
-        _raise_first(group)
-        raise
-
-
-def _raise_first(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raises the first of our own errors in a group; returns when there is none."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            _raise_first(error)
-        elif isinstance(error, KingbusError):
-            raise error from None
+        """See `Candidates.ask_binlog_size`."""
+        return await self._candidates.ask_binlog_size(config, password)

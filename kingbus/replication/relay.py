@@ -5,6 +5,11 @@ database write, rows in memory, then the waiting dumps are woken), and the readi
 packets for everybody who serves the log. It must not know of Raft's roles, of MySQL's wire, or of
 who reads.
 
+Named channels have a relay of their own each, with the same stores, caches and threads. That of the
+default channel is given every entry, and hands those of a channel to its relay: all of it becomes
+one write. It alone has an applied index, and all checkpoints are written together; see
+decisions/0027-channels.md.
+
 Reading is arranged so that a dump at the end of the log touches neither database nor disk: the
 newest rows are kept in memory, and the newest batches, decoded once, in one small cache for all.
 Everything else is read in worker threads, a few at a time.
@@ -13,15 +18,24 @@ No reader sees a row beyond the visible end that held when its reading began. Th
 abandoned transaction out of sight even where a row is read while it is being truncated.
 """
 
+# ruff: noqa: SLF001 - what is private is so to the relays of all channels together.
+
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
 
-from kingbus.binlog.command import MalformedCommandError, decode
-from kingbus.binlog.relay_state import Changes, RelayState, VisibleEnd
+from kingbus.binlog.command import MalformedCommandError, channel_of, decode
+from kingbus.binlog.relay_state import (
+    CHANNELS_MAX,
+    STATE_VERSION,
+    Changes,
+    RelayState,
+    VisibleEnd,
+)
 from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.pb.command_pb2 import Command
@@ -128,6 +142,10 @@ class Relay:
         files: EntryFiles | None = None,
     ) -> None:
         self.state = state
+        self.channels: dict[int, Relay] = {}
+        """The named ones, by number; of the default channel's relay only."""
+        self._applied = state.index
+        self._has_unsaved = False  # applied since the last checkpoint of this channel
         self._database = database
         self._packet_log = log
         self._files = files
@@ -151,7 +169,6 @@ class Relay:
         database: Database,
         log: PacketLog,
         runner: Runner,
-        channel: int = 0,
         files: EntryFiles | None = None,
     ) -> "Relay":
         """The relay as of the stored applied index. Blocks, for as long as 64 MiB take to read.
@@ -160,23 +177,59 @@ class Relay:
         memory only. Without `files` no packets are sent unread. Raises RelayLoadError,
         UnknownStateVersionError and the log's own errors.
         """
-        record, applied = database.checkpoint(channel), database.applied()
+        record, applied = database.checkpoint(0), database.applied()
         if record is None:
-            state = RelayState(channel=channel)
+            state = RelayState()
         else:
-            state = RelayState.from_record(record, database.file_rows(channel))
-        if state.index > applied or applied > log.last_index():
+            state = RelayState.from_record(record, database.file_rows(0))
+        at = record.applied or state.index if record is not None else 0
+        if at > applied or applied > log.last_index():
             raise RelayLoadError(
-                f"the checkpoint in {database.path} is of index {state.index}, the database was "
+                f"the checkpoint in {database.path} is of index {at}, the database was "
                 f"applied up to {applied}, and the log ends at index {log.last_index()}"
             )
         relay = cls(database=database, log=log, runner=runner, state=state, files=files)
+        relay._applied = at
+        if record is not None and record.version >= STATE_VERSION:
+            relay._load_channels()
         relay._replay(applied)
         return relay
 
+    def _load_channels(self) -> None:
+        """As of their checkpoints; behind these, up to where they are loaded, there was nothing."""
+        for number in range(1, CHANNELS_MAX + 1):
+            record = self._database.checkpoint(number)
+            if record is not None:
+                state = RelayState.from_record(record, self._database.file_rows(number))
+                self._add_channel(number, state)
+        self._follow_channels()
+
+    def _follow_channels(self) -> None:
+        for number in self.state.channels.values():
+            if number not in self.channels:
+                self._add_channel(number, RelayState(channel=number))
+
+    def _add_channel(self, number: int, state: RelayState) -> None:
+        relay = Relay(
+            database=self._database,
+            log=self._packet_log,
+            runner=self._runner,
+            state=state,
+            files=self._files,
+        )
+        # Entries have the same indexes for all, and limits are those of the node.
+        relay._threads, relay._shared, relay._reading = self._threads, self._shared, self._reading
+        relay._is_installing = self._is_installing
+        self.channels[number] = relay
+
+    @property
+    def named(self) -> Mapping[str, "Relay"]:
+        """The named channels, in the order in which they were added."""
+        return {name: self.channels[number] for name, number in self.state.channels.items()}
+
     def _replay(self, applied: int) -> None:
-        while self.state.index < applied:
-            first = self.state.index + 1
+        while self._applied < applied:
+            first = self._applied + 1
             if first < self._packet_log.first_index():
                 raise RelayLoadError(
                     f"the checkpoint in {self._database.path} is older than the log: it needs "
@@ -186,15 +239,32 @@ class Relay:
             if not entries:
                 raise RelayLoadError(f"the log has no entry {first}")
             for entry in entries:
-                run = _Run()
-                self._apply_entry(run, entry)
-                self._remember(run)
+                decoded = _decoded(entry)
+                relay, run = self._relay_of(decoded), _Run()
+                relay._apply_decoded(run, entry, decoded)
+                relay._remember(run)
+                self._note_applied(relay, entry.index)
+
+    def _relay_of(self, decoded: tuple[Command, memoryview] | None) -> "Relay":
+        """Whose entry it is. The default channel's has what is of no channel that is there."""
+        if not self.channels or decoded is None:
+            return self
+        channel = channel_of(decoded[0])
+        return self.channels.get(channel, self) if channel else self
+
+    def _note_applied(self, relay: "Relay", index: int) -> None:
+        self._applied = index
+        relay._has_unsaved = True
+        if relay is not self:
+            self.state.skip(index)
+        elif len(self.state.channels) > len(self.channels):
+            self._follow_channels()
 
     # -- applying ---------------------------------------------------------------------------
 
     @property
     def applied_index(self) -> int:
-        return self.state.index
+        return self._applied
 
     def apply(self, batch: AppliedBatch) -> None:
         """Applies committed entries; on the loop, without waiting for a disk.
@@ -205,26 +275,35 @@ class Relay:
         if not batch.entries:
             return
         before = self.state.visible
+        others = [(relay, relay.state.visible) for relay in self.channels.values()]
         run = _Run()
         for entry in batch.entries:
-            assert entry.index == self.state.index + 1, (entry.index, self.state.index)
+            assert entry.index == self._applied + 1, (entry.index, self._applied)
             decoded = _decoded(entry)
-            if run.holds and decoded is not None and self._may_delete(decoded[0]):
+            relay = self._relay_of(decoded)
+            part = run.of(relay.state.channel)
+            if part.holds and decoded is not None and relay._may_delete(decoded[0]):
                 # It comes in a write of its own: one write deletes before it puts. A crash between
                 # the two finds the first, so that one has to be as complete as the last.
                 self._finish(run, batch.members)
                 run = _Run()
+                part = run.of(relay.state.channel)
             next_run = _Run()
-            self._apply_decoded(next_run, entry, decoded)
+            relay._apply_decoded(next_run, entry, decoded)
+            self._note_applied(relay, entry.index)
             if self._digests and entry.index in self._digests:
                 self._make_digest(entry.index)
-            assert run.takes(next_run)
-            run.take(next_run)
+            assert part.takes(next_run)
+            part.take(next_run)
+            run.applied, run.term = entry.index, entry.term
             self._bytes_since_checkpoint += len(entry.data)
             self._entries_since_checkpoint += 1
         self._finish(run, batch.members)
         if self.state.visible != before:
             self._waiting.unpark_all()
+        for relay, visible in others:
+            if relay.state.visible != visible:
+                relay._waiting.unpark_all()
 
     def _may_delete(self, command: Command) -> bool:
         """Whether applying it may delete rows; of batches, which are many, one behind a gap may."""
@@ -232,38 +311,72 @@ class Relay:
         return not is_batch or bool(self.state.accepted_gap)
 
     def _make_digest(self, index: int) -> None:
-        self._digests[index] = self.state.digest()
+        self._digests[index] = self.digest()
         self._digest_made.set()
         self._digest_made = trio.Event()
 
     async def digest_at(self, index: int) -> str | None:
         """The state's hash as of exactly that index, once it is applied; None: it was before."""
         await trio.lowlevel.checkpoint()
-        if self.state.index == index:
-            return self.state.digest()
-        if self.state.index < index and index not in self._digests:
+        if self._applied == index:
+            return self.digest()
+        if self._applied < index and index not in self._digests:
             if len(self._digests) >= DIGESTS_MAX:
                 del self._digests[next(iter(self._digests))]
             self._digests[index] = ""
-        while self.state.index < index:
+        while self._applied < index:
             await self._digest_made.wait()
         return self._digests.get(index) or None
+
+    def digest(self) -> str:
+        """As of what is applied, of all channels; without named ones the state's own."""
+        if not self.channels:
+            return self.state.digest()
+        whole = sha256(self.state.digest().encode())
+        for number in sorted(self.channels):
+            state = self.channels[number].state
+            state.skip(self._applied)
+            whole.update(state.digest().encode())
+        return whole.hexdigest()
 
     def _finish(self, run: "_Run", members: Mapping[int, Members]) -> None:
         """Writes a run, which ends where the state is, with checkpoint and membership as due."""
         checkpoint = None
+        others: dict[int, StateRecord] = {}
         if (
             run.wants_checkpoint
+            or any(part.wants_checkpoint for part in run.others.values())
             or self._bytes_since_checkpoint >= CHECKPOINT_BYTES
             or self._entries_since_checkpoint >= CHECKPOINT_ENTRIES
         ):
-            checkpoint = self.state.to_record()
+            checkpoint, others = self._checkpoints()
             self._bytes_since_checkpoint = self._entries_since_checkpoint = 0
         known = max((index for index in members if index <= run.applied), default=0)
-        self._write(run, checkpoint=checkpoint, members=members.get(known))
+        if not run.others and not others:
+            self._write(run, checkpoint=checkpoint, members=members.get(known))
+            return
+        writes = []
+        for number in sorted(run.others.keys() | others.keys()):
+            part = run.of(number)
+            part.applied = run.applied
+            writes.append(self.channels[number]._changed(part, checkpoint=others.get(number)))
+        self._write(run, checkpoint=checkpoint, members=members.get(known), others=writes)
+        for number, part in run.others.items():
+            self.channels[number]._remember(part)
 
-    def _apply_entry(self, run: "_Run", entry: Entry) -> None:
-        self._apply_decoded(run, entry, _decoded(entry))
+    def _checkpoints(self) -> tuple[StateRecord, dict[int, StateRecord]]:
+        """Of this channel, and of all others to which something was applied since their last."""
+        own = self.state.to_record()
+        if self.channels:
+            own.version = STATE_VERSION
+            if self.state.index != self._applied:
+                own.applied = self._applied
+        others = {}
+        for number, relay in self.channels.items():
+            if relay._has_unsaved:
+                others[number] = relay.state.to_record()
+                relay._has_unsaved = False
+        return own, others
 
     def _apply_decoded(
         self, run: "_Run", entry: Entry, decoded: tuple[Command, memoryview] | None
@@ -287,22 +400,34 @@ class Relay:
         *,
         checkpoint: StateRecord | None = None,
         members: Members | None = None,
+        others: Sequence[StateWrite] = (),
     ) -> None:
         self._database.write(
-            StateWrite(
-                applied=run.applied,
-                term=run.term,
-                channel=self.state.channel,
-                batches=sorted(run.rows.items()),
-                deleted_batches=run.deleted,
-                files=list(run.files.values()),
-                deleted_files=run.deleted_files,
-                starts=list(run.starts.items()),
-                checkpoint=checkpoint,
-                members=members,
-            )
+            self._changed(run, checkpoint=checkpoint, members=members, others=others)
         )
         self._remember(run)
+
+    def _changed(
+        self,
+        run: "_Run",
+        *,
+        checkpoint: StateRecord | None = None,
+        members: Members | None = None,
+        others: Sequence[StateWrite] = (),
+    ) -> StateWrite:
+        return StateWrite(
+            applied=run.applied,
+            term=run.term,
+            channel=self.state.channel,
+            batches=sorted(run.rows.items()),
+            deleted_batches=run.deleted,
+            files=list(run.files.values()),
+            deleted_files=run.deleted_files,
+            starts=list(run.starts.items()),
+            checkpoint=checkpoint,
+            members=members,
+            others=others,
+        )
 
     def _remember(self, run: "_Run") -> None:
         self._recent.delete(run.deleted)
@@ -320,15 +445,32 @@ class Relay:
 
     def begin_install(self) -> None:
         """From now on until `install` nobody reads; who does is stopped."""
-        self._is_installing = True
-        for scope in self._readers:
-            scope.cancel()
+        for relay in (self, *self.channels.values()):
+            relay._is_installing = True
+            for scope in relay._readers:
+                scope.cancel()
 
-    def install(self, state: RelayState) -> None:
-        """Go on from this state, which database and log are of by now."""
+    def install(
+        self, state: RelayState, *, applied: int = 0, others: Sequence[RelayState] = ()
+    ) -> None:
+        """Go on from this state, which database and log are of by now.
+
+        `others` are those of named channels; with them `applied` may be below a state's index.
+        """
+        self._shared = SharedBatches(SHARED_BYTES)
+        self._install(state)
+        self._applied = applied or state.index
+        for other in others:
+            if other.channel not in self.channels:
+                self._add_channel(other.channel, other)
+            relay = self.channels[other.channel]
+            relay._shared = self._shared
+            relay._install(other)
+        self._follow_channels()
+
+    def _install(self, state: RelayState) -> None:
         self.state = state
         self._recent = RecentRows(state.index + 1)
-        self._shared = SharedBatches(SHARED_BYTES)
         self._bytes_since_checkpoint = self._entries_since_checkpoint = 0
         self._is_installing = False
         self._waiting.unpark_all()
@@ -502,9 +644,16 @@ class _Run:
         self.deleted: Sequence[int] = ()
         self.files: dict[int, FileRow] = {}
         self.deleted_files: list[int] = []
+        self.others: dict[int, _Run] = {}  # of named channels, by number
         self.starts: dict[int, StateRecord] = {}
         self.batches: dict[int, ServedBatch] = {}
         self.wants_checkpoint = False
+
+    def of(self, channel: int) -> "_Run":
+        """The part of a channel, this one for the default channel."""
+        if not channel:
+            return self
+        return self.others.setdefault(channel, _Run())
 
     def note(self, changes: Changes) -> None:
         """The changes of one command."""

@@ -5,6 +5,7 @@ relay says in each. There is no applier: what was received is what was executed,
 the SQL thread follow the receiver. Knows nothing of where the facts come from.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kingbus.mysql.constants import ColumnType
@@ -32,6 +33,7 @@ class ReceiverFacts:
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    channel: str = ""
 
 
 _STATES = {
@@ -62,9 +64,10 @@ _NULLABLE = frozenset({"Seconds_Behind_Source", "SQL_Remaining_Delay"})
 _OLD_NAMES = {"Get_Source_public_key": "Get_master_public_key"}
 
 
-def replica_status(receiver: ReceiverFacts | None, *, old_words: bool) -> ResultSet:
-    """One row, none where no source is set; `old_words` are those of SHOW SLAVE STATUS."""
-    row = _row(receiver or ReceiverFacts(state="stopped", host="", port=0, user=""))
+def replica_status(receivers: Iterable[ReceiverFacts | None], *, old_words: bool) -> ResultSet:
+    """A row for each channel, none where no source is set; `old_words`: SHOW SLAVE STATUS."""
+    rows = [_row(each) for each in receivers if each is not None]
+    row = rows[0] if rows else _row(ReceiverFacts(state="stopped", host="", port=0, user=""))
     columns = [
         Column(
             name=_old_name(name) if old_words else name,
@@ -72,7 +75,7 @@ def replica_status(receiver: ReceiverFacts | None, *, old_words: bool) -> Result
         )
         for name, value in row.items()
     ]
-    return ResultSet(columns=columns, rows=[] if receiver is None else [list(row.values())])
+    return ResultSet(columns=columns, rows=[list(each.values()) for each in rows])
 
 
 def _type(name: str, value: Value) -> ColumnType:
@@ -139,7 +142,7 @@ def _row(shown: ReceiverFacts) -> dict[str, Value]:
         "Executed_Gtid_Set": shown.executed,
         "Auto_Position": int(shown.auto_position),
         "Replicate_Rewrite_DB": "",
-        "Channel_Name": "",
+        "Channel_Name": shown.channel,
         "Source_TLS_Version": "",
         "Source_public_key_path": "",
         "Get_Source_public_key": 1,

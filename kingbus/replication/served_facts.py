@@ -7,7 +7,7 @@ nothing of connections or of the wire. A value that a replica reads is never Non
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from kingbus.addresses import Address
@@ -128,7 +128,11 @@ class ServedFacts(ClusterIdentity):
         until_purge: Callable[[int], int],
         version: str = "",
         semi_sync: bool = False,
+        channel_name: str = "",
     ) -> None:
+        self.channel_name = channel_name
+        self.named: Callable[[], Mapping[str, ServedFacts]] = dict
+        """Set where there may be named channels: their facts."""
         super().__init__(cluster_id, lambda: relay.state)
         self._relay = relay
         self._receiver = receiver
@@ -141,6 +145,11 @@ class ServedFacts(ClusterIdentity):
         self.before: ServedBefore | None = None
         """Set where there is an archive."""
         self.hostname = hostname
+
+    @property
+    def channels(self) -> Mapping[str, "ServedFacts"]:
+        """This one by its name, and what is `named` behind it."""
+        return {self.channel_name: self, **self.named()}
 
     @property
     def version(self) -> str:
@@ -259,6 +268,7 @@ class ServedFacts(ClusterIdentity):
             tls_ca=config.tls.ca,
             tls_cert=config.tls.cert,
             tls_key=config.tls.key,
+            channel=self.channel_name,
         )
 
     async def purge_binlogs(self, *, to: str = "", before: float | None = None) -> None:

@@ -1,9 +1,11 @@
 """The relay's half of a snapshot: making one of the start of its log, and installing one.
 
-A snapshot holds no binlog bytes. It is the relay state just before the first file that is still
-held; everything behind it comes by ordinary appends. What is to be kept for it is written when a
-file begins, see `RelayState.at_start`. The order of an installation's steps is told in
-`storage/installing.py`, the node takes them; here are those that concern database and readers.
+A snapshot holds no binlog bytes. Of each channel it is the relay state just before the first file
+that is still held; everything behind it comes by ordinary appends. The log begins where the oldest
+of these files does; a channel ignores what is not behind its own state. One without a file is as of
+now. What is to be kept for it is written when a file begins, see `RelayState.at_start`. The order
+of an installation's steps is told in `storage/installing.py`, the node takes them; here are those
+that concern database and readers.
 """
 
 from collections.abc import Callable
@@ -11,9 +13,9 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.relay_state import STATE_VERSION, RelayState
 from kingbus.log import get_logger
-from kingbus.pb.record_pb2 import Members
+from kingbus.pb.record_pb2 import FileRow, Members
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 from kingbus.raft.errors import SnapshotTemporarilyUnavailableError
 from kingbus.raft.types import Snapshot
@@ -56,23 +58,40 @@ class RelaySnapshots:
     @property
     def first_index(self) -> int:
         """The first entry that is still needed: once a file was purged, that of the first left."""
-        files = self._relay.state.files
-        return files[0].first_index if files and files[0].ordinal > 1 else 1
+        firsts = self._first_files()
+        if not any(row.ordinal > 1 or row.cut_position for row in firsts):
+            return 1
+        return min(row.first_index for row in firsts)
+
+    def _first_files(self) -> list[FileRow]:
+        relay = self._relay
+        states = [relay.state, *(each.state for each in relay.channels.values())]
+        return [state.files[0] for state in states if state.files]
 
     def make(self) -> tuple[int, bytes]:
-        """The index before the first file, and the state there.
+        """The index before the first file of all, and each channel's state at its own.
 
         SnapshotTemporarilyUnavailableError while this relay holds no file itself.
         """
-        state = self._relay.state
-        if not state.files:
+        firsts = self._first_files()
+        if not firsts:
             raise SnapshotTemporarilyUnavailableError
+        whole = self._record_of(self._relay.state)
+        for _, relay in sorted(self._relay.channels.items()):
+            whole.version = STATE_VERSION
+            whole.others.append(self._record_of(relay.state))
+        return min(row.first_index for row in firsts) - 1, whole.SerializeToString()
+
+    def _record_of(self, state: RelayState) -> StateRecord:
+        if not state.files:
+            state.skip(self._relay.applied_index)
+            return state.to_record()
         first = state.files[0]
         start = self._database.start(state.channel, first.ordinal)
         if start is None:
             _log.error("no start is kept of the first file", file=first.served_name)
             raise SnapshotTemporarilyUnavailableError
-        return first.first_index - 1, state.at_start(start).SerializeToString()
+        return state.at_start(start)
 
     def check(self, snapshot: Snapshot) -> None:
         """Whether this could be installed: KingbusError says why not."""
@@ -85,13 +104,13 @@ class RelaySnapshots:
 
     async def finish(self, snapshot: Snapshot) -> None:
         """The log is the new one: so is the state now, durably, and readers may come again."""
-        members, record, state = _state_of(snapshot)
+        members, record, (state, *others) = _state_of(snapshot)
 
         def write() -> None:
             self._database.finish_install(snapshot, state=record, members=members)
 
         await self._runner(write)
-        self._relay.install(state)
+        self._relay.install(state, applied=snapshot.index, others=others)
         self._installed()
 
     async def sync(self) -> None:
@@ -99,7 +118,8 @@ class RelaySnapshots:
         await self._runner(self._database.sync)
 
 
-def _state_of(snapshot: Snapshot) -> tuple[Members, StateRecord, RelayState]:
+def _state_of(snapshot: Snapshot) -> tuple[Members, StateRecord, list[RelayState]]:
+    """The membership, the record, and the states in it: that of the default channel first."""
     members, encoded = unpack_snapshot(snapshot)
     try:
         record = StateRecord.FromString(encoded)
@@ -108,13 +128,15 @@ def _state_of(snapshot: Snapshot) -> tuple[Members, StateRecord, RelayState]:
             f"the relay state in the snapshot of index {snapshot.index} does not decode"
         ) from None
     try:
-        state = RelayState.from_record(record)
+        states = [RelayState.from_record(each) for each in (record, *record.others)]
     except AssertionError as error:
         raise UnreadableSnapshotError(
             f"the relay state in the snapshot of index {snapshot.index} contradicts itself: {error}"
         ) from None
-    if state.index != snapshot.index:
-        raise UnreadableSnapshotError(
-            f"the snapshot of index {snapshot.index} has the relay state of index {state.index}"
-        )
-    return members, record, state
+    ahead = bool(record.others) or bool(states[0].channels)
+    for state in states:
+        if state.index < snapshot.index or (state.index > snapshot.index and not ahead):
+            raise UnreadableSnapshotError(
+                f"the snapshot of index {snapshot.index} has the relay state of index {state.index}"
+            )
+    return members, record, states

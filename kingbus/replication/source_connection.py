@@ -38,6 +38,7 @@ from kingbus.replication.source_facts import (
     SourceUnreachableError,
     flavor_of,
     mariadb_uuid,
+    owned_set,
     register_command,
 )
 from kingbus.replication.system_variables import SOURCE_VARIABLES
@@ -203,8 +204,8 @@ class SourceConnection:
             lambda: self._ask(replica_uuid=replica_uuid, heartbeat_seconds=heartbeat_seconds)
         )
 
-    async def gtid_sets(self) -> tuple[GtidSet, GtidSet]:
-        """The source's gtid_executed and gtid_purged, now."""
+    async def gtid_sets(self) -> tuple[GtidSet, GtidSet, GtidSet]:
+        """The source's gtid_executed, gtid_purged and gtid_owned, now."""
         return await self._run(self._gtid_sets)
 
     async def newest_file(self) -> str:
@@ -275,9 +276,9 @@ class SourceConnection:
         has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
         binlog_size = self._value("SELECT @@GLOBAL.MAX_BINLOG_SIZE", unknown="0")
         read_only = self._value("SELECT @@GLOBAL.READ_ONLY", unknown="0")
-        executed, purged = GtidSet(), GtidSet()
+        executed, purged, owned = GtidSet(), GtidSet(), GtidSet()
         if gtid_mode.upper() == "ON":
-            executed, purged = self._gtid_sets()
+            executed, purged, owned = self._gtid_sets()
         return SourceFacts(
             address=self.address,
             version=self._parts.server_version,
@@ -287,6 +288,7 @@ class SourceConnection:
             has_binlog=has_binlog,
             gtid_executed=executed,
             gtid_purged=purged,
+            gtid_owned=owned,
             checksum=checksum.upper(),
             clock=clock,
             max_binlog_size=int(binlog_size) if binlog_size.isdigit() else 0,
@@ -304,7 +306,9 @@ class SourceConnection:
         has_binlog = self._value("SELECT @@GLOBAL.LOG_BIN") in {"1", "ON"}
         binlog_size = self._value("SELECT @@GLOBAL.MAX_BINLOG_SIZE", unknown="0")
         read_only = self._value("SELECT @@GLOBAL.READ_ONLY", unknown="0")
-        executed, purged = self._gtid_sets() if has_binlog else (GtidSet(), GtidSet())
+        executed, purged = GtidSet(), GtidSet()
+        if has_binlog:
+            executed, purged, _ = self._gtid_sets()
         return SourceFacts(
             address=self.address,
             version=self._parts.server_version.removeprefix(_MARIADB_PREFIX),
@@ -321,15 +325,17 @@ class SourceConnection:
             variables=self._variables(),
         )
 
-    def _gtid_sets(self) -> tuple[GtidSet, GtidSet]:
+    def _gtid_sets(self) -> tuple[GtidSet, GtidSet, GtidSet]:
         if self._flavor == MARIADB:
             # Its oldest file begins behind what is purged; asked first, as it only grows.
             oldest = self._query("SELECT BINLOG_GTID_POS('', 4)")[0][0] or b""
             text = oldest.decode() if isinstance(oldest, bytes) else str(oldest)
             state = GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_BINLOG_STATE"))
-            return state, GtidSet.parse(str(Position.parse(text)))
+            return state, GtidSet.parse(str(Position.parse(text))), GtidSet()
+        # Before gtid_executed: what has left the one by then is in the other.
+        owned = owned_set(self._value("SELECT @@GLOBAL.GTID_OWNED", unknown=""))
         purged = GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_PURGED"))
-        return GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_EXECUTED")), purged
+        return GtidSet.parse(self._value("SELECT @@GLOBAL.GTID_EXECUTED")), purged, owned
 
     def _query(self, statement: str) -> tuple[tuple[Any, ...], ...]:
         with self._connection.cursor() as cursor:

@@ -19,7 +19,7 @@ from kingbus.binlog.relay_state import RelayState
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.mysql.compression import Algorithm
-from kingbus.pb.command_pb2 import SourceConfig
+from kingbus.pb.command_pb2 import ReceiverSession, SourceConfig
 
 COM_BINLOG_DUMP: Final = 0x12
 COM_BINLOG_DUMP_GTID: Final = 0x1E
@@ -73,6 +73,8 @@ class SourceFacts:
     has_binlog: bool
     gtid_executed: GtidSet
     gtid_purged: GtidSet
+    gtid_owned: GtidSet = field(default_factory=GtidSet)
+    """Committing at the source: in its binary log, it may be, and not yet in `gtid_executed`."""
     checksum: str
     """What was announced: CRC32 or NONE."""
     clock: int
@@ -207,8 +209,31 @@ def lost_way(error: SourceError) -> SourceError | SourceMissesError:
     )
 
 
-def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
-    """Whether one of relay and source lacks what only the other has, with the set named."""
+def owned_set(text: str) -> GtidSet:
+    """The set in a `gtid_owned`, which has `#` and a thread behind each number.
+
+    Empty where it cannot be read: then a source that waits for the relay is taken to lag.
+    """
+    try:
+        return GtidSet.parse(re.sub(r"#\d+", "", text))
+    except MalformedGtidSetError:
+        return GtidSet()
+
+
+def is_present(facts: SourceFacts, known: ReceiverSession | None) -> bool:
+    """Whether it is the server that the relay has been pulling from."""
+    return known is not None and known.source_uuid.lower() == facts.server_uuid.lower()
+
+
+def misfit(
+    facts: SourceFacts, executed: GtidSet, *, known: ReceiverSession | None
+) -> SourceMissesError | None:
+    """Whether one of relay and source lacks what only the other has, with the set named.
+
+    `known` is the relay's source so far. With AFTER_SYNC it counts no transaction as executed
+    before a replica has acknowledged it: what the relay got from it, and it waits to be told so,
+    is no more than it has. Another server may yet roll back what it is about to commit.
+    """
     if facts.flavor == MARIADB:
         return _mariadb_misfit(facts, Position.of(executed))
     missing = facts.gtid_purged.subtract(executed)
@@ -221,6 +246,8 @@ def misfit(facts: SourceFacts, executed: GtidSet) -> SourceMissesError | None:
             ),
         )
     extra = executed.subtract(facts.gtid_executed)
+    if is_present(facts, known):
+        extra = extra.subtract(facts.gtid_owned)
     if extra:
         return SourceBehindError(
             f"the relay has transactions that the source lacks: {extra}",
@@ -282,8 +309,7 @@ def plan_session(
     if reason:
         raise SourceUnfitError(reason)
     start = start_set(config, facts)
-    known = state.source
-    is_same = known is not None and known.source_uuid.lower() == facts.server_uuid.lower()
+    is_same = is_present(facts, state.source)
     if config.mode == POSITION:
         if not is_same and not state.is_empty:
             raise SourceMissesError(
@@ -292,7 +318,7 @@ def plan_session(
                 hint="Begin again with an empty relay.",
             )
     else:
-        error = misfit(facts, start if state.is_empty else state.executed)
+        error = misfit(facts, start if state.is_empty else state.executed, known=state.source)
         if error is not None:
             raise error
     goes_on = is_same and not new_epoch and not state.accepted_gap

@@ -10,6 +10,8 @@ from typing import Final, Protocol
 from kingbus import metrics
 from kingbus.mysql.resultset import Value
 
+ACKNOWLEDGED: Final = "kingbus_semi_sync_acknowledged_"
+
 
 class Process(Protocol):
     """What an open connection does; see `queries.ProcessFacts`."""
@@ -24,6 +26,7 @@ class ConnectionFacts(Protocol):
     def processes(self) -> Sequence[Process]: ...
     def uptime_seconds(self) -> int: ...
     def semi_sync_clients(self) -> int: ...
+    def acknowledged(self) -> Mapping[str, tuple[str, int]]: ...
 
 
 def _dumps(connections: ConnectionFacts) -> int:
@@ -65,5 +68,12 @@ TABLE: Final[Mapping[str, Callable[[ConnectionFacts], Value]]] = {
 
 
 def status_values(connections: ConnectionFacts) -> dict[str, Value]:
-    """All of them, by name in alphabetical order."""
-    return {name: TABLE[name](connections) for name in sorted(TABLE)}
+    """All of them, by name in alphabetical order.
+
+    Behind MySQL's own, for each replica that acknowledges: the file and position it has told.
+    """
+    values = {name: TABLE[name](connections) for name in sorted(TABLE)}
+    for replica, (file, position) in sorted(connections.acknowledged().items()):
+        name = f"{ACKNOWLEDGED}{replica.replace(' ', '_')}"
+        values[name] = f"{file}:{position}" if file else ""
+    return values

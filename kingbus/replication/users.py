@@ -95,6 +95,8 @@ class ServerUser:
     name: str
     verifier: auth.Verifier
     rights: frozenset[str]
+    channel: int = 0
+    """The only one that it may read, by whichever port it comes; 0: that of the port."""
 
 
 def new_user(
@@ -117,7 +119,12 @@ def new_user(
 def stored_user(user: command_pb2.User) -> ServerUser:
     """A user read back from the log. Raises VerifierError."""
     verifier = auth.Verifier.stored(sha2=user.sha2_verifier, native=user.native_verifier)
-    return ServerUser(name=user.name, verifier=verifier, rights=frozenset(user.rights))
+    return ServerUser(
+        name=user.name,
+        verifier=verifier,
+        rights=frozenset(user.rights),
+        channel=user.channel,
+    )
 
 
 def has_password(user: command_pb2.User, password: str) -> bool:
@@ -159,6 +166,11 @@ class Users:
         """What a user may do."""
         user = self._users.get(name)
         return user.rights if user is not None else frozenset()
+
+    def channel(self, name: str) -> int:
+        """The number of the only channel that a user may read; 0: any."""
+        user = self._users.get(name)
+        return user.channel if user is not None else 0
 
     def check_password(self, account: auth.Account, password: bytes) -> bool:
         """Whether this is the account's password; takes 50 ms, known user or not."""

@@ -107,6 +107,8 @@ def _told(row: FileRow) -> FileRow:
         closed=row.closed,
         start=start,
         gaps=row.gaps,
+        cut_position=row.cut_position,
+        description=row.description,
     )
 
 

@@ -21,6 +21,7 @@ import struct
 
 __all__ = [
     "APPLIED",
+    "CHANNEL_MAX",
     "CONF_STATE",
     "FORMAT",
     "INSTALLING",
@@ -40,6 +41,7 @@ MEMBERS = b"m"
 INSTALLING = b"i"
 
 NUMBER_MAX = 2**64 - 1
+CHANNEL_MAX = 2**32 - 1
 
 _CHANNEL = struct.Struct(">cI")
 _ROW = struct.Struct(">cIQ")

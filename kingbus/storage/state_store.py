@@ -22,10 +22,11 @@ from kingbus.pb import raft_pb2
 from kingbus.pb.record_pb2 import BatchRow, FileRow, Members, RelayState
 from kingbus.raft.types import ConfState, Snapshot
 from kingbus.storage.ballast import Ballast
-from kingbus.storage.database import Database
+from kingbus.storage.database import Batch, Database
 from kingbus.storage.errors import CorruptRecordError, NewerFormatError
 from kingbus.storage.keys import (
     APPLIED,
+    CHANNEL_MAX,
     CONF_STATE,
     FORMAT,
     INSTALLING,
@@ -77,6 +78,8 @@ class StateWrite:
     checkpoint: RelayState | None = None
     members: Members | None = None
     conf_state: tuple[int, ConfState] | None = None
+    others: Sequence["StateWrite"] = ()
+    """What the same entries changed in other channels; only rows and checkpoints of them count."""
 
 
 class StateStore:
@@ -148,6 +151,18 @@ class StateStore:
         FatalStorageError when the disk refuses.
         """
         batch = self._database.new_batch()
+        for part in (changes, *changes.others):
+            self._put_channel(batch, part)
+        if changes.members is not None:
+            batch.put(MEMBERS, changes.members.SerializeToString())
+        if changes.conf_state is not None:
+            index, state = changes.conf_state
+            encoded = conf_state_to_pb(state).SerializeToString()
+            batch.put(CONF_STATE, _INDEX.pack(index) + encoded)
+        batch.put(APPLIED, _APPLIED.pack(changes.applied, changes.term))
+        self._database.write(batch, sync=sync)
+
+    def _put_channel(self, batch: Batch, changes: StateWrite) -> None:
         channel = changes.channel
         if isinstance(changes.deleted_batches, range) and changes.deleted_batches.step == 1:
             gone = changes.deleted_batches
@@ -168,14 +183,6 @@ class StateStore:
         if changes.checkpoint is not None:
             assert changes.checkpoint.channel == channel, (changes.checkpoint.channel, channel)
             batch.put(checkpoint_key(channel), changes.checkpoint.SerializeToString())
-        if changes.members is not None:
-            batch.put(MEMBERS, changes.members.SerializeToString())
-        if changes.conf_state is not None:
-            index, state = changes.conf_state
-            encoded = conf_state_to_pb(state).SerializeToString()
-            batch.put(CONF_STATE, _INDEX.pack(index) + encoded)
-        batch.put(APPLIED, _APPLIED.pack(changes.applied, changes.term))
-        self._database.write(batch, sync=sync)
 
     def replace_members(self, members: Members) -> None:
         """Blocks. Make this the membership, durably; only for a stopped node."""
@@ -201,14 +208,25 @@ class StateStore:
     def finish_install(self, snapshot: Snapshot, *, state: RelayState, members: Members) -> None:
         """Blocks. Everything here is that of the snapshot from now on, durably, or nothing is.
 
-        `state` is as of the snapshot's index, `members` as of its `conf_index`.
+        `state` is as of the snapshot's index, `members` as of its `conf_index`; with channels each
+        state is of an index of its own.
         """
-        assert state.index == snapshot.index, (state.index, snapshot.index)
+        assert state.index == snapshot.index or state.version > 2, (state.index, snapshot.index)
         batch = self._database.new_batch()
-        channel = state.channel
         for key in (batch_key, file_key, start_key):
-            batch.delete_range(key(channel, 0), key(channel, NUMBER_MAX))
-        batch.put(checkpoint_key(channel), state.SerializeToString())
+            batch.delete_range(key(0, 0), key(CHANNEL_MAX, NUMBER_MAX))
+        own = RelayState()
+        own.CopyFrom(state)
+        own.ClearField("others")
+        for record in (own, *state.others):
+            if record.HasField("file"):  # it was cut, so its start is in the snapshot
+                file = file_key(record.channel, record.file.ordinal)
+                batch.put(file, record.file.SerializeToString())
+                kept = start_key(record.channel, record.file.ordinal)
+                batch.put(kept, record.SerializeToString())
+            if record is own and own.index != snapshot.index:
+                own.applied = snapshot.index
+            batch.put(checkpoint_key(record.channel), record.SerializeToString())
         batch.put(MEMBERS, members.SerializeToString())
         encoded = conf_state_to_pb(snapshot.conf_state).SerializeToString()
         batch.put(CONF_STATE, _INDEX.pack(members.index) + encoded)

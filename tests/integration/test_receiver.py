@@ -15,7 +15,8 @@ from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.ingest import IngestStream, ResumePoint
 from kingbus.pb.command_pb2 import SourceConfig
 from kingbus.replication import source_facts
-from kingbus.replication.receiver import Receiver, SourceCheckError
+from kingbus.replication.candidates import SourceCheckError
+from kingbus.replication.receiver import Receiver
 from kingbus.replication.served_facts import ClusterIdentity
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
 from tests.support.event_kinds import every_kind_of_transaction

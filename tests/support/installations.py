@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,12 +80,22 @@ def modern() -> Installation:
     program = root / "usr/sbin/mysqld"
     if not program.exists():
         raise MissingServerError(f"no MySQL 9 in {root}; run scripts/servers to fetch it")
+    return _unpacked(MYSQL_9, root, program, _version)
+
+
+def _unpacked(
+    name: str,
+    root: Path,
+    program: Path,
+    version_of: Callable[[tuple[str, ...]], tuple[int, ...] | None],
+) -> Installation:
+    """A server out of a distribution's packages, with the libraries that came with it."""
     command = _through_own_loader(root, program)
-    version = _version(command)
+    version = version_of(command)
     if version is None:
         raise MissingServerError(f"{program} does not start; remove {root} and run scripts/servers")
     return Installation(
-        name=MYSQL_9,
+        name=name,
         version=version,
         mysqld=command,
         settings=(
@@ -123,22 +134,8 @@ def mariadb() -> Installation:
     program = root / "usr/sbin/mariadbd"
     if not program.exists():
         raise MissingServerError(f"no MariaDB in {root}; run scripts/servers to fetch it")
-    command = _through_own_loader(root, program)
-    version = _mariadb_version(command)
-    if version is None:
-        raise MissingServerError(f"{program} does not start; remove {root} and run scripts/servers")
-    return Installation(
-        name=MARIADB,
-        version=version,
-        mysqld=command,
-        settings=(
-            f"basedir={root}/usr",
-            f"lc_messages_dir={root}/usr/share/mysql",
-            f"character_sets_dir={root}/usr/share/mysql/charsets",
-            f"plugin_dir={root}/usr/lib/mysql/plugin",
-        ),
-        scripts=root / "usr/share/mysql",
-    )
+    unpacked = _unpacked(MARIADB, root, program, _mariadb_version)
+    return replace(unpacked, scripts=root / "usr/share/mysql")
 
 
 def mariadb_tool(name: str) -> tuple[str, ...]:

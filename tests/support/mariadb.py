@@ -18,7 +18,6 @@ from tests.support.servers import (
     MySQLServer,
     common_settings,
 )
-from tests.support.waiting import wait_for
 
 
 class MariaDBServer(MySQLServer):
@@ -53,6 +52,7 @@ class MariaDBServer(MySQLServer):
         file: str | None = None,
         position: int | None = None,
         heartbeat_seconds: float = 1.0,
+        tls: bool = False,
     ) -> None:
         """Point this server at a source; by GTID it says what it has as `slave_pos`."""
         options = {
@@ -63,6 +63,8 @@ class MariaDBServer(MySQLServer):
             "CONNECT_RETRY": "1",
             "HEARTBEAT_PERIOD": str(heartbeat_seconds),
             "USE_GTID": "slave_pos" if auto_position else "no",
+            "SSL": str(int(tls)),
+            "SSL_VERIFY_SERVER_CERT": "0",
         }
         if file is not None:
             options |= {"LOG_FILE": repr(file), "LOG_POS": str(position or 4)}
@@ -72,29 +74,6 @@ class MariaDBServer(MySQLServer):
     def wait_for_position(self, source: MySQLServer, *, seconds: float = 60.0) -> None:
         """Wait until this replica has applied what the source has now; errors end the wait."""
         self.wait_for_gtids(source.gtid_executed(), seconds=seconds)
-
-    def wait_for_gtids(self, gtids: str, *, seconds: float = 60.0) -> None:
-        """Wait until this replica stands at `gtids`; an SQL error ends the wait at once."""
-
-        def caught_up() -> bool:
-            status = self.replica_status()
-            stopped = int(status.get("Last_SQL_Errno") or 0)
-            assert not stopped, f"replica stopped: {status['Last_SQL_Error']}"
-            fatal = int(status.get("Last_IO_Errno") or 0)
-            assert fatal != 1236, f"replica refused: {status['Last_IO_Error']}"
-            return self.has_executed(gtids)
-
-        wait_for(
-            caught_up,
-            what=f"MariaDB replica on port {self.port} to stand at {gtids}",
-            seconds=seconds,
-            every=0.2,
-            explain=lambda: (
-                str(self.value("SELECT @@global.gtid_slave_pos")),
-                self.replica_errors(),
-                self.replica_status(),
-            ),
-        )
 
     def _settings(self) -> list[str]:
         directory = self.directory

@@ -16,6 +16,8 @@ class Proxy:
         """Listen on a free port at once."""
         self._target = (host, port)
         self.rate = rate
+        self.passed = 0
+        """Bytes that came from the server, over all connections."""
         self._flowing = threading.Event()
         self._flowing.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -41,6 +43,10 @@ class Proxy:
         self.cut()
         for thread in self._threads:
             thread.join(10)
+
+    def aim(self, host: str, port: int) -> None:
+        """Pass connections that begin from now on to another address."""
+        self._target = (host, port)
 
     def hold(self) -> None:
         """Let nothing more through from the server until `release`; connections stay."""
@@ -91,6 +97,8 @@ class Proxy:
                 if limited:
                     self._flowing.wait()
                 other.sendall(data)
+                if limited:
+                    self.passed += len(data)
                 if limited and self.rate is not None:
                     time.sleep(len(data) / self.rate)
         except OSError:

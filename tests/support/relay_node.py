@@ -19,7 +19,7 @@ from kingbus.raft.errors import CompactedError
 from kingbus.raft.types import Entry
 from kingbus.replication.dump import DumpProgress, DumpRefusedError, DumpRequest, run_dump
 from kingbus.replication.relay import Relay
-from kingbus.storage.state_store import StateWrite
+from kingbus.storage.state_store import StateStore, StateWrite
 from tests.support.relay_logs import (
     FORMAT_DESCRIPTION,
     ROTATE,
@@ -48,8 +48,20 @@ class MemoryDatabase:
         self.members_record: Members | None = None
         self.reads = 0
         self.path = Path("state")
+        self.others: dict[int, MemoryDatabase] = {}
+
+    def _of(self, channel: int) -> "MemoryDatabase":
+        return self.others.setdefault(channel, MemoryDatabase()) if channel else self
 
     def write(self, changes: StateWrite) -> None:
+        for part in changes.others:
+            self._of(part.channel)._put(part)
+        self._put(changes)
+        self.members_record = changes.members or self.members_record
+        assert changes.applied > self.applied_index
+        self.applied_index = changes.applied
+
+    def _put(self, changes: StateWrite) -> None:
         for index in changes.deleted_batches:
             self.rows.pop(index, None)
         for ordinal in changes.deleted_files:
@@ -57,27 +69,27 @@ class MemoryDatabase:
         self.rows.update(changes.batches)
         self.files.update({row.ordinal: row for row in changes.files})
         self.record = changes.checkpoint or self.record
-        self.members_record = changes.members or self.members_record
-        assert changes.applied > self.applied_index
-        self.applied_index = changes.applied
 
     def applied(self) -> int:
         return self.applied_index
 
     def checkpoint(self, channel: int = 0) -> StateRecord | None:
-        return self.record
+        return self._of(channel).record
 
     def file_rows(self, channel: int) -> list[FileRow]:
-        return [self.files[ordinal] for ordinal in sorted(self.files)]
+        files = self._of(channel).files
+        return [files[ordinal] for ordinal in sorted(files)]
 
     def batch_rows(self, channel: int, first_index: int, limit: int) -> list[tuple[int, BatchRow]]:
         self.reads += 1
-        found = [index for index in sorted(self.rows) if index >= first_index]
-        return [(index, self.rows[index]) for index in found[:limit]]
+        rows = self._of(channel).rows
+        found = [index for index in sorted(rows) if index >= first_index]
+        return [(index, rows[index]) for index in found[:limit]]
 
     def last_batch_row(self, channel: int, index: int) -> tuple[int, BatchRow] | None:
-        found = [at for at in self.rows if at <= index]
-        return (max(found), self.rows[max(found)]) if found else None
+        rows = self._of(channel).rows
+        found = [at for at in rows if at <= index]
+        return (max(found), rows[max(found)]) if found else None
 
 
 class MemoryLog:
@@ -134,8 +146,12 @@ async def run_inline(function: Callable[..., Any], *args: Any) -> Any:
 class RelayNode:
     """A node's relay with a receiver's hand on it."""
 
-    def __init__(self, *, in_memory: int = 0) -> None:
-        self.database = MemoryDatabase()
+    channel = 0
+
+    def __init__(
+        self, *, in_memory: int = 0, database: "MemoryDatabase | StateStore | None" = None
+    ) -> None:
+        self.database = database or MemoryDatabase()
         self.log = MemoryLog(in_memory)
         self.relay = self.load()
         self.server_id = RELAY_ID
@@ -173,8 +189,11 @@ class RelayNode:
         assert self.cutter is not None
         meta, raw = self.cutter.cut(file, packets, gap_before=gap_before)
         self.command(batch_command(meta), raw)
-        assert len(self.log.entries) in self.database.rows, "accepted"
-        return len(self.log.entries)
+        index = len(self.log.entries)
+        found = self.database.last_batch_row(self.channel, index)
+        assert found is not None, "accepted"
+        assert found[0] == index, "accepted"
+        return index
 
     def hold(self, *files: BinlogFile, size: int = 1 << 30) -> None:
         """Whole files, in batches of `size` packets."""

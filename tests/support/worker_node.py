@@ -144,6 +144,11 @@ class Attached(Replica):
         self.stop_at = 1 << 60
         self.failure: BaseException | None = None
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether it waits for `reads`; a dump that is asked earlier may be anywhere."""
+        return not self.reads.is_set()
+
     async def run(self, dumper) -> None:
         """The dump, and the reading of what it sends, to its end."""
         async with trio.open_nursery() as nursery:

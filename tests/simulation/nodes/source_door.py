@@ -66,10 +66,10 @@ class SourceLink:
         await self.wait()
         return replace(self._world.source.facts(), clock=int(trio.current_time()))
 
-    async def gtid_sets(self) -> tuple[GtidSet, GtidSet]:
+    async def gtid_sets(self) -> tuple[GtidSet, GtidSet, GtidSet]:
         await self.wait()
         facts = self._world.source.facts()
-        return facts.gtid_executed, facts.gtid_purged
+        return facts.gtid_executed, facts.gtid_purged, facts.gtid_owned
 
     async def newest_file(self) -> str:
         raise AssertionError("it has GTIDs")

@@ -19,9 +19,9 @@ from kingbus.node.errors import DialBackError, NotLeaderError
 from kingbus.node.status import CatchUp
 from kingbus.pb.command_pb2 import ServerConfig, SourceConfig, User
 from kingbus.pb.record_pb2 import FileRow
+from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.file_content import PastEndError
 from kingbus.replication.purger import UnknownFileError
-from kingbus.replication.receiver import SourceCheckError
 from kingbus.replication.source_facts import SourceFacts
 from kingbus.secrets import ClusterSecret
 from kingbus.storage.at_rest import AtRestStatus
@@ -257,12 +257,12 @@ class FakePurger:
         self.asked: list[str | float] = []
         self.held: set[str] = set()
 
-    async def purge_to(self, name: str) -> None:
+    async def purge_to(self, name: str, *, channel: int = 0) -> None:
         if name not in self.held:
             raise UnknownFileError(f"no such file: {name}")
         self.asked.append(name)
 
-    async def purge_before(self, seconds: float) -> None:
+    async def purge_before(self, seconds: float, *, channel: int = 0) -> None:
         self.asked.append(seconds)
 
 

@@ -13,9 +13,16 @@ from kingbus.admin.access import BODY_BYTES_MAX, Access, Guard
 from kingbus.admin.app import create_app
 from kingbus.admin.errors import UnavailableError
 from kingbus.admin.schema import AddMember
+from kingbus.binlog.command import encode
 from kingbus.node.errors import NotLeaderError
 from kingbus.node.status import CatchUp
-from kingbus.pb.command_pb2 import MemberAttributes, ReceiverSession
+from kingbus.pb.command_pb2 import (
+    Command,
+    MemberAttributes,
+    ReceiverSession,
+    User,
+    UserChanges,
+)
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret, Secret
 from kingbus.storage.at_rest import AtRestStatus
 from kingbus.transport.errors import PeerUnreachableError
@@ -906,3 +913,86 @@ async def test_bytes_of_a_file_come_as_they_are(pair: Pair) -> None:
         ("from=4", 400),
     ):
         assert (await browser.refused("GET", f"/binlog/content?{query}"))[0] == status, query
+
+
+async def test_channels_are_added_and_listed(pair: Pair) -> None:
+    """By any member, again without harm; a name that cannot be is refused, and removing is not
+    there yet."""
+    browser = Browser(pair.n2)
+    assert [each["name"] for each in await browser.data("GET", "/channels")] == [""]
+    for _ in range(2):
+        added = await browser.data("POST", "/channels", {"name": "orders"})
+        assert [(each["name"], each["number"]) for each in added] == [("", 0), ("orders", 1)]
+    for name in ("Orders", "", "a" * 33, "a b"):
+        status, message = await browser.refused("POST", "/channels", {"name": name})
+        assert (status, "name" in message) == (400, True)
+    status, message = await browser.refused("DELETE", "/channels", {"name": "orders"})
+    assert (status, "not available yet" in message) == (409, True)
+
+
+async def test_no_channel_is_added_before_every_member_knows_them(pair: Pair) -> None:
+    """The one that does not is named."""
+    old = pair.n1.node.cluster.named("n2")
+    assert old is not None
+    command = Command(member_attributes=MemberAttributes(member_id=old.id, command_version=2))
+    await pair.n1.node.propose(encode(command))
+    status, message = await Browser(pair.n2).refused("POST", "/channels", {"name": "orders"})
+    assert (status, "n2" in message) == (503, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/binlog/syncer/start", {"channel": "x"}),
+        ("PUT", "/binlog/syncer/config", SOURCE | {"channel": "x"}),
+        ("PUT", "/binlog/syncer/stop", {"channel": "x"}),
+        ("PUT", "/binlog/syncer/failover", {"channel": "x"}),
+        ("PUT", "/binlog/syncer/accept-gap", {"channel": "x", "gtid_set": "a"}),
+        ("GET", "/binlog/syncer/status?channel=x", None),
+        (
+            "PUT",
+            "/binlog/server/start",
+            {"channel": "x", "addr": "h:1", "user": "u", "password": ""},
+        ),
+        ("PUT", "/binlog/server/stop", {"channel": "x"}),
+        ("GET", "/binlog/server/status?channel=x", None),
+        ("GET", "/binlog/files?channel=x", None),
+        ("GET", "/binlog/events?channel=x&file=f", None),
+        ("GET", "/binlog/content?channel=x&file=f", None),
+        ("POST", "/binlog/purge", {"channel": "x", "to": "f"}),
+    ],
+)
+async def test_a_channel_that_is_not_there_is_no_other(
+    pair: Pair, method: str, path: str, body: object
+) -> None:
+    """404, and nothing happens to the default one."""
+    before = pair.n1.node.state.digest()
+    status, message = await Browser(pair.n2).refused(method, path, body)
+    assert (status, message) == (404, "no such channel: x")
+    assert pair.n1.node.state.digest() == before
+
+
+async def test_an_empty_channel_is_the_default_one(pair: Pair) -> None:
+    """As if it had not been said."""
+    await Browser(pair.n2).data("PUT", "/binlog/syncer/config", SOURCE | {"channel": ""})
+    config = pair.n1.node.state.source_config
+    assert config is not None
+    assert (config.user, config.channel) == ("repl", 0)
+
+
+async def test_a_user_is_bound_to_a_channel_and_freed(pair: Pair) -> None:
+    """Its rights and password stay; who or what is not there is named."""
+    browser = Browser(pair.n2)
+    user = User(name="u", rights=["replication"], sha2_verifier=b"s")
+    await pair.n1.node.propose(encode(Command(user_changes=UserChanges(users=[user]))))
+    await browser.data("POST", "/channels", {"name": "orders"})
+    for name, number in (("orders", 1), ("orders", 1), ("", 0)):
+        await browser.data("PUT", "/channels/users", {"user": "u", "name": name})
+        stored = pair.n1.node.state.users["u"]
+        assert stored.channel == number
+        assert (list(stored.rights), stored.sha2_verifier) == (["replication"], b"s")
+    for body, what in (
+        ({"user": "v", "name": "orders"}, "no such user: v"),
+        ({"user": "u", "name": "x"}, "no such channel: x"),
+    ):
+        assert await browser.refused("PUT", "/channels/users", body) == (404, what)

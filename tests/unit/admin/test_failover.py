@@ -7,6 +7,7 @@ import trio.testing
 
 from kingbus.binlog.gtid import GtidSet
 from kingbus.pb.command_pb2 import SourceConfig
+from kingbus.transport.errors import PeerUnreachableError
 from tests.unit.admin.fakes import Pair
 from tests.unit.admin.test_app import SOURCE, Browser
 
@@ -121,6 +122,28 @@ async def test_what_cannot_be_a_failover_is_refused(pair: Pair) -> None:
     assert (await browser.refused("PUT", FAILOVER, {"to": "x"}))[0] == 400
 
 
+async def test_without_gtids_another_server_is_refused_at_once(pair: Pair) -> None:
+    """No set can be compared, so nothing is stopped and nothing stored; nor is there a gap."""
+    browser = Browser(pair.n1)
+    await browser.data("PUT", "/binlog/syncer/start", {**CANDIDATES, "mode": "position"})
+    pair.n1.receiver.now.address = FIRST
+    index = pair.shared.index
+    status, message = await browser.refused("PUT", FAILOVER, {"to": SECOND})
+    assert (status, "without GTIDs" in message) == (409, True)
+    status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:1"})
+    assert (status, "not available yet" in message) == (409, True)
+    assert pair.shared.index == index
+
+
+async def test_a_gap_of_a_mariadb_source_is_not_accepted(pair: Pair) -> None:
+    """Its purged position is no set of what is missing."""
+    browser = Browser(pair.n1)
+    pair.n1.receiver.facts = replace(pair.n1.receiver.facts, version="10.11.18-MariaDB")
+    await browser.data("PUT", "/binlog/syncer/start", {**CANDIDATES, "flavor": "mariadb"})
+    status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:1"})
+    assert (status, "not available yet" in message) == (409, True)
+
+
 def hold(pair: Pair, executed: str) -> None:
     """As if the relay had received that."""
     pair.shared.state.executed = GtidSet.parse(executed)
@@ -149,6 +172,61 @@ async def test_exactly_the_gap_is_accepted(pair: Pair) -> None:
     assert stored(pair) is not config, "applied anew: a receiver that waits for an operator goes on"
     status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:6-9"})
     assert (status, "purged nothing" in message) == (409, True)
+
+
+def lose_one_answer(pair: Pair, *, arrived: bool) -> None:
+    """The leader dies under the next forwarded request, before or after it did it."""
+
+    def dies(_target: int) -> None:
+        pair.transport.before = pair.transport.after = lambda _target: None
+        raise PeerUnreachableError("the connection was closed", was_sent=True)
+
+    if arrived:
+        pair.transport.after = dies
+    else:
+        pair.transport.before = dies
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_a_failover_whose_answer_was_lost_is_made_once(pair: Pair, arrived: bool) -> None:
+    """To an address it is repeated, and done if it was done; the next one of several is not taken
+    again, or the one after it would be."""
+    await started(pair)
+    browser = Browser(pair.n2)
+    lose_one_answer(pair, arrived=arrived)
+    found = await browser.data("PUT", FAILOVER, {"to": SECOND})
+    assert found == {"mysql_addr": SECOND, "notes": []}
+    assert list(stored(pair).addresses) == [SECOND, FIRST, THIRD] and stored(pair).started
+
+    pair.n1.receiver.now.address = SECOND
+    lose_one_answer(pair, arrived=arrived)
+    assert await browser.data("PUT", FAILOVER, {"to": SECOND}) == found, "it pulls from there"
+
+    lose_one_answer(pair, arrived=arrived)
+    status, message = await browser.refused("PUT", FAILOVER, {})
+    assert (status, "answer is missing" in message) == (503, True)
+    # Behind the second comes the first; it was taken once if the request arrived.
+    assert list(stored(pair).addresses) == (
+        [FIRST, SECOND, THIRD] if arrived else [SECOND, FIRST, THIRD]
+    )
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_a_gap_whose_answer_was_lost_is_accepted_once(pair: Pair, arrived: bool) -> None:
+    """And a refusal for another reason is told."""
+    await started(pair)
+    hold(pair, f"{A}:1-5")
+    pair.n1.receiver.facts = replace(
+        pair.n1.receiver.facts,
+        gtid_executed=GtidSet.parse(f"{A}:1-20"),
+        gtid_purged=GtidSet.parse(f"{A}:1-9"),
+    )
+    browser = Browser(pair.n2)
+    lose_one_answer(pair, arrived=arrived)
+    assert (await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:6-8"}))[0] == 409
+    lose_one_answer(pair, arrived=arrived)
+    assert await browser.data("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:6-9"}) == ""
+    assert pair.shared.state.accepted_gap == GtidSet.parse(f"{A}:6-9")
 
 
 async def test_an_empty_relay_has_no_gap(pair: Pair) -> None:

@@ -9,7 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kingbus.binlog import relay_state
 from kingbus.binlog.gtid import GtidSet, format_gtid
-from kingbus.binlog.relay_state import Changes, RelayState, UnknownStateVersionError
+from kingbus.binlog.relay_state import (
+    STATE_VERSION,
+    Changes,
+    RelayState,
+    UnknownStateVersionError,
+)
 from kingbus.pb.command_pb2 import (
     AcceptGap,
     ClusterKey,
@@ -588,8 +593,8 @@ def test_the_last_configuration_of_a_member_counts() -> None:
 
 def test_a_record_of_a_later_version_is_refused() -> None:
     """It says which version is known."""
-    with pytest.raises(UnknownStateVersionError, match="knows version 2"):
-        RelayState.from_record(StateRecord(version=3))
+    with pytest.raises(UnknownStateVersionError, match=f"knows version {STATE_VERSION}"):
+        RelayState.from_record(StateRecord(version=STATE_VERSION + 1))
 
 
 @pytest.mark.parametrize(

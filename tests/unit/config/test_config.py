@@ -327,3 +327,48 @@ def test_where_an_archive_lies() -> None:
     found = config.parse(MINIMAL | {"archive": {"to": "/mnt/archive"}}).archive
     assert found is not None
     assert (found.bucket, found.prefix, found.is_s3) == ("", "", False)
+
+
+CHANNEL = {"name": "orders", "source": {"addr": "10.0.0.3:3306", "user": "u"}}
+
+
+def test_channels_are_sections_of_a_list() -> None:
+    """Each with the keys that a source has; TLS for all sources holds for theirs, too."""
+    parsed = config.parse(
+        MINIMAL | {"channels": [CHANNEL], "tls": {"source": {"mode": "required"}}}
+    )
+    (channel,) = parsed.channels
+    assert channel.source is not None
+    assert [str(each) for each in channel.source.addresses] == ["10.0.0.3:3306"]
+    assert parsed.tls_of(channel.source).mode == "required"
+    assert config.parse(MINIMAL).channels == ()
+
+
+@pytest.mark.parametrize(
+    ("channels", "key", "part"),
+    [
+        ([CHANNEL, CHANNEL], "channels.1.name", "twice"),
+        ([CHANNEL | {"name": "Orders"}], "channels.0.name", "a to z"),
+        ([CHANNEL | {"name": ""}], "channels.0.name", "a to z"),
+        ([CHANNEL | {"source": {"user": "u"}}], "channels.0.source.addr", "needed"),
+        ([{"name": "x", "server": {"addr": "h:1", "user": "u"}}], "channels.0.server.pass", "req"),
+        ([{"name": f"c{n}"} for n in range(33)], "channels", "32"),
+        ([CHANNEL | {"more": 1}], "channels.0.more", "unknown key"),
+        (
+            [
+                {
+                    "name": "x",
+                    "server": {"addr": "127.0.0.1:5001", "user": "u", "password-file": "/f"},
+                }
+            ],
+            "channels.0.server.addr",
+            "peer-url",
+        ),
+    ],
+)
+def test_what_is_refused_of_channels(channels: list[object], key: str, part: str) -> None:
+    """With the place in the list."""
+    found = problems(channels=channels)
+    told = [message for name, message in found.items() if name.startswith(key)]
+    assert told, found
+    assert part in told[0]

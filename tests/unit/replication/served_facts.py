@@ -30,11 +30,15 @@ class MemoryAdministration:
     is_started: bool = False
     known: dict[str, Collection[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    named: dict[str, "MemoryAdministration"] = field(default_factory=dict)
 
     async def change_source(self, change: SourceChange) -> None:
         if self.is_started:
             raise receiver_is_running()
         self.asked.append(change)
+
+    def of_channel(self, name: str) -> "MemoryAdministration | None":
+        return self.named.get(name)
 
     async def start_receiver(self) -> bool:
         was, self.is_started = self.is_started, True
@@ -77,6 +81,12 @@ class MemorySource:
     known: dict[str, Value] = field(default_factory=dict)
     purges: list[str | float | None] = field(default_factory=list)
     administration: MemoryAdministration = field(default_factory=MemoryAdministration)
+    name: str = ""
+    named: dict[str, "MemorySource"] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> "dict[str, MemorySource]":
+        return {self.name: self, **self.named}
 
     def gtid_executed(self) -> str:
         return self.executed
@@ -151,6 +161,9 @@ class MemoryConnections:
 
     def semi_sync_clients(self) -> int:
         return 0
+
+    def acknowledged(self) -> dict[str, tuple[str, int]]:
+        return {"server id 7": ("binlog.000002", 154), "a-uuid": ("", 0)}
 
     def kill(self, thread_id: int, *, by: Session, query_only: bool) -> None:
         for process in self.open:

@@ -6,6 +6,7 @@ from kingbus.mysql.errors import MySQLError
 from kingbus.replication.admin_statements import AccountPassword
 from kingbus.replication.administration import SourceChange, UserOrder
 from kingbus.replication.queries import Session, answer
+from kingbus.replication.replica_status import ReceiverFacts
 from kingbus.replication.users import (
     ADMIN,
     MONITOR,
@@ -15,7 +16,11 @@ from kingbus.replication.users import (
     privileges_of,
     rights_of,
 )
-from tests.unit.replication.served_facts import MemoryConnections, MemorySource
+from tests.unit.replication.served_facts import (
+    MemoryAdministration,
+    MemoryConnections,
+    MemorySource,
+)
 from tests.unit.replication.test_queries import ask, error, process, session
 
 
@@ -251,3 +256,35 @@ async def test_no_error_tells_a_password() -> None:
         with pytest.raises(MySQLError) as caught:
             await answer(sql, session=on, connections=MemoryConnections())
         assert "hunter2" not in str(caught.value)
+
+
+async def test_a_statement_for_a_channel_is_for_no_other() -> None:
+    """Whatever the case of the name; START, STOP, RESET and CHANGE leave the default one alone."""
+    on, source = administrator()
+    named = source.administration.named["orders"] = MemoryAdministration()
+    await ask("CHANGE REPLICATION SOURCE TO SOURCE_HOST='h' FOR CHANNEL 'orders'", on)
+    await ask("START REPLICA FOR CHANNEL 'Orders'", on)
+    assert (named.is_started, source.administration.is_started) == (True, False)
+    await ask("START REPLICA FOR CHANNEL 'orders'", on)
+    (note,) = await ask("SHOW WARNINGS", on) or []
+    assert "channel 'orders'" in str(note[2])
+    await ask("STOP REPLICA FOR CHANNEL 'orders'", on)
+    await ask("RESET REPLICA ALL FOR CHANNEL 'orders'", on)
+    assert len(named.asked) == 2
+    assert source.administration.asked == []
+
+
+async def test_the_receivers_of_all_channels_are_shown() -> None:
+    """A row for each with a source, or the one that is named; an unknown one is an error."""
+    on, source = administrator()
+    facts = {"state": "running", "port": 3306, "user": "u"}
+    source.source = ReceiverFacts(host="one", **facts)  # type: ignore[arg-type]
+    two = ReceiverFacts(host="two", channel="orders", **facts)  # type: ignore[arg-type]
+    source.named = {"orders": MemorySource(source=two), "empty": MemorySource()}
+    rows = await ask("SHOW REPLICA STATUS", on) or []
+    assert [row[1] for row in rows] == ["one", "two"]
+    assert [row.count("orders") for row in rows] == [0, 1]
+    (row,) = await ask("SHOW REPLICA STATUS FOR CHANNEL 'ORDERS'", on) or []
+    assert row[1] == "two"
+    assert await ask("SHOW REPLICA STATUS FOR CHANNEL 'empty'", on) == []
+    assert await error("SHOW REPLICA STATUS FOR CHANNEL 'x'", on) == 3074

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kingbus.binlog.command import encode
+from kingbus.binlog.event_types import EventType
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.relay_state import RelayState
 from kingbus.mysql.errors import MySQLError
@@ -17,7 +18,10 @@ from kingbus.replication.binlog_events import read_binlog_events
 from kingbus.replication.relay import Row
 from kingbus.replication.served_batch import ServedBatch
 from tests.support.relay_logs import (
+    GTID,
+    QUERY,
     UUID_A,
+    XID,
     BinlogFile,
     Cutter,
     batch_command,
@@ -107,19 +111,56 @@ async def test_what_is_said_of_each_event() -> None:
     ]
     uuid = str(gtids("a:1")).partition(":")[0]
 
-    kind, told = shown.pop(4)
-    assert kind == "Write_rows"
-    assert told.startswith("table_id: ")
     assert shown == [
         ("Format_desc", "Server ver: 9.7.4, Binlog ver: 4"),
         ("Previous_gtids", ""),
         ("Gtid", f"SET @@SESSION.GTID_NEXT= '{uuid}:1'"),
         ("Query", "BEGIN"),
+        ("Write_rows", f"table_id: {0x010101010101} flags: STMT_END_F"),
         ("Xid", "COMMIT /* xid=1 */"),
     ]
     last = (await read_binlog_events(log, first.name, first.events[-1].start, 0, 6))[0]
     assert (last.event_type, last.info) == ("Rotate", "binlog.000002;pos=4")
     assert (await read_binlog_events(log, second.name, 4, 1, 1))[0].info == f"{uuid}:1-3"
+
+
+@pytest.mark.parametrize(
+    ("version", "flags"),
+    [
+        ("9.7.4-2", " flags: STMT_END_F NO_FOREIGN_KEY_CHECKS_F USE_SQL_FOREIGN_KEY_F"),
+        ("5.6.24-log", " flags: STMT_END_F"),
+        ("10.11.18-MariaDB-log", " flags: STMT_END_F"),
+    ],
+)
+async def test_what_is_said_of_statements_and_tables(version: str, flags: str) -> None:
+    """The schema, unless it does not matter, and the number of a data definition; names; the text
+    behind rows, and the flags of rows that the source's version shows."""
+    log = MemoryLog()
+    file = BinlogFile("binlog.000001", UUID_A, GtidSet(), version=version)
+    inside = {"in_transaction": True}
+    gtid = b"\x01" + UUID_A + (1).to_bytes(8, "little") + b"\x02" + bytes(16)
+    file._add(GTID, gtid, gtid=(UUID_A, "", 1), **inside)
+    variables = b"\x00" + bytes(4) + b"\x11" + (77).to_bytes(8, "little")
+    head = bytes(8) + b"\x03" + bytes(2) + len(variables).to_bytes(2, "little")
+    file._add(QUERY, head + variables + b"a`b\0CREATE TABLE t (a INT)", **inside)
+    table = (9).to_bytes(6, "little") + b"\1\0" + b"\4shop\0" + b"\6orders\0" + b"\1\3\0\0"
+    file._add(EventType.TABLE_MAP, table, **inside)
+    file._add(EventType.ROWS_QUERY, b"\x08INSERT 1", **inside)
+    for value in (0x13, 0):
+        rows = (9).to_bytes(6, "little") + bytes((value,)) + bytes(3)
+        file._add(EventType.UPDATE_ROWS, rows, **inside)
+    file._add(XID, (1).to_bytes(8, "little"), ends=True, **inside)
+    file.rotate("binlog.000002")
+    log.append(file, [])
+    shown = [row.info for row in await read_binlog_events(log, file.name, 4, 3, 5)]
+
+    assert shown == [
+        "use `a``b`; CREATE TABLE t (a INT) /* xid=77 */",
+        "table_id: 9 (shop.orders)",
+        "# INSERT 1",
+        f"table_id: 9{flags}",
+        "table_id: 9",
+    ]
 
 
 async def test_places_that_are_not_there() -> None:

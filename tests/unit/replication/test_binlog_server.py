@@ -589,6 +589,30 @@ async def test_the_same_replica_replaces_its_older_dump(
         assert len(server.replicas()) == (1 if replaced else 2)
 
 
+async def test_a_replaced_dump_is_told_where_it_began() -> None:
+    """By file and position, as it had asked."""
+    async with serving() as server, await replica(server) as first, await replica(server) as second:
+        await begin_dump(first, dump_position("binlog.000002", 158))
+        await begin_dump(second)
+        began = "the first event 'binlog.000002' at 158, the last event read from"
+        assert began in (await first.error()).message
+
+
+async def test_the_status_says_whether_autocommit_is_on() -> None:
+    """In OK, in both EOFs of a result, and in the EOF that ends a dump; a reset turns it on."""
+    off, on = bytes(7), OK
+    async with serving() as server, await replica(server) as client:
+        assert await client.execute("SET AUTOCOMMIT = 0") == off
+        assert await client.execute("SELECT 1") == b"\x01"
+        assert [await client.payload() for _ in range(4)][1::2] == [b"\xfe\0\0\0\0"] * 2
+        assert await client.execute("SET @a = 1") == off
+        await client.send(b"\x1f")  # COM_RESET_CONNECTION
+        assert await client.payload() == on
+        await client.execute("SET AUTOCOMMIT = 0")
+        await begin_dump(client, dump_gtid(flags=1))
+        assert await client.payload() == b"\xfe\0\0\0\0"
+
+
 @pytest.mark.parametrize(
     ("listed", "code", "message"),
     [
@@ -687,6 +711,7 @@ async def test_semi_sync_is_served_where_it_is_asked_for_and_offered() -> None:
             (1 << 32) + 7,
         )
         assert server.connections.semi_sync_clients() == 1
+        assert server.connections.acknowledged() == {REPLICA: ("binlog.000003", (1 << 32) + 7)}
         left = server.connections.unacknowledged_bytes(REPLICA)
         assert metrics.value("kingbus_replica_unacknowledged_bytes", replica=REPLICA) == left
         # A real source passes over a wrong number, and the dump goes on.

@@ -212,6 +212,10 @@ async def test_readers_of_rows() -> None:
     assert await ask(r"show global variables like 'rds\_%'", on) == []
     assert await ask("SHOW STATUS LIKE 'Ssl_version'", on) == [["Ssl_version", ""]]
     assert await ask("SHOW SESSION STATUS LIKE 'Uptime'", on) == [["Uptime", "77"]]
+    assert await ask("SHOW STATUS LIKE 'kingbus_semi_sync%'", on) == [
+        ["kingbus_semi_sync_acknowledged_a-uuid", ""],
+        ["kingbus_semi_sync_acknowledged_server_id_7", "binlog.000002:154"],
+    ]
     assert await ask("SELECT DATABASE(), CONNECTION_ID(), USER()", on) == [
         [None, 18, "repl@10.0.0.9"]
     ]

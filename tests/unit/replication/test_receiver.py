@@ -20,8 +20,9 @@ from kingbus.mysql.constants import Capability
 from kingbus.mysql.packet import encode_payload
 from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
 from kingbus.replication.binlog_server import BinlogServer
+from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
-from kingbus.replication.receiver import Receiver, SourceCheckError, Timings
+from kingbus.replication.receiver import Receiver, Timings
 from kingbus.replication.served_facts import ClusterIdentity
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
@@ -879,20 +880,37 @@ async def test_what_the_relay_has_already_is_acknowledged_when_it_is_sent_again(
         assert pull.node.state.executed == GtidSet.parse(f"{A_TEXT}:1-2")
 
 
+async def test_what_the_relay_has_is_acknowledged_though_it_is_not_sent_again():
+    """By set it is left out of the dump, and nothing asks: each session tells once by itself."""
+    file = one_file()
+    source = semi_sync_source(file, executed=f"{A_TEXT}:1-2")
+    source.asks = lambda event: False
+    async with pulling(source, semi_sync=True) as pull:
+        await pull.until_whole(file)
+        source.end()
+        await pull.until(
+            lambda: (
+                len(source.requests) == 2 and acknowledged(source) == (file.name, file.position)
+            ),
+            "what nobody asked for",
+        )
+
+
 async def test_a_lost_proposal_is_not_acknowledged():
     """Only the session that stored it tells of it, when the source has sent it again."""
     file = one_file()
     source = semi_sync_source(file, executed=f"{A_TEXT}:1-3")
     acks = metrics.value("kingbus_receiver_semi_sync_acks_total")
     async with pulling(source, semi_sync=True) as pull:
-        await pull.until(lambda: acknowledged(source) == (file.name, file.position))
-        told = metrics.value("kingbus_receiver_semi_sync_acks_total")
-        assert told > acks
+        held = file.position
+        await pull.until(lambda: acknowledged(source) == (file.name, held))
+        assert metrics.value("kingbus_receiver_semi_sync_acks_total") > acks
         pull.node.is_holding = True
         file.transaction(A, 3, DDL)
         source.send(*[e.event for e in file.events[-2:]])
         await pull.until(lambda: pull.node.under_way, "a proposal")
-        assert metrics.value("kingbus_receiver_semi_sync_acks_total") == told
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert acknowledged(source) == (file.name, held)
         pull.node.is_holding = False
         pull.node.lose()
         await pull.until(lambda: acknowledged(source) == (file.name, file.position), "at last")

@@ -27,6 +27,7 @@ from kingbus.replication.source_facts import (
     mariadb_position,
     misfit,
     order_of,
+    owned_set,
     plan_session,
     reachable,
     register_command,
@@ -309,7 +310,7 @@ def mariadb_facts(**changed):
 )
 def test_positions_of_mariadb_fit_by_domains(has, words):
     """Behind what was purged, and at a GTID that the source knows."""
-    error = misfit(mariadb_facts(), gtids(has))
+    error = misfit(mariadb_facts(), gtids(has), known=None)
     assert words in str(error) and (error is not None) == bool(words), error
 
 
@@ -330,11 +331,38 @@ def test_mariadb_is_asked_by_the_one_command_that_it_knows():
 
 def test_sets_that_do_not_fit_are_named():
     """What the source purged and the relay lacks; what the relay has and the source lacks."""
-    assert misfit(facts(), gtids(f"{UUID}:1-5")) is None
-    assert misfit(facts(), gtids(f"{UUID}:1-9")) is None
-    assert f"relay lacks: {UUID}:2" in str(misfit(facts(), gtids(f"{UUID}:1:3-5")))
-    extra = misfit(facts(), gtids(f"{UUID}:1-12,{OTHER}:4"))
+    assert misfit(facts(), gtids(f"{UUID}:1-5"), known=None) is None
+    assert misfit(facts(), gtids(f"{UUID}:1-9"), known=None) is None
+    assert f"relay lacks: {UUID}:2" in str(misfit(facts(), gtids(f"{UUID}:1:3-5"), known=None))
+    extra = misfit(facts(), gtids(f"{UUID}:1-12,{OTHER}:4"), known=None)
     assert f"source lacks: {UUID}:10-12,{OTHER}:4" in str(extra)
+
+
+def test_what_a_source_waits_for_is_no_surplus_of_the_relay():
+    """With AFTER_SYNC it has in its binary log, and does not count as executed, what the relay got
+    and has yet to acknowledge. Of another server it counts only what is executed."""
+    waits = facts(gtid_owned=gtids(f"{UUID}:10"))
+    present, other = ReceiverSession(source_uuid=UUID.upper()), ReceiverSession(source_uuid=OTHER)
+    assert misfit(waits, gtids(f"{UUID}:1-10"), known=present) is None
+    beyond = misfit(waits, gtids(f"{UUID}:1-11"), known=present)
+    assert f"source lacks: {UUID}:11 " in f"{beyond} "
+    for known in (other, None):
+        assert f"source lacks: {UUID}:10" in str(misfit(waits, gtids(f"{UUID}:1-10"), known=known))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        (f"{UUID}:56#9", f"{UUID}:56"),
+        (f"{UUID}:56#9#11:58#7,\n{OTHER}:3#12", f"{UUID}:56:58,{OTHER}:3"),
+        (f"{UUID}:red:5#8", f"{UUID}:red:5"),
+        ("what a later version may say", ""),
+    ],
+)
+def test_a_set_of_owned_transactions_is_read_without_their_threads(text, expected):
+    """Whatever cannot be read says nothing."""
+    assert owned_set(text) == gtids(expected)
 
 
 def test_an_empty_relay_begins_where_it_is_told_to():

@@ -386,7 +386,7 @@ def test_a_purge_under_a_send_ends_the_dump_behind_it(node: WorkerNode) -> None:
     async def main() -> None:
         large(node)
         async with attached(node, stop_at=600_000) as replica:
-            await until(lambda: files_in_use(node))
+            await until(lambda: replica.has_stopped and files_in_use(node))
             (removed,) = files_in_use(node)
             node.command(Command(purge=Purge(first_index=files(node)[2].first_index)))
             node.purge_log()
@@ -442,7 +442,7 @@ def test_an_installed_snapshot_under_a_send_ends_the_dump_behind_it(node: Worker
     async def main() -> None:
         large(node)
         async with attached(node, stop_at=600_000) as replica:
-            await until(lambda: files_in_use(node))
+            await until(lambda: replica.has_stopped and files_in_use(node))
             (removed,) = files_in_use(node)
             state = RelayState()
             state.apply(1, session_command())
