@@ -46,6 +46,7 @@ _ROW_FLAGS = {
     0x08: "COMPLETE_ROWS_F",
 }
 """Flags of an event of rows. MySQL 9 shows all of them, older servers and MariaDB the first."""
+_INTVARS = {1: "LAST_INSERT_ID", 2: "INSERT_ID"}
 _WITHOUT_USE = 0x0008
 """A flag of a QUERY event: the schema does not matter to it."""
 
@@ -223,6 +224,13 @@ def _info(event: memoryview, type_: int, crc_bytes: int, row_flags: Mapping[int,
             return " ".join(
                 [f"table_id: {_table_id(event)}", *(["flags:", *shown] if shown else [])]
             )
+        case EventType.INTVAR:
+            name = _INTVARS.get(event[HEADER_BYTES], "")
+            return f"{name}={int.from_bytes(event[HEADER_BYTES + 1 : HEADER_BYTES + 9], 'little')}"
+        case EventType.RAND:
+            one = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
+            two = int.from_bytes(event[HEADER_BYTES + 8 : HEADER_BYTES + 16], "little")
+            return f"rand_seed1={one},rand_seed2={two}"
         case EventType.XID:
             xid = int.from_bytes(event[HEADER_BYTES : HEADER_BYTES + 8], "little")
             return f"COMMIT /* xid={xid} */"

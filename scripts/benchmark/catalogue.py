@@ -201,13 +201,15 @@ _OF_SETS = (
     # Once for each connection, and not a matter of rates.
     ("order to pull to first file", "ms", How.TOLD, 0.0),
     ("dump command to first byte", "ms", How.TOLD, 0.0),
+    ("the source's own dump", "s", How.TOLD, 0.0),
 )
 GTIDS = tuple(
-    Row(name=gtids_name(what, SINGLE), unit=unit)
+    Row(name=gtids_name(what, SINGLE), unit=unit, is_reference=what == "the source's own dump")
     if which == SINGLE
     else Row(
         name=gtids_name(what, MANY),
         unit=unit,
+        is_reference=what == "the source's own dump",
         how=how,
         reference=gtids_name(what, SINGLE) if how is not How.TOLD else "",
         target=target,

@@ -28,7 +28,7 @@ from scripts.benchmark.workloads import (
 )
 from tests.support.cluster import LISTENER_PASSWORD, LISTENER_USER, KingbusCluster, KingbusNode
 from tests.support.raw_reader import Drained, RawReader, drain
-from tests.support.servers import MySQLServer
+from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
 from tests.support.waiting import wait_for
 
 TRANSACTIONS = 600_000
@@ -109,7 +109,9 @@ def _turn(
             seconds = time.perf_counter() - began
         series.add(row("ingest"), seconds, watch.usage)
         series.add(row("order to pull to first file"), (began - ordered) * 1000)
-        drained = _dump(node, had)
+        theirs = _dump(source.port, REPLICATION_USER, REPLICATION_PASSWORD, had)
+        series.add(row("the source's own dump"), theirs.ended - theirs.first)
+        drained = _dump(node.listen_port, LISTENER_USER, LISTENER_PASSWORD, had)
         series.add(row("dump as a replica"), drained.ended - drained.first)
         series.add(row("dump command to first byte"), (drained.first - drained.began) * 1000)
         # A replica is attached that has all of it, and sees each transaction at once.
@@ -161,14 +163,14 @@ def _files(prompt: "pymysql.Connection") -> list[tuple[str, int]]:  # type: igno
         return [(row[0], int(row[1])) for row in cursor.fetchall()]
 
 
-def _dump(node: KingbusNode, had: str) -> Drained:
+def _dump(port: int, user: str, password: str, had: str) -> Drained:
     """To a replica that has what the source had before it wrote anything."""
 
     def read(at_least: int | None = None) -> Drained:
         return drain(
-            port=node.listen_port,
-            user=LISTENER_USER,
-            password=LISTENER_PASSWORD,
+            port=port,
+            user=user,
+            password=password,
             gtid_set=had,
             at_least=at_least,
         )

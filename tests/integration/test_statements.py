@@ -196,6 +196,14 @@ def shape(told: tuple[Any, ...]) -> tuple[Any, ...]:
     return kind, facts
 
 
+def apart(one: tuple[Any, ...], other: tuple[Any, ...]) -> list[Any]:
+    """Only what differs: of two tables of one size the cells."""
+    if one[:2] != other[:2] or one[0] != "rows" or len(one) < 3 or len(one[2]) != len(other[2]):
+        return [one, other]
+    rows = zip(one[2], other[2], strict=True)
+    return [cells for row in rows for cells in zip(*row, strict=True) if cells[0] != cells[1]]
+
+
 def begin(world: World, modern: Installation) -> tuple[MySQLServer, Any, Any]:
     source = world.server(modern, "source", server_id=1)
     workload.make_tables(source)
@@ -221,7 +229,7 @@ def test_a_relay_answers_as_its_source(world: World, modern: Installation) -> No
             if sql in SHAPES:
                 told = shape(told[0]), shape(told[1])
             if told[0] != told[1]:
-                different[sql] = told
+                different[sql] = apart(*told)
         assert different == {}
         for sql in OLDER:
             assert answer(one, sql)[:2] == ("error", 1064)

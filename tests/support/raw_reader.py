@@ -43,14 +43,14 @@ _CRC_BYTES = 4
 def encode_gtid_set(text: str) -> bytes:
     """The binary form of an untagged GTID set, as the dump command carries it."""
     sets = [part.strip() for part in text.split(",") if part.strip()]
-    body = struct.pack("<Q", len(sets))
+    body = [struct.pack("<Q", len(sets))]
     for part in sets:
         name, *intervals = part.split(":")
-        body += uuid.UUID(name).bytes + struct.pack("<Q", len(intervals))
+        body.append(uuid.UUID(name).bytes + struct.pack("<Q", len(intervals)))
         for interval in intervals:
             first, _, last = interval.partition("-")
-            body += struct.pack("<QQ", int(first), int(last or first) + 1)
-    return body
+            body.append(struct.pack("<QQ", int(first), int(last or first) + 1))
+    return b"".join(body)
 
 
 @dataclass(slots=True, kw_only=True)
