@@ -136,7 +136,7 @@ def _turn(
     shutil.rmtree(directory)
 
 
-def _prompt(node: KingbusNode) -> "pymysql.Connection":  # type: ignore[type-arg]
+def _prompt(node: KingbusNode) -> "pymysql.Connection":
     return pymysql.connect(
         host=node.host,
         port=node.listen_port,
@@ -146,7 +146,7 @@ def _prompt(node: KingbusNode) -> "pymysql.Connection":  # type: ignore[type-arg
     )
 
 
-def _wait_for_files(prompt: "pymysql.Connection", source: MySQLServer) -> None:  # type: ignore[type-arg]
+def _wait_for_files(prompt: "pymysql.Connection", source: MySQLServer) -> None:
     """Until the node has the end of the source's last file: asked for without any set in it."""
     wanted = [(row[0], int(row[1])) for row in source.execute("SHOW BINARY LOGS")]
     wait_for(
@@ -157,7 +157,7 @@ def _wait_for_files(prompt: "pymysql.Connection", source: MySQLServer) -> None: 
     )
 
 
-def _files(prompt: "pymysql.Connection") -> list[tuple[str, int]]:  # type: ignore[type-arg]
+def _files(prompt: "pymysql.Connection") -> list[tuple[str, int]]:
     with prompt.cursor() as cursor:
         cursor.execute("SHOW BINARY LOGS")
         return [(row[0], int(row[1])) for row in cursor.fetchall()]

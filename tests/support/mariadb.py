@@ -53,8 +53,10 @@ class MariaDBServer(MySQLServer):
         position: int | None = None,
         heartbeat_seconds: float = 1.0,
         tls: bool = False,
+        compression: str = "",
     ) -> None:
         """Point this server at a source; by GTID it says what it has as `slave_pos`."""
+        assert not compression, "it is a setting of the whole server: slave_compressed_protocol"
         options = {
             "HOST": repr(host),
             "PORT": str(port),
