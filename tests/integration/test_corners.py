@@ -1,6 +1,7 @@
 """What few clients do, asked of a real source and of a relay of it: both must answer alike."""
 
 import contextlib
+import functools
 import re
 import socket
 import struct
@@ -104,15 +105,18 @@ def without_positions(text: str) -> str:
     return re.sub(r" at \d+", " at", text)
 
 
+_thorough = functools.partial(pytest.param, marks=pytest.mark.thorough)
+
+
 @pytest.mark.parametrize(
     ("older", "newer", "ends"),
     [
         ({"replica_uuid": A}, {"replica_uuid": A}, True),
-        ({"replica_uuid": A}, {"replica_uuid": A, "server_id": 7}, True),
+        _thorough({"replica_uuid": A}, {"replica_uuid": A, "server_id": 7}, True),
         ({"replica_uuid": A}, {"replica_uuid": B}, False),
         ({"replica_uuid": ""}, {"replica_uuid": ""}, True),
-        ({"replica_uuid": ""}, {"replica_uuid": "", "server_id": 7}, False),
-        ({"replica_uuid": A}, {"replica_uuid": ""}, False),
+        _thorough({"replica_uuid": ""}, {"replica_uuid": "", "server_id": 7}, False),
+        _thorough({"replica_uuid": A}, {"replica_uuid": ""}, False),
     ],
     ids=["same", "other id", "other uuid", "no uuid", "no uuid, other id", "one without"],
 )
@@ -148,7 +152,7 @@ def test_who_takes_whose_place(
         assert without_positions(told[1]) == without_positions(words)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("semi_sync", [False, True])
 def test_an_event_of_hundreds_of_megabytes(
     world: World, modern: Installation, semi_sync: bool
