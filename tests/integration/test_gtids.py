@@ -1,6 +1,7 @@
 """GTID sets of real servers: purged, ahead, with holes, of many servers, of many intervals."""
 
 import contextlib
+import re
 from typing import Any
 from uuid import UUID
 
@@ -169,4 +170,9 @@ def test_purged_and_ahead(world: World, modern: Installation) -> None:
     sets += [f"{uuid}:1-{last + 3}", f"{uuid}:1-{last}:{last + 5}"]
     for had in sets:
         one, other = dump(of_source(source), had), dump(of_node(node), had)
-        assert (other.end, other.transactions) == (one.end, one.transactions), had
+        said = re.sub(r" The source lacks '[^']+'\.", "", other.end)
+        is_ahead = said != other.end
+        # Names the set in MySQL's text, which has an end: so much less of it is there.
+        assert one.end.startswith(said) if is_ahead else one.end == said, had
+        assert is_ahead == one.end.startswith("1236 Replica has more"), had
+        assert other.transactions == one.transactions, had

@@ -175,9 +175,9 @@ class DatabaseModel(MemoryDatabase):
             cluster = Cluster.from_record(changes.members)
             self.conf = (cluster.index, conf_state_of(cluster))
         self._unsynced.append((changes, self.conf, starts))
-        self._put(changes, self.conf, starts)
+        self._store(changes, self.conf, starts)
 
-    def _put(
+    def _store(
         self, changes: StateWrite, conf: tuple[int, ConfState], starts: dict[int, Start]
     ) -> None:
         super().write(changes)
@@ -193,7 +193,7 @@ class DatabaseModel(MemoryDatabase):
         self._new_starts = {}
         self._restore(self._durable)
         for write in kept[: rng.randint(0, len(kept))]:
-            self._put(*write)
+            self._store(*write)
         self.sync()
 
     def drop_starts(self, below: int) -> None:
