@@ -60,6 +60,21 @@ class SourceLostTailError(SourceError):
     )
 
 
+class BeginsInsideError(SourceError):
+    """The source begins a file that the relay lacks behind its head: where its GTID index led to.
+
+    MariaDB from 11.4 on does so; the head is to be asked for by position first.
+    """
+
+    def __init__(self, file_name: str, position: int) -> None:
+        super().__init__(f"the source begins {file_name} at position {position}")
+        self.file_name = file_name
+
+
+class HeadReceivedError(SourceError):
+    """Only a file's head was wanted, and it is here."""
+
+
 class DifferentFileError(SourceError):
     """The source shows another file under a name that the relay holds; a new epoch begins."""
 

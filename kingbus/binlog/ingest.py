@@ -24,11 +24,13 @@ from kingbus.binlog.batch import BatchBuilder, Run
 from kingbus.binlog.boundary import CLASS_OF_TYPE, EventClass, Indexes, classify_query
 from kingbus.binlog.checksum import CRC_BYTES, are_intact, is_intact
 from kingbus.binlog.errors import (
+    BeginsInsideError,
     ChecksumMismatchError,
     DifferentFileError,
     EncryptedStreamError,
     EventTooLargeError,
     GapError,
+    HeadReceivedError,
     InconsistentTransactionError,
     MalformedEventError,
     MalformedStreamError,
@@ -38,7 +40,12 @@ from kingbus.binlog.errors import (
     error_packet,
 )
 from kingbus.binlog.event_reader import EventReader
-from kingbus.binlog.event_types import HEARTBEAT_TYPES, EventType, name_of
+from kingbus.binlog.event_types import (
+    HEARTBEAT_TYPES,
+    MARIADB_EVENT_TYPES_MIN,
+    EventType,
+    name_of,
+)
 from kingbus.binlog.events import (
     FormatDescription,
     Heartbeat,
@@ -47,7 +54,7 @@ from kingbus.binlog.events import (
     previous_gtids_body,
     query_text,
 )
-from kingbus.binlog.header import FIRST_POSITION, HEADER_BYTES, EventHeader
+from kingbus.binlog.header import FIRST_POSITION, FLAG_ARTIFICIAL, HEADER_BYTES, EventHeader
 from kingbus.binlog.large_event import LargeEvent
 from kingbus.binlog.mariadb import decode_gtid_list
 from kingbus.binlog.mariadb_gtid import Position
@@ -71,6 +78,7 @@ _EVENT: Final = PACKET_HEADER + 1  # where the event lies in a packet, behind th
 _TYPE: Final = _EVENT + 4
 _SIZE: Final = _EVENT + 9
 _LOG_POS: Final = _EVENT + 13
+_FLAGS: Final = _EVENT + 17
 
 _ONE_BY_ONE: Final = np.zeros(256, dtype=np.bool_)
 _ONE_BY_ONE[
@@ -106,11 +114,14 @@ class IngestStream:
         first_rotate_has_crc: bool = True,
         packet_length_max: int = PACKET_LENGTH_MAX,
         is_numbered: bool = True,
+        head_only: bool = False,
     ) -> None:
         """`first_rotate_has_crc`: the checksum that the connection announced is not NONE.
 
         `is_numbered`: packets bear the numbers that follow one another. On compressed connections
         a source leaves numbers out, as nobody looks at them there.
+
+        `head_only`: it ends, with HeadReceivedError, behind what a file begins with.
 
         `packet_length_max` is the protocol's number; tests set a smaller one, so that events of
         several packets need not be of 16 MiB.
@@ -123,6 +134,7 @@ class IngestStream:
         self._entry_bytes_max = entry_bytes_max
         self._packet_length_max = packet_length_max
         self._is_numbered = is_numbered
+        self._head_only = head_only
         self._buffer = ReceiveBuffer(
             bytes_usual=batch_bytes * 2, bytes_max=batch_bytes + ENTRY_BYTES_MAX
         )
@@ -136,6 +148,7 @@ class IngestStream:
         self._file = ""
         self._wants_description = False
         self._wants_previous_gtids = False
+        self._may_leave_positions_out = False
         self._rotated_to = 0
         self._is_held_file = False
         self._created_expected: int | None = None
@@ -281,7 +294,10 @@ class IngestStream:
         special |= lengths <= HEADER_BYTES
         special |= bytes8[offsets + PACKET_HEADER] != 0
         special |= _ONE_BY_ONE[bytes8[offsets + _TYPE]]
-        special |= u32[offsets + _LOG_POS] == 0
+        unplaced = u32[offsets + _LOG_POS] == 0
+        if self._may_leave_positions_out:
+            unplaced &= (buffer.unaligned("<u2")[offsets + _FLAGS] & FLAG_ARTIFICIAL) != 0
+        special |= unplaced
         # Taking out what is not stored moves `base`, never what lies in the buffer.
         first = 0
         for at in np.flatnonzero(special).tolist():
@@ -355,7 +371,11 @@ class IngestStream:
             # What a heartbeat is for MySQL: where a skipped stretch ended.
             self._goes_on_at(self._cursor + ((header.log_pos - self._cursor) & _U32), "GTID_LIST")
             self._drop(stop)
-        elif header.log_pos == 0 and (self._cursor + header.size) & _U32:
+        elif (
+            header.log_pos == 0
+            and (self._cursor + header.size) & _U32
+            and (header.is_artificial or not self._may_leave_positions_out)
+        ):
             raise MalformedStreamError(
                 f"an artificial {name_of(header.type)} event, {self._place()}"
             )
@@ -365,6 +385,8 @@ class IngestStream:
             elif header.type == EventType.GTID_LIST and self._cursor >= self._known:
                 self._gtid_list(event)
             self._ordinary(np.array([at]), np.array([stop]))
+            if self._head_only and header.type in {EventType.PREVIOUS_GTIDS, EventType.GTID_LIST}:
+                raise HeadReceivedError(f"the head of {self._file} was received")
 
     def _drop(self, stop: int) -> None:
         """Leaves out a packet that ends at `stop`: what is before it becomes a batch."""
@@ -403,9 +425,11 @@ class IngestStream:
         else:
             self._known = FIRST_POSITION
             self._created_expected = resume.held_files.get(rotate.file_name)
+            if rotate.position != FIRST_POSITION and is_first:
+                raise BeginsInsideError(rotate.file_name, rotate.position)
             if rotate.position != FIRST_POSITION:
                 raise MalformedStreamError(
-                    f"the source begins {rotate.file_name} at position {rotate.position}"
+                    f"the source goes on with {rotate.file_name} at position {rotate.position}"
                 )
         self._file = rotate.file_name
         self._cursor = self._rotated_to = rotate.position
@@ -440,6 +464,8 @@ class IngestStream:
             raise MalformedStreamError(f"a second FORMAT_DESCRIPTION, {self._place()}")
         described = FormatDescription.decode(event)
         self._reader.crc_bytes = described.crc_bytes
+        # MariaDB from 11.7 on knows, of what it gathers before it writes it, only the end.
+        self._may_leave_positions_out = described.event_types >= MARIADB_EVENT_TYPES_MIN
         self._check_crc(event, header.type)
         self._wants_description = False
         self._transactions.begin_file()
@@ -588,7 +614,8 @@ class IngestStream:
 
     def _end_large(self, large: LargeEvent, at: int, stop: int) -> None:
         header, end = large.header, large.start + large.header.size
-        if end & _U32 != header.log_pos:
+        is_left_out = header.log_pos == 0 and self._may_leave_positions_out
+        if end & _U32 != header.log_pos and not is_left_out:
             raise MalformedStreamError(
                 f"an event that ends at {end} says that it ends at {header.log_pos}, "
                 f"{self._place()}"
@@ -641,7 +668,10 @@ class IngestStream:
         """The first event that lies elsewhere, or has another size, than its header says."""
         u32 = self._buffer.unaligned("<u4")
         said_sizes, said_ends = u32[offsets + _SIZE], u32[offsets + _LOG_POS]
-        wrong = (said_sizes != sizes) | (said_ends != (ends & _U32))
+        misplaced = said_ends != (ends & _U32)
+        if self._may_leave_positions_out:
+            misplaced &= said_ends != 0
+        wrong = (said_sizes != sizes) | misplaced
         if not wrong.any():
             return None
         at = int(wrong.argmax())

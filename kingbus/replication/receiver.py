@@ -35,8 +35,10 @@ import trio
 from kingbus import log, metrics
 from kingbus.binlog.command import COMMAND_VERSION, encode, in_older_words, version_needed
 from kingbus.binlog.errors import (
+    BeginsInsideError,
     ChecksumMismatchError,
     DifferentFileError,
+    HeadReceivedError,
     ReplacedAtSourceError,
     SourceError,
     UnknownFileError,
@@ -59,6 +61,8 @@ from kingbus.replication.source_facts import (
     SourceUnreachableError,
     by_gtid,
     dump_command,
+    for_head,
+    head_command,
     lost_way,
     mariadb_position,
     order_of,
@@ -174,6 +178,8 @@ class Receiver:
         self._proposed = 0
         self._new_epoch = False
         self._ask_by_gtid = False
+        self._head_of = ""
+        self._head_is_wanted = False
         self._show("stopped")
 
     # -- for people -------------------------------------------------------------------------
@@ -250,7 +256,8 @@ class Receiver:
         timings = self._timings
         turn, delay, fatal_delay = _Turn(), timings.retry_min, timings.operator_retry
         behind_delay = timings.retry_min
-        self._new_epoch = self._ask_by_gtid = False
+        self._new_epoch = self._ask_by_gtid = self._head_is_wanted = False
+        self._head_of = ""
         self._show("connecting")
         while True:
             started = trio.current_time()
@@ -301,6 +308,12 @@ class Receiver:
             is_first = not self._ask_by_gtid
             self._ask_by_gtid = True
             return is_first
+        if isinstance(error, HeadReceivedError):
+            return True
+        if isinstance(error, BeginsInsideError):
+            is_another = error.file_name != self._head_of
+            self._head_of, self._head_is_wanted = error.file_name, True
+            return is_another
         if isinstance(error, ChecksumMismatchError):
             self._metrics.checksum_mismatches.inc()
         if isinstance(error, ReplacedAtSourceError):
@@ -403,28 +416,34 @@ class Receiver:
         if self._ask_by_gtid:
             point = by_gtid(point)
         point = reachable(point, facts.version, facts.flavor)
+        head_only, self._head_is_wanted = self._head_is_wanted, False
+        if head_only:
+            point, first_file = for_head(point), self._head_of
         stream = IngestStream(
             point,
             first_rotate_has_crc=facts.checksum != "NONE",
             batch_bytes=self._batch_bytes,
             is_numbered=not config.compression,
+            head_only=head_only,
         )
-        had = mariadb_position(point) if facts.flavor == MARIADB else None
-        if had is not None:
-            await connection.go_on_from(had)
-        command, body = dump_command(
-            point,
-            server_id=self._identity.server_id_of(config),
-            flavor=facts.flavor,
-            first_file=first_file,
-        )
+        server_id = self._identity.server_id_of(config)
+        if head_only:
+            command, body = head_command(first_file, server_id=server_id)
+        else:
+            had = mariadb_position(point) if facts.flavor == MARIADB else None
+            if had is not None:
+                await connection.go_on_from(had)
+            command, body = dump_command(
+                point, server_id=server_id, flavor=facts.flavor, first_file=first_file
+            )
         await connection.start_dump(command, body)
+        by_position = point.by_position or head_only
         _log.info(
             "dump asked for",
             source=facts.address,
             session=session,
             epoch=point.epoch,
-            by="gtid set" if point.gtid_mode and not point.by_position else "position",
+            by="gtid set" if point.gtid_mode and not by_position else "position",
             file=point.file_name or first_file,
             position=point.dump_position,
         )
@@ -451,6 +470,7 @@ class Receiver:
         """Events come."""
         if self._status != "running":
             self._ask_by_gtid = False
+            self._head_of = ""
             self._show("running")
 
     # -- checking ---------------------------------------------------------------------------

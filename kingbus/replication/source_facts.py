@@ -330,6 +330,17 @@ def by_gtid(point: ResumePoint) -> ResumePoint:
     return replace(point, by_position=False, last_transaction=None, dump_position=FIRST_POSITION)
 
 
+def for_head(point: ResumePoint) -> ResumePoint:
+    """The same point for receiving the head of a file that the relay does not hold."""
+    return replace(by_gtid(point), file_name="")
+
+
+def head_command(file_name: str, *, server_id: int) -> tuple[int, bytes]:
+    """COM_BINLOG_DUMP of a file from its beginning, as MariaDB knows it too."""
+    head = _DUMP.pack(FIRST_POSITION, FLAG_HEARTBEAT_V2, server_id)
+    return COM_BINLOG_DUMP, head + file_name.encode()
+
+
 def reachable(point: ResumePoint, version: str, flavor: str = MYSQL) -> ResumePoint:
     """The same point, or its file's beginning where this source cannot begin so far behind.
 
@@ -373,8 +384,7 @@ def dump_command(
         return COM_BINLOG_DUMP, head + point.file_name.encode()
     if not point.gtid_mode:
         assert not point.by_position, "see `reachable`"
-        head = _DUMP.pack(FIRST_POSITION, FLAG_HEARTBEAT_V2, server_id)
-        return COM_BINLOG_DUMP, head + first_file.encode()
+        return head_command(first_file, server_id=server_id)
     name, position, gtids = b"", FIRST_POSITION, point.executed
     if point.by_position:
         name, position, gtids = point.file_name.encode(), point.dump_position, GtidSet()

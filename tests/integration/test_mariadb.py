@@ -270,8 +270,14 @@ def test_older_clients_are_sent_what_a_source_sends_them(
     world: World, mariadb: Installation
 ) -> None:
     """At each capability, with ANNOTATE_ROWS and without, by position and by GTID: byte for byte,
-    but for the server id in what is made up."""
+    but for the server id in what is made up.
+
+    A source of 11.4 on looks GTIDs up in an index, unless told not to, and begins inside a file;
+    one without and the relay begin at its beginning.
+    """
     source, cluster = begin(world, mariadb, count=1)
+    if mariadb.version >= (11, 4):
+        source.execute("SET GLOBAL binlog_gtid_index = OFF")
     workload.small_transactions(source, 5)
     source.execute("CREATE TABLE shop.more (a INT)")
     workload.small_transactions(source, 5)

@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MYSQL_9 = "mysql-9"
 MYSQL_56 = "mysql-5.6"
 MARIADB = "mariadb"
+MARIADB_SUITE = "bookworm"
 
 
 class MissingServerError(Exception):
@@ -41,7 +42,7 @@ class Installation:
     environment: dict[str, str] = field(default_factory=dict)
     directory: Path | None = None
     """The working directory that it must be started in, where that matters."""
-    scripts: Path | None = None
+    scripts: tuple[Path, ...] = ()
     """SQL that makes the system tables, for a server that does not make them itself."""
 
 
@@ -80,7 +81,7 @@ def modern() -> Installation:
     program = root / "usr/sbin/mysqld"
     if not program.exists():
         raise MissingServerError(f"no MySQL 9 in {root}; run scripts/servers to fetch it")
-    return _unpacked(MYSQL_9, root, program, _version)
+    return _unpacked(MYSQL_9, root, program, _version, share=root / "usr/share/mysql")
 
 
 def _unpacked(
@@ -88,6 +89,8 @@ def _unpacked(
     root: Path,
     program: Path,
     version_of: Callable[[tuple[str, ...]], tuple[int, ...] | None],
+    *,
+    share: Path,
 ) -> Installation:
     """A server out of a distribution's packages, with the libraries that came with it."""
     command = _through_own_loader(root, program)
@@ -100,8 +103,8 @@ def _unpacked(
         mysqld=command,
         settings=(
             f"basedir={root}/usr",
-            f"lc_messages_dir={root}/usr/share/mysql",
-            f"character_sets_dir={root}/usr/share/mysql/charsets",
+            f"lc_messages_dir={share}",
+            f"character_sets_dir={share}/charsets",
             f"plugin_dir={root}/usr/lib/mysql/plugin",
         ),
     )
@@ -119,13 +122,19 @@ def old() -> Installation:
         settings=(f"basedir={server}", f"lc_messages_dir={server}/share"),
         environment={"LD_LIBRARY_PATH": str(server)},
         directory=server,
-        scripts=server / "share",
+        scripts=_system_scripts(server / "share", "mysql"),
     )
+
+
+def mariadb_suite() -> str:
+    """The release of Debian whose MariaDB is used: `KINGBUS_MARIADB_SUITE`, or Debian 12."""
+    return os.environ.get("KINGBUS_MARIADB_SUITE") or MARIADB_SUITE
 
 
 def mariadb_directory() -> Path:
     """The directory that holds the unpacked packages of MariaDB and the libraries they need."""
-    return cache_directory() / "mariadb-root"
+    suite = mariadb_suite()
+    return cache_directory() / ("mariadb-root" if suite == MARIADB_SUITE else f"mariadb-{suite}")
 
 
 def mariadb() -> Installation:
@@ -134,8 +143,20 @@ def mariadb() -> Installation:
     program = root / "usr/sbin/mariadbd"
     if not program.exists():
         raise MissingServerError(f"no MariaDB in {root}; run scripts/servers to fetch it")
-    unpacked = _unpacked(MARIADB, root, program, _mariadb_version)
-    return replace(unpacked, scripts=root / "usr/share/mysql")
+    share = _mariadb_share(root)
+    unpacked = _unpacked(MARIADB, root, program, _mariadb_version, share=share)
+    return replace(unpacked, scripts=_system_scripts(share, share.name))
+
+
+def _mariadb_share(root: Path) -> Path:
+    """Its messages and scripts, which have a directory of the new name since Debian 13."""
+    new = root / "usr/share/mariadb"
+    return new if (new / "charsets").exists() else root / "usr/share/mysql"
+
+
+def _system_scripts(directory: Path, prefix: str) -> tuple[Path, ...]:
+    names = (f"{prefix}_system_tables.sql", f"{prefix}_system_tables_data.sql")
+    return tuple(directory / name for name in names)
 
 
 def mariadb_tool(name: str) -> tuple[str, ...]:
@@ -145,7 +166,9 @@ def mariadb_tool(name: str) -> tuple[str, ...]:
     if not program.exists():
         raise MissingServerError(f"no {name} in {root}; run scripts/servers to fetch it")
     plugins = root / "usr/lib/x86_64-linux-gnu/libmariadb3/plugin"
-    options = ("--no-defaults", f"--plugin-dir={plugins}")
+    # From 11.4 on a client insists on TLS unless it is told otherwise.
+    trusting = "--skip-ssl-verify-server-cert"
+    options = ("--no-defaults", f"--plugin-dir={plugins}", trusting)
     return (*_through_own_loader(root, program), *options)
 
 

@@ -1,10 +1,14 @@
-"""Binlog files as MariaDB 10.11 writes them, for the tests that need no server."""
+"""Binlog files as MariaDB 10.11 and 11.8 write them, for the tests that need no server."""
+
+from dataclasses import replace
 
 from kingbus.binlog import artificial
+from kingbus.binlog.checksum import CRC_BYTES
 from kingbus.binlog.event_types import EventType
 from kingbus.binlog.gtid import GtidSet
-from kingbus.binlog.mariadb import STANDALONE
-from kingbus.binlog.mariadb_gtid import key_of, split_key
+from kingbus.binlog.mariadb import STANDALONE, fake_gtid_list
+from kingbus.binlog.mariadb_gtid import Position, key_of, split_key
+from kingbus.crc import crc32
 from tests.support.events import BinlogFile, Stored, query
 
 MARIADB = "10.11.19-MariaDB-log"
@@ -18,10 +22,14 @@ XID = (EventType.XID, bytes(8))
 
 
 class MariaDBFile(BinlogFile):
-    """FORMAT_DESCRIPTION, GTID_LIST, BINLOG_CHECKPOINT, then what is added."""
+    """FORMAT_DESCRIPTION, GTID_LIST, BINLOG_CHECKPOINT, then what is added.
 
-    def __init__(self, name="mdb-bin.000001", *, crc=True, created=1_700_000_000):
+    `gathered`: as 11.8 does, of a group's events only the first and the last say where they end.
+    """
+
+    def __init__(self, name="mdb-bin.000001", *, crc=True, created=1_700_000_000, gathered=False):
         super().__init__(name, version=MARIADB, crc=crc, created=created)
+        self.gathered = gathered
 
     def format_description(self):
         body = b"\4\0" + self.version.encode().ljust(50, b"\0") + self.created.to_bytes(4, "little")
@@ -86,7 +94,23 @@ class MariaDBFile(BinlogFile):
         self.position += size
         for at, (type_, part) in enumerate(parts, 1):
             self.add(type_, part, transaction=which, ends=closed and at == len(parts))
+            if self.gathered and at < len(parts):
+                self._leave_position_out()
         return self
+
+    def _leave_position_out(self):
+        last = self.events[-1]
+        event = bytearray(last.event)
+        event[13:17] = bytes(4)
+        if self.crc:
+            event[-CRC_BYTES:] = crc32(event[:-CRC_BYTES]).to_bytes(CRC_BYTES, "little")
+        self.events[-1] = replace(last, event=bytes(event))
+
+    def begun_inside(self, position, had):
+        """A dump by GTID that the source's index lets begin there, for who has `had`."""
+        rotate, description = list(self.sent_from(position))[:2]
+        told = fake_gtid_list(Position.of(had), position, server_id=1, crc=self.crc)
+        return [rotate, description, told, *(e.event for e in self.events if e.start >= position)]
 
     def insert(self, number, *, domain=0, server=1, annotate=True):
         """One row in a transaction."""
@@ -99,9 +123,9 @@ class MariaDBFile(BinlogFile):
         return self.group(domain, server, number, parts, flags=DDL)
 
 
-def some_of_everything(name="mdb-bin.000001", *, first=1, gtids=None, crc=True):
+def some_of_everything(name="mdb-bin.000001", *, first=1, gtids=None, crc=True, gathered=False):
     """Seven transactions, each of a kind of its own, and a checkpoint between two of them."""
-    file = MariaDBFile(name, crc=crc).begin(gtids)
+    file = MariaDBFile(name, crc=crc, gathered=gathered).begin(gtids)
     file.ddl(first)
     file.insert(first + 1)
     file.checkpoint()

@@ -29,7 +29,6 @@ REPLICATION_USER = "repl"
 REPLICATION_PASSWORD = "repl-secret-5up"
 
 _START_SECONDS = 120.0
-_SYSTEM_SCRIPTS = ("mysql_system_tables.sql", "mysql_system_tables_data.sql")
 _SYSTEM_SCHEMAS = ("mysql", "information_schema", "performance_schema", "sys", "test")
 
 
@@ -460,13 +459,13 @@ def _build_template(installation: Installation, template: Path) -> None:
         f"port={port}",
         "bind_address=127.0.0.1",
     ]
-    if installation.scripts is not None:
+    if installation.scripts:
         # The package's own data directory has InnoDB tables without their dictionary, which a
         # crash recovery refuses: the system tables are made anew, as mysql_install_db would.
         (data / "mysql").mkdir(parents=True)
         (data / "test").mkdir()
         script = work / "system.sql"
-        parts = [(installation.scripts / name).read_bytes() for name in _SYSTEM_SCRIPTS]
+        parts = [each.read_bytes() for each in installation.scripts]
         script.write_bytes(b"\n".join([b"USE mysql;", *parts]))
         _run_once(installation, work, settings, ["--bootstrap"], script=script)
         old_user = "IDENTIFIED BY"

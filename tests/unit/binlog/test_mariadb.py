@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from kingbus.binlog import artificial
 from kingbus.binlog.checksum import is_intact
 from kingbus.binlog.errors import (
+    BeginsInsideError,
     EncryptedStreamError,
     FatalSourceErrorPacket,
     GapError,
+    HeadReceivedError,
     InconsistentTransactionError,
     MalformedEventError,
     MalformedStreamError,
@@ -25,6 +27,7 @@ from kingbus.binlog.mariadb import MariaDBGtid, decode_gtid_list, fake_gtid_list
 from kingbus.binlog.mariadb_compat import replacement, types_to_change
 from kingbus.binlog.mariadb_gtid import MalformedPositionError, Position, key_of
 from kingbus.binlog.relay_state import RelayState
+from kingbus.crc import crc32
 from kingbus.pb.command_pb2 import Command, ReceiverSession
 from tests.support.events import packets_of
 from tests.support.mariadb_events import MariaDBFile, some_of_everything
@@ -170,15 +173,23 @@ def ingest(resume, events, *, piece=1 << 20, batch_bytes=1 << 20, crc=True):
     return batches
 
 
+def packets_in(batch):
+    """Where each packet of a batch begins and ends."""
+    starts = list(memoryview(batch.meta.packet_offsets).cast("I"))
+    return zip(starts, [*starts[1:], len(batch.packets)], strict=True)
+
+
 def visible_ends(batches):
     return {batch.meta.visible_position for batch in batches}
 
 
 @pytest.mark.parametrize("piece", [7, 61, 400, 1 << 20])
 @pytest.mark.parametrize("crc", [True, False])
-def test_transactions_end_where_mariadb_ends_them(piece, crc):
-    """However the stream is cut, only ends of transactions are visible, and all GTIDs count."""
-    file = some_of_everything(crc=crc)
+@pytest.mark.parametrize("gathered", [True, False])
+def test_transactions_end_where_mariadb_ends_them(piece, crc, gathered):
+    """However the stream is cut, only ends of transactions are visible, and all GTIDs count;
+    whether events inside a group say where they end or not, they are stored as they came."""
+    file = some_of_everything(crc=crc, gathered=gathered)
     batches = ingest(fresh(), file.sent_from(4), piece=piece, batch_bytes=200, crc=crc)
     state = applied(batches)
     assert visible_ends(batches) <= set(file.visible_ends()) | {
@@ -188,6 +199,8 @@ def test_transactions_end_where_mariadb_ends_them(piece, crc):
     assert state.visible.position == file.position
     assert state.flavor == "mariadb"
     assert sum(len(batch.meta.transaction_packets) // 4 for batch in batches) == 7
+    kept = b"".join(batch.packets[at + 5 : to] for batch in batches for at, to in packets_in(batch))
+    assert kept == b"".join(event.event for event in file.events)
 
 
 def applied(batches, *, state=None, flavor="mariadb", start_set=None):
@@ -253,6 +266,55 @@ def test_a_start_in_the_middle_leaves_a_gap_and_resumes_by_gtid():
     batches = ingest(state.resume_point(), [rotate, *head, told, *grown])
     state = applied(batches, state=state)
     assert (str(state.executed), state.visible.position) == ("0-1-8", more[0].position)
+
+
+def test_an_event_that_is_missing_is_noticed_where_positions_are_left_out():
+    """At the latest by the end of its group, which says where it is; nothing of it is kept."""
+    file = some_of_everything(gathered=True)
+    sent = list(file.sent_from(4))
+    inside = [at for at, event in enumerate(sent) if at and event[13:17] == bytes(4)]
+    assert len(inside) >= 8
+    for at in inside:
+        with pytest.raises((MalformedStreamError, InconsistentTransactionError)):
+            ingest(fresh(), sent[:at] + sent[at + 1 :])
+        artificial_one = bytearray(sent[at])
+        artificial_one[17] |= 0x20
+        with pytest.raises(MalformedStreamError, match="artificial"):
+            ingest(fresh(), [*sent[:at], artificial_event(artificial_one), *sent[at + 1 :]])
+
+
+def artificial_event(event):
+    event[-4:] = crc32(event[:-4]).to_bytes(4, "little")
+    return bytes(event)
+
+
+def test_a_file_that_begins_inside_gets_its_head_by_position_first():
+    """As sources with a GTID index begin it; what lies between is a gap, or is not missing."""
+    file = some_of_everything(gathered=True)
+    head = file.events[1].end
+    skipped = next(e.start for e in file.events if e.gtid is not None and e.gtid[2] == 4)
+    for had, begins in ((gtids("0-1-3"), skipped), (GtidSet(), head)):
+        with pytest.raises(BeginsInsideError, match=f"{file.name} at position {begins}") as caught:
+            ingest(fresh(executed=had.copy()), file.begun_inside(begins, had))
+        assert caught.value.file_name == file.name
+
+        stream = IngestStream(fresh(executed=had.copy()), head_only=True)
+        stream.receive(b"".join(packets_of(file.sent_from(4))))
+        batches = stream.take(idle=True)
+        with pytest.raises(HeadReceivedError):
+            stream.take(idle=True)
+        state = applied(batches, start_set=had)
+        assert state.visible.position == head
+
+        session = ReceiverSession(epoch=1, source_uuid="mariadb-server-1", flavor="mariadb")
+        assert state.apply(state.index + 1, Command(receiver_session=session)).accepted
+        point = state.resume_point()
+        sent = file.sent_from(head) if point.by_position else file.begun_inside(begins, had)
+        assert point.by_position == (not had)
+        state = applied(ingest(point, sent), state=state)
+        assert (str(state.executed), state.visible.position) == ("0-1-7", file.position)
+        gaps = [(gap.start, gap.end) for gap in state.files[0].gaps]
+        assert gaps == ([(head, skipped)] if had else [])
 
 
 def test_what_cannot_be_relayed_is_refused_in_one_sentence():

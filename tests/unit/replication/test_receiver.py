@@ -624,6 +624,36 @@ async def test_a_mariadb_source_is_asked_as_its_own_replicas_ask():
     assert state.flavor == "mariadb"
 
 
+@pytest.mark.parametrize("had", ["0-1-5", "0-1-8"])
+async def test_the_head_of_a_file_that_begins_inside_is_asked_for_by_position(had: str) -> None:
+    """A source with a GTID index leaves it out; then the dump goes on, by GTID where something of
+    the file is had already, without a wait between and without an error."""
+    first = some_of_everything(gtids=GtidSet.parse("0-1-5"), first=6, gathered=True)
+    begins = next(e.start for e in first.events if e.gtid and e.gtid[2] == int(had[4:]) + 1)
+    version = "11.8.6-MariaDB-log"
+    facts = MemorySource(flavor="mariadb", version=version, executed="0-1-12", purged="0-1-5")
+
+    def script(request):
+        if request.kind == "gtid":
+            return list(first.begun_inside(begins, GtidSet.parse(had)))
+        return list(first.sent_from(request.position))
+
+    async with (
+        serving(ScriptedSource(facts=facts, scripts=[script])) as source,
+        pulling(source, flavor="mariadb", start_from=had) as pull,
+    ):
+        await pull.until(lambda: pull.node.state.visible.position == first.position)
+        assert pull.receiver.status().error == ""
+    kinds = [(each.kind, each.file_name) for each in source.requests]
+    by_position = ("position", first.name)
+    last = by_position if had == "0-1-5" else ("gtid", "")
+    assert kinds == [("gtid", ""), by_position, last]
+    assert pull.node.state.visible.position == first.position
+    assert str(pull.node.state.executed) == "0-1-12"
+    head = b"\xfebin" + b"".join(e.event for e in first.events[:2])
+    assert pull.node.files()[first.name].startswith(head)
+
+
 async def test_a_source_of_the_other_flavor_is_an_error_that_names_both():
     """Whatever of configuration and source is MariaDB's."""
     facts = MemorySource(flavor="mariadb", version="10.11.19-MariaDB-log", executed="", purged="")
