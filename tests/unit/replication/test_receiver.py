@@ -818,6 +818,94 @@ async def test_a_candidate_that_replicates_from_this_relay_is_no_source_yet():
         await pull.until_whole(file)
 
 
+async def test_a_source_that_came_back_as_a_replica_of_the_relay_is_not_pulled_from():
+    """Though it is the first candidate: it has all that the relay has, and nothing else ever. Only
+    who has just chosen it knows better."""
+    file, attached = one_file(), set()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, attached=lambda: attached) as pull:
+        await pull.until_whole(file)
+        attached.add(SOURCE_UUID)
+        sessions = pull.node.sessions()
+        source.end()
+        await pull.until_status("connecting", "once it is promoted")
+        assert pull.node.sessions() == sessions
+        pull.receiver.take_first()
+        await pull.until_status("running")
+        source.end()
+        await pull.until_status("connecting", "once it is promoted")
+
+
+async def test_a_new_leader_goes_on_with_the_present_source():
+    """And not with the first of the candidates, which was lost, and is there again; a new order of
+    them is taken at its word."""
+    file = one_file()
+    first = source_of(file, executed=f"{A_TEXT}:1-2")
+    first.facts.gtid_mode = "OFF"
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with serving(first), pulling(source, first.address) as pull:
+        await pull.until_status("running")
+        assert pull.receiver.status().address == source.address
+        first.facts.gtid_mode = "ON"
+        pull.node.step_down()
+        await pull.until_status("stopped")
+        pull.node.lead(2)
+        await pull.until_status("running")
+        assert (pull.receiver.status().address, first.requests) == (source.address, [])
+        pull.node.configure(pull.config(source.address, first.address))
+        pull.node.configure(pull.config(first.address, source.address))
+        await pull.until(lambda: first.requests)
+
+
+async def test_while_it_is_held_nothing_is_pulled_and_then_it_goes_on():
+    """What was under way may yet come; nothing is proposed any more, whatever the source sends.
+    Nothing of it is in the log: a start in between does not end it, and another leader is free."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until_whole(file)
+        with pull.receiver.held():
+            await pull.receiver.halted()
+            await pull.until_status("stopped")
+            entries, asked = len(pull.node.held.log.entries), len(source.requests)
+            source.facts.executed = f"{A_TEXT}:1-3"
+            file.transaction(A, 3, DDL)
+            source.send(*(event.event for event in file.events[-2:]))
+            pull.node.configure(pull.config(source.address))
+            pull.node.step_down()
+            pull.node.lead(2)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert len(pull.node.held.log.entries) == entries + 1
+            assert len(source.requests) == asked
+            assert pull.receiver.status().status == "stopped"
+        await pull.until_whole(file)
+        await pull.until_status("running")
+
+
+async def test_what_was_under_way_is_compared_before_a_session_goes_on():
+    """A batch of the session before is committed only after the next source was looked at, which
+    lacks it: to go on there would part the replicas from it. No dump is asked for."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until_whole(file)
+        pull.node.is_holding = True
+        events = len(file.events)
+        file.transaction(A, 3, DDL)
+        source.send(*(event.event for event in file.events[events:]))
+        await pull.until(lambda: pull.node.under_way == 1)
+        with pull.receiver.held():
+            await pull.receiver.halted()
+        await pull.until(lambda: pull.node.under_way == 2, "a session behind the batch")
+        pull.node.is_holding = False
+        pull.node.commit()
+        await pull.until_status("error", f"that the source lacks: {A_TEXT}:3")
+        assert pull.node.state.executed.count() == 3
+        assert len(source.requests) == 1
+        source.facts.executed = f"{A_TEXT}:1-3"
+        await pull.until_status("running")
+
+
 # Semi-sync -------------------------------------------------------------------------------------
 
 
