@@ -24,13 +24,14 @@ from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.receiver import Receiver, Timings
 from kingbus.replication.served_facts import ClusterIdentity
+from kingbus.replication.status_values import status_values
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
 from tests.support.events import MODERN, OLD, BinlogFile, query
 from tests.support.mariadb_events import some_of_everything
 from tests.support.solo_node import SoloNode
-from tests.unit.replication.served_facts import MemorySource
+from tests.unit.replication.served_facts import MemoryConnections, MemorySource
 
 PASSWORD = "hunter2-correct"
 A = bytes(range(16))
@@ -117,7 +118,7 @@ async def serving(source: ScriptedSource) -> AsyncIterator[ScriptedSource]:
 
 
 class Pull:
-    def __init__(self, *, is_full=lambda: False, attached=tuple, lowest_version=2):
+    def __init__(self, *, is_full=lambda: False, attached=tuple, lowest_version=2, channel_name=""):
         self.node = SoloNode()
         self.key = ClusterSecret.generate()
         self.identity = ClusterIdentity(1234, lambda: self.node.state)
@@ -132,6 +133,7 @@ class Pull:
             changed=lambda: self.node.changed,
             random=random.Random(1),
             timings=SHORT,
+            channel_name=channel_name,
         )
 
     def config(self, *addresses, password=PASSWORD, **changed):
@@ -166,8 +168,14 @@ async def pulling(source: ScriptedSource, *more: str, **options) -> AsyncIterato
     is_full = options.pop("is_full", lambda: False)
     attached = options.pop("attached", tuple)
     lowest_version = options.pop("lowest_version", 2)
+    channel_name = options.pop("channel_name", "")
     async with serving(source):
-        pull = Pull(is_full=is_full, attached=attached, lowest_version=lowest_version)
+        pull = Pull(
+            is_full=is_full,
+            attached=attached,
+            lowest_version=lowest_version,
+            channel_name=channel_name,
+        )
         pull.node.lead()
         pull.node.configure(pull.config(*more, source.address, **options))
         async with trio.open_nursery() as nursery:
@@ -950,6 +958,28 @@ async def test_nothing_is_acknowledged_before_it_is_committed():
         status = pull.receiver.status()
         assert status.semi_sync_active and status.acknowledged == (file.name, file.position)
         await pull.until_whole(file)
+
+
+@pytest.mark.parametrize(("name", "other"), [("", "second"), ("second", "")])
+async def test_each_channel_counts_its_own_acknowledgements(name: str, other: str):
+    """Whether the source is acknowledged, and how often, is not written over another channel's."""
+
+    def counted(channel: str) -> list[float]:
+        kind, labels = ("channel_receiver", {"channel": channel}) if channel else ("receiver", {})
+        words = ("active", "asked_total", "acks_total")
+        return [metrics.value(f"kingbus_{kind}_semi_sync_{word}", **labels) for word in words]
+
+    before, others = counted(name), counted(other)
+    source = semi_sync_source(one_file(), executed=f"{A_TEXT}:1-2")
+    async with pulling(source, semi_sync=True, channel_name=name) as pull:
+        await pull.until(lambda: counted(name)[2] > before[2], "an acknowledgement")
+        assert counted(name)[0] == 1 and counted(name)[1] > before[1]
+        for channel in (name, other):
+            connections = MemoryConnections(channel_name=channel)
+            shown = status_values(connections)["Rpl_semi_sync_replica_status"]
+            assert shown == ("ON" if channel == name else "OFF")
+    assert counted(name)[0] == 0
+    assert counted(other) == others
 
 
 async def test_what_the_relay_has_already_is_acknowledged_when_it_is_sent_again():
