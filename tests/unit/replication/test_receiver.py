@@ -13,12 +13,13 @@ import trio
 
 from kingbus import metrics
 from kingbus.addresses import Address
+from kingbus.binlog.command import encode
 from kingbus.binlog.event_types import EventType
 from kingbus.binlog.gtid import GtidSet
 from kingbus.mysql import auth, server
 from kingbus.mysql.constants import Capability
 from kingbus.mysql.packet import encode_payload
-from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
+from kingbus.pb.command_pb2 import AcceptGap, Command, ReceiverSession, SourceConfig
 from kingbus.replication.binlog_server import BinlogServer
 from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
@@ -912,6 +913,25 @@ async def test_what_was_under_way_is_compared_before_a_session_goes_on():
         assert len(source.requests) == 1
         source.facts.executed = f"{A_TEXT}:1-3"
         await pull.until_status("running")
+
+
+async def test_a_gap_that_is_accepted_under_a_session_begins_an_epoch():
+    """The session was planned before, and comes behind it in the log: nothing is asked for in the
+    file that ends at the gap."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-9")
+    async with pulling(source) as pull:
+        await pull.until_whole(file)
+        pull.node.is_holding = True
+        gap = AcceptGap(gtids=GtidSet.parse(f"{A_TEXT}:3-5").encode())
+        await pull.node.propose(encode(Command(accept_gap=gap)))
+        source.end()
+        await pull.until(lambda: pull.node.under_way == 2, "a session behind the gap")
+        pull.node.is_holding = False
+        pull.node.commit()
+        await pull.until(lambda: pull.node.state.epoch == 2)
+        await pull.until(lambda: len(source.requests) > 1, "a dump")
+        assert [request.kind for request in source.requests[1:]] == ["gtid"]
 
 
 # Semi-sync -------------------------------------------------------------------------------------
