@@ -159,10 +159,13 @@ class SourceFailover:
 
     # -- a gap ------------------------------------------------------------------------------
 
-    async def accept_gap(self, stored: SourceConfig, password: str, gtids: GtidSet) -> None:
+    async def accept_gap(
+        self, stored: SourceConfig, password: str, gtids: GtidSet, *, running: str = ""
+    ) -> None:
         """Go on behind exactly this set, which the source has purged and the relay lacks.
 
-        ConflictError where the set is another one: what the source still has would be lost.
+        ConflictError where the set is another one: what the source still has would be lost. So it
+        would be where another candidate has it, which the relay pulls from: `running`.
         """
         if stored.flavor == MARIADB or stored.mode == POSITION:
             raise ConflictError(
@@ -180,6 +183,11 @@ class SourceFailover:
         missing = facts.gtid_purged.subtract(state.executed)
         if not missing:
             raise ConflictError(f"{facts.address} has purged nothing that the relay lacks")
+        if running:
+            raise ConflictError(
+                f"the relay pulls from {running}, where nothing is missing",
+                hint="wait, or first stop it: kingbus source stop",
+            )
         wanted = gtids.subtract(state.executed)
         if wanted != missing:
             raise ConflictError(

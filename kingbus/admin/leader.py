@@ -464,7 +464,11 @@ class LeaderOperations:
         except MalformedGtidSetError as error:
             raise BadRequestError(f"gtid_set must be a GTID set: {error}") from None
         async with self._source_lock:
-            await self._failover.accept_gap(self._stored_source(), self._stored_password(), gtids)
+            now = self._receiver.status()
+            running = now.address if now.status == "running" else ""
+            await self._failover.accept_gap(
+                self._stored_source(), self._stored_password(), gtids, running=running
+            )
         return ""
 
     def _stored_source(self) -> SourceConfig:

@@ -251,11 +251,11 @@ class Receiver:
         """Pulls whenever this node leads and the receiver is started."""
         while True:
             term = await self._node.leadership.wait_ready()
+            self._takes_first = False
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._lead)
                 await self._node.leadership.wait_lost(term)
                 nursery.cancel_scope.cancel()
-            self._takes_first = False
             self._show("stopped")
 
     async def _lead(self) -> None:

@@ -266,6 +266,7 @@ async def test_exactly_the_gap_is_accepted(pair: Pair) -> None:
     """In the log, and the receiver tries at once; any other set would lose what is still there."""
     browser = await started(pair)
     hold(pair, f"{A}:1-5")
+    pair.n1.receiver.now.status = "error"
     pair.n1.receiver.facts = replace(
         pair.n1.receiver.facts,
         gtid_executed=GtidSet.parse(f"{A}:1-20"),
@@ -284,6 +285,22 @@ async def test_exactly_the_gap_is_accepted(pair: Pair) -> None:
     assert stored(pair) is not config, "applied anew: a receiver that waits for an operator goes on"
     status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:6-9"})
     assert (status, "purged nothing" in message) == (409, True)
+
+
+async def test_no_gap_is_accepted_while_another_candidate_is_pulled_from(pair: Pair) -> None:
+    """It has what the first one has purged, and may be about to send it."""
+    browser = await started(pair)
+    hold(pair, f"{A}:1-5")
+    pair.n1.receiver.now.address = SECOND
+    pair.n1.receiver.facts = replace(
+        pair.n1.receiver.facts,
+        gtid_executed=GtidSet.parse(f"{A}:1-20"),
+        gtid_purged=GtidSet.parse(f"{A}:1-9"),
+    )
+    index = pair.shared.index
+    status, message = await browser.refused("PUT", ACCEPT_GAP, {"gtid_set": f"{A}:6-9"})
+    assert (status, f"pulls from {SECOND}" in message) == (409, True)
+    assert pair.shared.index == index and not pair.shared.state.accepted_gap
 
 
 def lose_one_answer(pair: Pair, *, arrived: bool) -> None:
@@ -328,6 +345,7 @@ async def test_a_gap_whose_answer_was_lost_is_accepted_once(pair: Pair, arrived:
     """And a refusal for another reason is told."""
     await started(pair)
     hold(pair, f"{A}:1-5")
+    pair.n1.receiver.now.status = "error"
     pair.n1.receiver.facts = replace(
         pair.n1.receiver.facts,
         gtid_executed=GtidSet.parse(f"{A}:1-20"),
