@@ -6,6 +6,9 @@ process) is exported, and so that a test can read one value with `value`. A name
 no layer; it must not import one.
 """
 
+import contextlib
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
@@ -113,6 +116,17 @@ CHANNEL_RECEIVER_SEMI_SYNC_ACTIVE = _gauge(
     ("channel",),
 )
 
+CHANNEL_RECEIVER_SEMI_SYNC_ASKED = _counter(
+    "kingbus_channel_receiver_semi_sync_asked_total",
+    "Transactions for which the source of a named channel asked for an acknowledgement.",
+    ("channel",),
+)
+CHANNEL_RECEIVER_SEMI_SYNC_ACKS = _counter(
+    "kingbus_channel_receiver_semi_sync_acks_total",
+    "Acknowledgements sent to the source of a named channel.",
+    ("channel",),
+)
+
 # raft: what node/ sees.
 RAFT_TERM = _gauge("kingbus_raft_term", "Current term.")
 RAFT_IS_LEADER = _gauge("kingbus_raft_is_leader", "1 on the leader.")
@@ -179,6 +193,11 @@ CHANNEL_REPLICA_BYTES_UNTIL_CUT_OFF = _gauge(
     "kingbus_replica_bytes_until_cut_off for a replica of a named channel.",
     ("channel", "replica"),
 )
+CHANNEL_REPLICA_UNACKNOWLEDGED_BYTES = _gauge(
+    "kingbus_channel_replica_unacknowledged_bytes",
+    "kingbus_replica_unacknowledged_bytes for a replica of a named channel.",
+    ("channel", "replica"),
+)
 
 # relay: what the applied log says.
 RELAY_VISIBLE_BYTES = _counter("kingbus_relay_bytes_total", "Bytes of batches applied.")
@@ -191,7 +210,8 @@ DUMP_FILE_BYTES = _counter(
     "Of kingbus_dump_bytes_total, those that went from the log's files to the sockets unread.",
 )
 DUMP_SEMI_SYNC_CLIENTS = _gauge(
-    "kingbus_dump_semi_sync_clients", "Binlog dumps to replicas that acknowledge what they have."
+    "kingbus_dump_semi_sync_clients",
+    "Replicas that acknowledge what they have, of all channels together.",
 )
 DUMP_SEMI_SYNC_ACKS = _counter(
     "kingbus_dump_semi_sync_acks_total", "Acknowledgements that came from replicas."
@@ -245,6 +265,8 @@ class ReceiverMetrics:
             self.open_transaction_bytes = RECEIVER_OPEN_TRANSACTION_BYTES
             self.last_event_time = RECEIVER_LAST_EVENT_TIME
             self.semi_sync_active = RECEIVER_SEMI_SYNC_ACTIVE
+            self.semi_sync_asked = RECEIVER_SEMI_SYNC_ASKED
+            self.semi_sync_acks = RECEIVER_SEMI_SYNC_ACKS
             return
         self.events = CHANNEL_RECEIVER_EVENTS.labels(channel)
         self.bytes = CHANNEL_RECEIVER_BYTES.labels(channel)
@@ -254,12 +276,49 @@ class ReceiverMetrics:
         self.open_transaction_bytes = CHANNEL_RECEIVER_OPEN_TRANSACTION_BYTES.labels(channel)
         self.last_event_time = CHANNEL_RECEIVER_LAST_EVENT_TIME.labels(channel)
         self.semi_sync_active = CHANNEL_RECEIVER_SEMI_SYNC_ACTIVE.labels(channel)
+        self.semi_sync_asked = CHANNEL_RECEIVER_SEMI_SYNC_ASKED.labels(channel)
+        self.semi_sync_acks = CHANNEL_RECEIVER_SEMI_SYNC_ACKS.labels(channel)
 
     def status(self, status: str) -> Gauge:
         """1 while the receiver is in that state."""
         if not self._channel:
             return RECEIVER_STATUS.labels(status)
         return CHANNEL_RECEIVER_STATUS.labels(self._channel, status)
+
+
+class SemiSyncMetrics:
+    """Of the replicas that acknowledge to one channel; each channel has its own, and its listener.
+
+    A replica of several channels has one uuid, and is measured at each of them.
+    """
+
+    def __init__(self, channel: str = "") -> None:
+        self._labels = (channel,) if channel else ()
+        self._bytes = (
+            CHANNEL_REPLICA_UNACKNOWLEDGED_BYTES if channel else REPLICA_UNACKNOWLEDGED_BYTES
+        )
+        self._clients = 0
+
+    def clients(self, count: int) -> None:
+        """So many are there now."""
+        DUMP_SEMI_SYNC_CLIENTS.inc(count - self._clients)
+        self._clients = count
+
+    def measure(self, replica: str, unacknowledged: Callable[[], float]) -> None:
+        """`unacknowledged` gives the bytes whenever somebody looks."""
+        self._bytes.labels(*self._labels, replica).set_function(unacknowledged)
+
+    def forget(self, replica: str) -> None:
+        """It is gone."""
+        with contextlib.suppress(KeyError):
+            self._bytes.remove(*self._labels, replica)
+
+
+def semi_sync_is_active(channel: str = "") -> bool:
+    """Whether this node acknowledges to the source of that channel."""
+    if not channel:
+        return bool(value("kingbus_receiver_semi_sync_active"))
+    return bool(value("kingbus_channel_receiver_semi_sync_active", channel=channel))
 
 
 def exposition() -> bytes:

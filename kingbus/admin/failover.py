@@ -1,21 +1,29 @@
 """Taking another source, and accepting a gap: what an operator decides when a source is lost.
 
 Owns the order of the steps, which is what makes them safe: everything is compared before anything
-is changed, and once the receiver has stopped nothing can come from the old source any more while it
-is seen whether the new one has all of it. Must not know HTTP, nor how a source is asked.
+is changed, and while the receiver is held nothing can come from the old source any more, and it is
+seen whether the new one has all of it. Must not know HTTP, nor how a source is asked.
+
+At every step the log says that the receiver is to pull, from the old source or from the new one:
+the hold is this process's alone. Whoever leads next goes on by itself if this one dies in between.
 """
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 import trio
 
-from kingbus.admin.errors import BadRequestError, ConflictError, SourceRefusedError
+from kingbus.admin.errors import (
+    BadRequestError,
+    ConflictError,
+    SourceRefusedError,
+    UnavailableError,
+)
 from kingbus.binlog.gtid import GtidSet
 from kingbus.binlog.mariadb_gtid import MARIADB
 from kingbus.binlog.relay_state import RelayState
-from kingbus.errors import KingbusError
 from kingbus.log import get_logger
 from kingbus.pb.command_pb2 import AcceptGap, Command, SourceConfig
 from kingbus.replication.candidates import SourceCheckError
@@ -28,13 +36,17 @@ WAIT_SECONDS_MAX: Final = 5.0
 """So long the receiver stands still for the new source to get what the relay has. The two together
 must come to an end before another member stops waiting for the leader's answer."""
 LOOK_BACK_SECONDS_MAX: Final = 2.0
-RESTORE_SECONDS_MAX: Final = 3.0
+HALT_SECONDS_MAX: Final = 2.0
+"""Until the receiver has let go of a source; it closes a connection."""
 _POLL_SECONDS: Final = 0.3
 
 
 class Receiver(Protocol):
-    """Asks sources."""
+    """Asks sources, and can be held."""
 
+    def held(self) -> AbstractContextManager[None]: ...
+    async def halted(self) -> None: ...
+    def take_first(self) -> None: ...
     async def check_source(self, config: SourceConfig, password: str) -> SourceFacts: ...
     async def ask_facts(self, config: SourceConfig, password: str) -> SourceFacts: ...
 
@@ -76,17 +88,14 @@ class SourceFailover:
         wanted.started = True
         alone = _with_addresses(stored, [address])
         await self._check(alone, password, may_lag=True)
-        if stored.started:
-            stopped = _with_addresses(stored, list(stored.addresses))
-            stopped.started = False
-            await self._propose(Command(source_config=stopped))
-        try:
+        with self._receiver.held():
+            mark = await self._stand_still(stored)
             facts = await self._wait_until_fit(alone, password)
-        except BaseException:
-            if stored.started:
-                await self._restore(stored)
-            raise
-        await self._propose(Command(source_config=wanted))
+            if self._relay.state.source_config is not mark:
+                # Another member led meanwhile, and was told something else.
+                raise ConflictError("the source's settings were changed meanwhile")
+            await self._propose(Command(source_config=wanted))
+            self._receiver.take_first()
         _log.warning("source failover", source=address, before=present)
         notes = _promotion(address, facts)
         if present and present != address:
@@ -121,6 +130,23 @@ class SourceFailover:
                 f"{alone.addresses[0]} did not answer within {CHECK_SECONDS_MAX:.0f} s"
             ) from None
 
+    async def _stand_still(self, stored: SourceConfig) -> SourceConfig | None:
+        """Until all that the held receiver proposed is applied; the configuration in force.
+
+        It is the same as before, applied anew: in the log it comes behind what was under way.
+        """
+        try:
+            with trio.fail_after(HALT_SECONDS_MAX):
+                await self._receiver.halted()
+        except trio.TooSlowError:
+            raise UnavailableError(
+                f"the receiver did not stop within {HALT_SECONDS_MAX:.0f} s",
+                hint="repeating is safe",
+            ) from None
+        if stored.started:
+            await self._propose(Command(source_config=stored))
+        return self._relay.state.source_config
+
     async def _wait_until_fit(self, alone: SourceConfig, password: str) -> SourceFacts:
         """Nothing comes into the relay any more: until the source has all that is in it."""
         give_up_at = trio.current_time() + WAIT_SECONDS_MAX
@@ -131,18 +157,15 @@ class SourceFailover:
                 return facts
             await trio.sleep(_POLL_SECONDS)
 
-    async def _restore(self, stored: SourceConfig) -> None:
-        """Whatever ended the wait, a request that was given up included."""
-        deadline = trio.current_time() + RESTORE_SECONDS_MAX
-        with trio.CancelScope(shield=True, deadline=deadline), contextlib.suppress(KingbusError):
-            await self._propose(Command(source_config=stored))
-
     # -- a gap ------------------------------------------------------------------------------
 
-    async def accept_gap(self, stored: SourceConfig, password: str, gtids: GtidSet) -> None:
+    async def accept_gap(
+        self, stored: SourceConfig, password: str, gtids: GtidSet, *, running: str = ""
+    ) -> None:
         """Go on behind exactly this set, which the source has purged and the relay lacks.
 
-        ConflictError where the set is another one: what the source still has would be lost.
+        ConflictError where the set is another one: what the source still has would be lost. So it
+        would be where another candidate has it, which the relay pulls from: `running`.
         """
         if stored.flavor == MARIADB or stored.mode == POSITION:
             raise ConflictError(
@@ -160,6 +183,11 @@ class SourceFailover:
         missing = facts.gtid_purged.subtract(state.executed)
         if not missing:
             raise ConflictError(f"{facts.address} has purged nothing that the relay lacks")
+        if running:
+            raise ConflictError(
+                f"the relay pulls from {running}, where nothing is missing",
+                hint="wait, or first stop it: kingbus source stop",
+            )
         wanted = gtids.subtract(state.executed)
         if wanted != missing:
             raise ConflictError(

@@ -464,7 +464,11 @@ class LeaderOperations:
         except MalformedGtidSetError as error:
             raise BadRequestError(f"gtid_set must be a GTID set: {error}") from None
         async with self._source_lock:
-            await self._failover.accept_gap(self._stored_source(), self._stored_password(), gtids)
+            now = self._receiver.status()
+            running = now.address if now.status == "running" else ""
+            await self._failover.accept_gap(
+                self._stored_source(), self._stored_password(), gtids, running=running
+            )
         return ""
 
     def _stored_source(self) -> SourceConfig:
@@ -519,7 +523,7 @@ class LeaderOperations:
         user = wanted.mysql_user or stored.user
         if not user:
             raise BadRequestError("mysql_user is required")
-        mode = wanted.mode or stored.mode or GTID
+        mode = wanted.mode or stored.mode or self._mode_begun()
         start_from = wanted.start_from
         if not start_from and mode == (stored.mode or GTID):
             start_from = stored.start_from  # where to begin is said differently in each mode
@@ -544,6 +548,12 @@ class LeaderOperations:
             raise ConflictError(problem)
         password = wanted.mysql_password
         return config, self._stored_password() if password is None else password
+
+    def _mode_begun(self) -> str:
+        """What the relay goes by, where a source that was forgotten does not say it any more."""
+        state = self._relay.state
+        begun = "" if state.is_empty or state.source is None else state.source.mode
+        return begun or GTID
 
     async def _check_source(self, config: SourceConfig, password: str) -> None:
         try:

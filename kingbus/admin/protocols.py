@@ -4,6 +4,7 @@ Shapes only. `RelayState` and `Cluster` are values of the pure cores and used as
 """
 
 from collections.abc import Awaitable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from kingbus.binlog.gtid import GtidSet
@@ -277,6 +278,16 @@ class Receiver(Protocol):
     async def ask_facts(self, config: command_pb2.SourceConfig, password: str) -> SourceFacts:
         """The same without comparing what source and relay have."""
         ...
+
+    def held(self) -> AbstractContextManager[None]:
+        """While this lasts nothing is pulled."""
+        ...
+
+    async def halted(self) -> None:
+        """While it is held: until nothing more is proposed."""
+
+    def take_first(self) -> None:
+        """The first candidate was chosen by an operator."""
 
     def ask_binlog_size(self, config: command_pb2.SourceConfig, password: str) -> Awaitable[int]:
         """The source's max_binlog_size; 0 when it does not say so soon."""

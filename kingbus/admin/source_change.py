@@ -33,10 +33,10 @@ def _changed(stored: SourceConfig | None, change: schema.ChangeSource) -> schema
         syncer_id=before.server_id,
         syncer_uuid=before.server_uuid,
         start_from=before.start_from,
-        flavor=before.flavor or "mysql",
+        flavor=before.flavor,
     )
-    tls = _tls(before, change)
-    return wanted if tls is None else wanted.model_copy(update={"tls": tls})
+    kept = {"mode": before.mode, "compression": before.compression}
+    return wanted.model_copy(update={**kept, "tls": _tls(before, change)})
 
 
 def _addresses(before: SourceConfig, change: schema.ChangeSource) -> list[str]:

@@ -234,9 +234,9 @@ class Member:
         )
         self._transport.register(RETENTION_METHOD, self._purger.handle_call)
 
-    def _replicas_seen(self) -> set[str]:
-        """The replicas of all members; the purger comes into being after the receiver."""
-        return self._purger.replicas_seen()
+    def _replicas_seen(self, channel: int = 0) -> set[str]:
+        """A channel's replicas at all members; the purger comes into being after the receiver."""
+        return self._purger.replicas_seen(channel)
 
     def _attached(self) -> Iterator[tuple[str, str]]:
         """Who reads which file here; the archive reads as a replica would, on the leader."""

@@ -34,7 +34,13 @@ class Acknowledger:
     """For one session. `run` it beside the reading; `stream` says what the source asked for."""
 
     def __init__(
-        self, connection: Connection, relay: Relay, stream: SemiSyncStream, *, session: int
+        self,
+        connection: Connection,
+        relay: Relay,
+        stream: SemiSyncStream,
+        *,
+        session: int,
+        counts: metrics.ReceiverMetrics,
     ) -> None:
         self.file_name = ""
         self.position = 0
@@ -45,6 +51,7 @@ class Acknowledger:
         self._relay = relay
         self._stream = stream
         self._session = session
+        self._metrics = counts
         self._due = trio.Event()
         self._asked_counted = 0
         self._has_begun = False
@@ -67,9 +74,9 @@ class Acknowledger:
         """
         stream = self._stream
         if stream.asked != self._asked_counted:
-            metrics.RECEIVER_SEMI_SYNC_ASKED.inc(stream.asked - self._asked_counted)
+            self._metrics.semi_sync_asked.inc(stream.asked - self._asked_counted)
             self._asked_counted = stream.asked
-        metrics.RECEIVER_SEMI_SYNC_ACTIVE.set(self.is_active)
+        self._metrics.semi_sync_active.set(self.is_active)
         is_wanted = stream.is_asked
         if is_applied and self.is_active and not self._has_begun:
             # A dump by set leaves out what the relay has, and what the source may wait for since
@@ -99,4 +106,4 @@ class Acknowledger:
                 continue
             await self._connection.send(acknowledgement(visible.file_name, visible.position))
             self.file_name, self.position = visible.file_name, visible.position
-            metrics.RECEIVER_SEMI_SYNC_ACKS.inc()
+            self._metrics.semi_sync_acks.inc()

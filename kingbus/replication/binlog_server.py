@@ -14,7 +14,6 @@ The tasks::
          |- drain             during a dump: notices that the client is gone
 """
 
-import contextlib
 import errno
 import secrets
 import ssl
@@ -187,6 +186,7 @@ class BinlogServer:
         self.connections = ConnectionRegistry(
             facts, clock=clock, first_thread_id=channel << THREAD_ID_BITS
         )
+        self.semi_sync = metrics.SemiSyncMetrics(facts.channel_name)
         self.password_limiter = trio.CapacityLimiter(PASSWORD_CHECKS_MAX)
         self._nursery: trio.Nursery | None = None
         self._listening: trio.CancelScope | None = None
@@ -611,14 +611,12 @@ class _Client:
         """Where a dump that is acknowledged has begun or ended; the same replica may have two."""
         if not dump.request.semi_sync:
             return
-        connections, gauge = self._server.connections, metrics.REPLICA_UNACKNOWLEDGED_BYTES
-        metrics.DUMP_SEMI_SYNC_CLIENTS.set(connections.semi_sync_clients())
+        connections, measured = self._server.connections, self._server.semi_sync
+        measured.clients(connections.semi_sync_clients())
         if dump.label in connections.acknowledging():
-            measure = partial(connections.unacknowledged_bytes, dump.label)
-            gauge.labels(dump.label).set_function(measure)
+            measured.measure(dump.label, partial(connections.unacknowledged_bytes, dump.label))
         else:
-            with contextlib.suppress(KeyError):
-                gauge.remove(dump.label)
+            measured.forget(dump.label)
 
     def _dump_request(self, command: BinlogDump | BinlogDumpGtid) -> DumpRequest:
         variables = self._session.user_variables

@@ -151,7 +151,7 @@ class Candidates:
         """A candidate that still replicates from this relay has all that the relay has, and would
         never get more: it is no source before it is promoted, and the present one may come back.
 
-        Not asked of the first candidate, which an operator chose.
+        Not asked of the first candidate when an operator has just chosen it.
         """
         if facts.server_uuid.lower() in {uuid.lower() for uuid in self._attached()}:
             raise SourceUnreachableError(

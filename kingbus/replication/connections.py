@@ -209,6 +209,11 @@ class ConnectionRegistry:
         lag = None if dump is None else self._lag_bytes(dump.acks.file, dump.acks.position)
         return math.nan if lag is None else lag
 
+    @property
+    def channel_name(self) -> str:
+        """Empty for the default channel."""
+        return self._facts.channel_name
+
     def semi_sync_clients(self) -> int:
         """Replicas that are asked for acknowledgements."""
         return len(self.acknowledging())

@@ -95,7 +95,7 @@ class Pump:
         if semi_sync:
             # Also where it was not granted: what comes shows whether it was.
             self._inlet = inlet = SemiSyncStream(stream)
-            told = Acknowledger(connection, relay, inlet, session=session)
+            told = Acknowledger(connection, relay, inlet, session=session, counts=counts)
             self.acknowledger = self._pipeline.acknowledger = told
 
     async def run(self) -> None:

@@ -61,7 +61,8 @@ ASK_SECONDS: Final = 0.5
 IDLE_ASK_SECONDS: Final = 5.0
 """The same while it does not."""
 ATTACHED_SECONDS: Final = 5.0
-"""Who was seen within these is attached: sights come each second, and may be late."""
+"""Who was seen within these when a purge by hand looks is attached: it asks all members first, and
+each looks at its own when it is asked. Without a question they look every REPLICAS_SECONDS."""
 
 
 SLOW_SHARE: Final = 4
@@ -444,13 +445,13 @@ class Purger:
             made = purge_before(of.state.files, seconds, self._by_now(of), ATTACHED_SECONDS)
             await self._purge(of, made)
 
-    def replicas_seen(self) -> set[str]:
-        """The uuids of the replicas of all members, as far as one look round may be behind."""
+    def replicas_seen(self, channel: int = 0) -> set[str]:
+        """The uuids of a channel's replicas at all members, but for one look round."""
         self._note_attached()
         return {
             need.replica
             for need in self._needs.all()
-            if need.seen_seconds_ago <= 2 * IDLE_ASK_SECONDS
+            if need.channel == channel and need.seen_seconds_ago <= 2 * IDLE_ASK_SECONDS
         }
 
     def _by_now(self, channel: Channel) -> list[Need]:

@@ -125,6 +125,10 @@ class ServerFacts(VariableFacts, Protocol):
 
     @property
     def semi_sync(self) -> bool: ...
+    @property
+    def channel_name(self) -> str:
+        """Empty for the default channel."""
+        ...
 
     def binlog_files(self) -> Sequence[tuple[str, int]]:
         """Names as served and sizes in bytes, oldest first."""
@@ -188,6 +192,11 @@ class Connections(Protocol):
 
     def uptime_seconds(self) -> int:
         """Since the listener began."""
+        ...
+
+    @property
+    def channel_name(self) -> str:
+        """Whose connections they are; empty for the default channel's."""
         ...
 
     def semi_sync_clients(self) -> int:

@@ -20,12 +20,15 @@ What happens after a session ended:
   the operator tries at once;
 * the reserve is full: a purge makes room within moments, so for some seconds it only stops reading;
   then state `error`, looked at every second.
+
+While it is `held` nothing is pulled. That is a matter of this process and not in the log: whatever
+becomes of who holds it, or of the leadership, the next one to lead pulls as the log says.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -65,6 +68,7 @@ from kingbus.replication.source_facts import (
     head_command,
     lost_way,
     mariadb_position,
+    misfit,
     order_of,
     plan_session,
     reachable,
@@ -180,6 +184,12 @@ class Receiver:
         self._ask_by_gtid = False
         self._head_of = ""
         self._head_is_wanted = False
+        self._holds = 0
+        self._takes_first = False
+        self._halted = trio.Event()
+        """Set while nothing is pulled."""
+        self._halted.set()
+        self._looking = trio.CancelScope()
         self._show("stopped")
 
     # -- for people -------------------------------------------------------------------------
@@ -220,12 +230,34 @@ class Receiver:
         for each in metrics.RECEIVER_STATES:
             self._metrics.status(each).set(each == status)
 
+    # -- for who takes another source ---------------------------------------------------------
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While this lasts nothing is pulled; see `halted`."""
+        self._holds += 1
+        self._looking.cancel()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._looking.cancel()
+
+    async def halted(self) -> None:
+        """While it is held: until nothing more is proposed. What was may yet be applied."""
+        await self._halted.wait()
+
+    def take_first(self) -> None:
+        """The first candidate was chosen by an operator: it is tried first, whatever it is."""
+        self._takes_first = True
+
     # -- running ----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Pulls whenever this node leads and the receiver is started."""
         while True:
             term = await self._node.leadership.wait_ready()
+            self._takes_first = False
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._lead)
                 await self._node.leadership.wait_lost(term)
@@ -235,26 +267,34 @@ class Receiver:
     async def _lead(self) -> None:
         while True:
             config = self._relay.state.source_config
-            if config is None or not config.started:
+            if config is None or not config.started or self._holds:
                 self._show("stopped")
                 await self._wait_for_change(config)
                 continue
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pull, config)
-                await self._wait_for_change(config)
-                nursery.cancel_scope.cancel()
+            self._halted = trio.Event()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pull, config)
+                    await self._wait_for_change(config)
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._halted.set()
 
     async def _wait_for_change(self, config: SourceConfig | None) -> None:
-        """Until the configuration in force is another one, or was applied anew."""
-        while self._relay.state.source_config is config:
+        """Until the configuration in force is another one, or was applied anew, or it is held, or
+        no longer.
+        """
+        is_held = self._holds > 0
+        while self._relay.state.source_config is config and (self._holds > 0) == is_held:
             changed = self._changed()
-            with trio.move_on_after(POLL_SECONDS):
+            with trio.move_on_after(POLL_SECONDS) as self._looking:
                 await changed.wait()
 
     async def _pull(self, config: SourceConfig) -> None:
         """Session after session under one configuration."""
         timings = self._timings
-        turn, delay, fatal_delay = _Turn(), timings.retry_min, timings.operator_retry
+        turn = _Turn(first=self._first(config))
+        delay, fatal_delay = timings.retry_min, timings.operator_retry
         behind_delay = timings.retry_min
         self._new_epoch = self._ask_by_gtid = self._head_is_wanted = False
         self._head_of = ""
@@ -296,6 +336,17 @@ class Receiver:
             # Jitter: clusters that lost one source must not come back to it in step.
             await trio.sleep(delay * self._random.uniform(0.75, 1.25))
             delay = min(delay * 2, timings.retry_max)
+
+    def _first(self, config: SourceConfig) -> int:
+        """The candidate to begin with: the present source, and the first of a new configuration.
+
+        A new leader must not go back to a source that was lost, and came back as something else.
+        """
+        state, addresses = self._relay.state, list(config.addresses)
+        if self._takes_first or not state.session or state.source is None:
+            return 0
+        present = state.source.source_address
+        return addresses.index(present) if present in addresses else 0
 
     async def _is_dealt_with(self, error: SourceError) -> bool:
         """Errors after which the next session is simply another one."""
@@ -356,7 +407,8 @@ class Receiver:
         candidates = self._candidates
         connection, facts = await candidates.open(config, address, candidates.password(config))
         try:
-            if address != config.addresses[0]:
+            state = self._relay.state
+            if address != config.addresses[0] or (state.session and not self._takes_first):
                 candidates.refuse_replica(facts)
             facts = await candidates.settled(config, connection, facts)
             self._clock_difference = facts.clock - self._clock()
@@ -377,6 +429,7 @@ class Receiver:
 
     async def _begin_session(self, config: SourceConfig, facts: SourceFacts) -> int:
         """Proposes the session; its number when this node has applied it."""
+        known = self._relay.state.source
         plan = plan_session(self._relay.state, config, facts, new_epoch=self._new_epoch)
         wanted = ReceiverSession(
             channel=self._relay.state.channel,
@@ -397,9 +450,18 @@ class Receiver:
             in_older_words(wanted)
         proposal = await self._node.propose(encode(Command(receiver_session=wanted)))
         await proposal.applied()
-        if self._relay.state.session != proposal.index:
+        state = self._relay.state
+        if state.session != proposal.index:
             raise SessionOverError("the log did not take the receiver's session")
-        self._new_epoch = False
+        if state.accepted_gap and state.holds_epoch:
+            # Behind the gap a new epoch begins; nothing goes on in the file before it.
+            raise SessionOverError("a gap was accepted meanwhile")
+        self._new_epoch = self._takes_first = False
+        if config.mode != POSITION:
+            # What an earlier session had under way came before this one, and is compared only now.
+            error = misfit(facts, state.executed, known=known)
+            if error is not None:
+                raise error
         self._metrics.sessions.inc()
         return proposal.index
 

@@ -24,6 +24,8 @@ class ConnectionFacts(Protocol):
     """The open connections of this node; see `queries.Connections`."""
 
     def processes(self) -> Sequence[Process]: ...
+    @property
+    def channel_name(self) -> str: ...
     def uptime_seconds(self) -> int: ...
     def semi_sync_clients(self) -> int: ...
     def acknowledged(self) -> Mapping[str, tuple[str, int]]: ...
@@ -47,8 +49,8 @@ def _semi_sync() -> dict[str, Callable[[ConnectionFacts], Value]]:
                 "ON" if connections.semi_sync_clients() else "OFF"
             ),
             f"Rpl_semi_sync_{source}_wait_sessions": lambda _: 0,
-            f"Rpl_semi_sync_{replica}_status": lambda _: (
-                "ON" if metrics.value("kingbus_receiver_semi_sync_active") else "OFF"
+            f"Rpl_semi_sync_{replica}_status": lambda connections: (
+                "ON" if metrics.semi_sync_is_active(connections.channel_name) else "OFF"
             ),
         }
     return rows

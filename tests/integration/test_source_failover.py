@@ -234,6 +234,50 @@ def test_a_failover_is_made_though_the_leader_dies_under_it(
     cluster.wait_for_gtids(new.gtid_executed(), new)
 
 
+def test_a_failover_that_dies_with_the_member_that_was_asked_leaves_a_receiver_that_pulls(
+    world: World, modern: Installation
+) -> None:
+    """It was the leader, and waited for a candidate that lags. Nobody is left to do it: the next
+    leader goes on with the old source by itself, and may be told again."""
+    old = world.server(modern, "old", server_id=1)
+    workload.make_tables(old)
+    cluster = world.cluster()
+    leader = cluster.leader()
+    node = cluster.followers()[0]
+    cluster.start_receiver(old)
+    cluster.start_listeners()
+    new = world.server(modern, "new", server_id=2)
+    attach(new, node)
+    workload.small_transactions(old, 20)
+    assert_equal([new], old)
+    new.stop_replica()
+    workload.small_transactions(old, 3)
+    cluster.wait_for_gtids(old.gtid_executed(), old)
+    with ThreadPoolExecutor() as threads:
+        words = ("source", "failover", "--to", address(new))
+        asked = threads.submit(leader.command, *words)
+        wait_for(
+            lambda: leader.receiver_status()["status"] == "stopped",
+            what="the receiver to be held",
+            every=0.02,
+            explain=cluster.logs,
+        )
+        leader.kill9()
+        assert asked.result().returncode
+    wait_pulling(cluster, old)
+    workload.small_transactions(old, 20)
+    cluster.wait_for_gtids(old.gtid_executed(), old)
+    leader.start()
+    new.start_replica()
+    assert_equal([new], old)
+    promote(new)
+    done = node.command(*words)
+    assert done.returncode == 0, done.stderr
+    wait_pulling(cluster, new)
+    workload.small_transactions(new, 20)
+    cluster.wait_for_gtids(new.gtid_executed(), new)
+
+
 def test_divergent_transactions_are_named_and_refused(world: World, modern: Installation) -> None:
     """What only the old source has is told by the failover, refused when it comes back as a
     replica, and in the way of it as a source; the others are not touched."""

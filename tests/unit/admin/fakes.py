@@ -3,8 +3,11 @@
 Two of them joined by `FakeTransport` stand for a leader and a follower.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+
+import trio
 
 from kingbus.admin.errors import ConflictError, UnavailableError
 from kingbus.admin.leader import LeaderOperations
@@ -214,6 +217,9 @@ class FakeReceiver:
         self.refusal = ""
         self.checked: list[tuple[str, str]] = []
         self.binlog_size = 0
+        self.holds = 0
+        self.halts: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.takes_first = False
         self.lags = 0
         """So many checks more find that the source lacks what the relay has."""
         self.facts = SourceFacts(
@@ -231,6 +237,21 @@ class FakeReceiver:
 
     def status(self) -> FakeReceiverStatus:
         return self.now
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.holds += 1
+        try:
+            yield
+        finally:
+            self.holds -= 1
+
+    async def halted(self) -> None:
+        assert self.holds
+        await self.halts()
+
+    def take_first(self) -> None:
+        self.takes_first = True
 
     async def check_source(self, config: SourceConfig, password: str) -> SourceFacts:
         self.checked.append((config.addresses[0], password))

@@ -8,7 +8,14 @@ import pytest
 from kingbus.admin.sql import SqlAdministration
 from kingbus.binlog.relay_state import RelayState
 from kingbus.mysql.errors import MySQLError
-from kingbus.pb.command_pb2 import MemberAttributes, ServerConfig, SourceConfig, User
+from kingbus.pb.command_pb2 import (
+    MemberAttributes,
+    ReceiverSession,
+    ServerConfig,
+    SourceConfig,
+    TlsOptions,
+    User,
+)
 from kingbus.replication.admin_statements import AccountPassword
 from kingbus.replication.administration import SourceChange, UserAction, UserOrder
 from kingbus.replication.users import ADMIN, REPLICATION, has_password
@@ -80,6 +87,7 @@ async def refused(awaitable: Any) -> tuple[int, str]:
     return caught.value.code, caught.value.message
 
 
+FORGOTTEN = "50b5308f-e4f4-11f1-a9f2-02fc00000009"
 FULL = SourceChange(host="10.0.0.1", port=3307, user="u", password="p")
 
 
@@ -96,6 +104,56 @@ async def test_a_source_is_set_and_changed_in_part(rig: Rig) -> None:
     assert (list(rig.source.addresses), rig.source.user) == (["[fe80::1]:3308"], "v")
     assert rig.password == "q"
     assert b'"q"' not in rig.source.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        SourceConfig(compression="zstd", mode="gtid", flavor="mysql", start_from="now"),
+        SourceConfig(semi_sync=True, mode="position", flavor="mysql", start_from="bin.000007"),
+        SourceConfig(flavor="mariadb", mode="gtid", start_from="now"),
+    ],
+)
+async def test_whatever_is_not_said_stays_as_it_is(rig: Rig, stored: SourceConfig) -> None:
+    """Each setting, those that no statement can say among them, but for the user that is said."""
+    config = SourceConfig(
+        addresses=["a:1", "b:2"],
+        user="u",
+        server_id=7,
+        server_uuid=FORGOTTEN,
+        tls=TlsOptions(mode="verify-ca", ca="/ca", cert="/cert", key="/key"),
+    )
+    config.MergeFrom(stored)
+    rig.state.source_config = config
+    await rig.follower.change_source(SourceChange(user="v"))
+    found = SourceConfig()
+    found.CopyFrom(rig.source)
+    found.ClearField("password")
+    config.user = "v"
+    assert found == config
+
+
+def test_every_setting_of_a_source_is_among_those_that_stay() -> None:
+    """So that one that is new is not forgotten by a change of another."""
+    assert set(SourceConfig.DESCRIPTOR.fields_by_name) == {
+        *("addresses", "compression", "flavor", "mode", "password", "semi_sync", "server_id"),
+        *("server_uuid", "start_from", "tls", "user"),
+        *("channel", "started"),  # that of the operations; a started one is refused
+    }
+
+
+@pytest.mark.parametrize(("flavor", "mode"), [("mariadb", "gtid"), ("mysql", "position")])
+async def test_a_source_behind_a_forgotten_one_is_of_the_relays_kind(
+    rig: Rig, flavor: str, mode: str
+) -> None:
+    """RESET REPLICA ALL forgets flavor and mode, of which statements cannot speak; the relay has
+    both."""
+    rig.state.source_config = SourceConfig(addresses=["a:1"], user="u", flavor=flavor, mode=mode)
+    rig.state.source = ReceiverSession(flavor=flavor, mode=mode, source_uuid=FORGOTTEN)
+    rig.state._names_used = {"binlog.000001": 1}
+    await rig.follower.forget_source()
+    await rig.follower.change_source(FULL)
+    assert (rig.source.flavor, rig.source.mode) == (flavor, mode)
 
 
 async def test_several_addresses_stay_where_none_is_said(rig: Rig) -> None:

@@ -85,6 +85,10 @@ class MemorySource:
     named: dict[str, "MemorySource"] = field(default_factory=dict)
 
     @property
+    def channel_name(self) -> str:
+        return self.name
+
+    @property
     def channels(self) -> "dict[str, MemorySource]":
         return {self.name: self, **self.named}
 
@@ -149,6 +153,7 @@ class MemoryConnections:
 
     open: list[ProcessFacts] = field(default_factory=list)
     replicas: list[RegisteredReplica] = field(default_factory=list)
+    channel_name: str = ""
 
     def processes(self) -> Sequence[ProcessFacts]:
         return self.open

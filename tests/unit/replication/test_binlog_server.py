@@ -728,6 +728,38 @@ async def test_semi_sync_is_served_where_it_is_asked_for_and_offered() -> None:
     assert f'replica="{REPLICA}"' not in metrics.exposition().decode()
 
 
+async def test_each_channel_measures_its_own_replicas_that_acknowledge() -> None:
+    """A replica of two channels is there twice by the same uuid: what it has of each is shown, the
+    number is of all together, and what ends at one listener ends nothing at the other."""
+    name, clients = "second", "kingbus_dump_semi_sync_clients"
+
+    def measured() -> tuple[bool, bool]:
+        text = metrics.exposition().decode()
+        return (
+            f'kingbus_replica_unacknowledged_bytes{{replica="{REPLICA}"}}' in text,
+            f'unacknowledged_bytes{{channel="{name}",replica="{REPLICA}"}}' in text,
+        )
+
+    before = metrics.value(clients)
+    async with (
+        serving(facts=MemorySource(semi_sync=True)) as one,
+        serving(facts=MemorySource(semi_sync=True, name=name)) as two,
+        await replica(one) as first,
+        await replica(two) as second,
+    ):
+        for client, server in ((first, one), (second, two)):
+            assert (await client.execute("SET @rpl_semi_sync_replica = 1")) == OK
+            await begin_dump(client)
+            await until(server.replicas)
+        assert (metrics.value(clients) - before, measured()) == (2, (True, True))
+        await first.stream.aclose()
+        await until(lambda: not one.replicas())
+        assert (metrics.value(clients) - before, measured()) == (1, (False, True))
+        await second.stream.aclose()
+        await until(lambda: not two.replicas())
+        assert (metrics.value(clients) - before, measured()) == (0, (False, False))
+
+
 async def test_semi_sync_that_is_not_offered_is_not_served() -> None:
     """As with a source without the plugin: the variable may be set, and has no effect."""
     async with serving() as server, await replica(server) as client:

@@ -183,3 +183,12 @@ async def test_a_slow_channel_keeps_what_it_got_lately(autojump_clock) -> None:
         assert kept[-1] == state.visible.index
         assert rig.row.first_index >= rig.disk.usage().first_needed()
         assert state.purged != state.executed
+
+
+async def test_a_replica_is_seen_at_the_channel_that_it_reads() -> None:
+    """A source of one channel may well replicate from another one."""
+    rig = SharedLog(goes_on=False)
+    rig.attached = [("x", rig.files[0])]
+    rig.channel.readers = [("y", rig.row.served_name)]
+    assert rig.purger.replicas_seen() == {"x"}
+    assert rig.purger.replicas_seen(rig.channel.number) == {"y"}

@@ -13,24 +13,26 @@ import trio
 
 from kingbus import metrics
 from kingbus.addresses import Address
+from kingbus.binlog.command import encode
 from kingbus.binlog.event_types import EventType
 from kingbus.binlog.gtid import GtidSet
 from kingbus.mysql import auth, server
 from kingbus.mysql.constants import Capability
 from kingbus.mysql.packet import encode_payload
-from kingbus.pb.command_pb2 import Command, ReceiverSession, SourceConfig
+from kingbus.pb.command_pb2 import AcceptGap, Command, ReceiverSession, SourceConfig
 from kingbus.replication.binlog_server import BinlogServer
 from kingbus.replication.candidates import SourceCheckError
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
 from kingbus.replication.receiver import Receiver, Timings
 from kingbus.replication.served_facts import ClusterIdentity
+from kingbus.replication.status_values import status_values
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
 from kingbus.secrets import SOURCE_PASSWORD, ClusterSecret
 from tests.support.events import MODERN, OLD, BinlogFile, query
 from tests.support.mariadb_events import some_of_everything
 from tests.support.solo_node import SoloNode
-from tests.unit.replication.served_facts import MemorySource
+from tests.unit.replication.served_facts import MemoryConnections, MemorySource
 
 PASSWORD = "hunter2-correct"
 A = bytes(range(16))
@@ -117,7 +119,7 @@ async def serving(source: ScriptedSource) -> AsyncIterator[ScriptedSource]:
 
 
 class Pull:
-    def __init__(self, *, is_full=lambda: False, attached=tuple, lowest_version=2):
+    def __init__(self, *, is_full=lambda: False, attached=tuple, lowest_version=2, channel_name=""):
         self.node = SoloNode()
         self.key = ClusterSecret.generate()
         self.identity = ClusterIdentity(1234, lambda: self.node.state)
@@ -132,6 +134,7 @@ class Pull:
             changed=lambda: self.node.changed,
             random=random.Random(1),
             timings=SHORT,
+            channel_name=channel_name,
         )
 
     def config(self, *addresses, password=PASSWORD, **changed):
@@ -166,8 +169,14 @@ async def pulling(source: ScriptedSource, *more: str, **options) -> AsyncIterato
     is_full = options.pop("is_full", lambda: False)
     attached = options.pop("attached", tuple)
     lowest_version = options.pop("lowest_version", 2)
+    channel_name = options.pop("channel_name", "")
     async with serving(source):
-        pull = Pull(is_full=is_full, attached=attached, lowest_version=lowest_version)
+        pull = Pull(
+            is_full=is_full,
+            attached=attached,
+            lowest_version=lowest_version,
+            channel_name=channel_name,
+        )
         pull.node.lead()
         pull.node.configure(pull.config(*more, source.address, **options))
         async with trio.open_nursery() as nursery:
@@ -848,6 +857,113 @@ async def test_a_candidate_that_replicates_from_this_relay_is_no_source_yet():
         await pull.until_whole(file)
 
 
+async def test_a_source_that_came_back_as_a_replica_of_the_relay_is_not_pulled_from():
+    """Though it is the first candidate: it has all that the relay has, and nothing else ever. Only
+    who has just chosen it knows better."""
+    file, attached = one_file(), set()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source, attached=lambda: attached) as pull:
+        await pull.until_whole(file)
+        attached.add(SOURCE_UUID)
+        sessions = pull.node.sessions()
+        source.end()
+        await pull.until_status("connecting", "once it is promoted")
+        assert pull.node.sessions() == sessions
+        pull.receiver.take_first()
+        await pull.until_status("running")
+        source.end()
+        await pull.until_status("connecting", "once it is promoted")
+
+
+async def test_a_new_leader_goes_on_with_the_present_source():
+    """And not with the first of the candidates, which was lost, and is there again; a new order of
+    them is taken at its word."""
+    file = one_file()
+    first = source_of(file, executed=f"{A_TEXT}:1-2")
+    first.facts.gtid_mode = "OFF"
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with serving(first), pulling(source, first.address) as pull:
+        await pull.until_status("running")
+        assert pull.receiver.status().address == source.address
+        first.facts.gtid_mode = "ON"
+        pull.node.step_down()
+        await pull.until_status("stopped")
+        pull.node.lead(2)
+        await pull.until_status("running")
+        assert (pull.receiver.status().address, first.requests) == (source.address, [])
+        pull.node.configure(pull.config(source.address, first.address))
+        pull.node.configure(pull.config(first.address, source.address))
+        await pull.until(lambda: first.requests)
+
+
+async def test_while_it_is_held_nothing_is_pulled_and_then_it_goes_on():
+    """What was under way may yet come; nothing is proposed any more, whatever the source sends.
+    Nothing of it is in the log: a start in between does not end it, and another leader is free."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until_whole(file)
+        with pull.receiver.held():
+            await pull.receiver.halted()
+            await pull.until_status("stopped")
+            entries, asked = len(pull.node.held.log.entries), len(source.requests)
+            source.facts.executed = f"{A_TEXT}:1-3"
+            file.transaction(A, 3, DDL)
+            source.send(*(event.event for event in file.events[-2:]))
+            pull.node.configure(pull.config(source.address))
+            pull.node.step_down()
+            pull.node.lead(2)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert len(pull.node.held.log.entries) == entries + 1
+            assert len(source.requests) == asked
+            assert pull.receiver.status().status == "stopped"
+        await pull.until_whole(file)
+        await pull.until_status("running")
+
+
+async def test_what_was_under_way_is_compared_before_a_session_goes_on():
+    """A batch of the session before is committed only after the next source was looked at, which
+    lacks it: to go on there would part the replicas from it. No dump is asked for."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-2")
+    async with pulling(source) as pull:
+        await pull.until_whole(file)
+        pull.node.is_holding = True
+        events = len(file.events)
+        file.transaction(A, 3, DDL)
+        source.send(*(event.event for event in file.events[events:]))
+        await pull.until(lambda: pull.node.under_way == 1)
+        with pull.receiver.held():
+            await pull.receiver.halted()
+        await pull.until(lambda: pull.node.under_way == 2, "a session behind the batch")
+        pull.node.is_holding = False
+        pull.node.commit()
+        await pull.until_status("error", f"that the source lacks: {A_TEXT}:3")
+        assert pull.node.state.executed.count() == 3
+        assert len(source.requests) == 1
+        source.facts.executed = f"{A_TEXT}:1-3"
+        await pull.until_status("running")
+
+
+async def test_a_gap_that_is_accepted_under_a_session_begins_an_epoch():
+    """The session was planned before, and comes behind it in the log: nothing is asked for in the
+    file that ends at the gap."""
+    file = one_file()
+    source = source_of(file, executed=f"{A_TEXT}:1-9")
+    async with pulling(source) as pull:
+        await pull.until_whole(file)
+        pull.node.is_holding = True
+        gap = AcceptGap(gtids=GtidSet.parse(f"{A_TEXT}:3-5").encode())
+        await pull.node.propose(encode(Command(accept_gap=gap)))
+        source.end()
+        await pull.until(lambda: pull.node.under_way == 2, "a session behind the gap")
+        pull.node.is_holding = False
+        pull.node.commit()
+        await pull.until(lambda: pull.node.state.epoch == 2)
+        await pull.until(lambda: len(source.requests) > 1, "a dump")
+        assert [request.kind for request in source.requests[1:]] == ["gtid"]
+
+
 # Semi-sync -------------------------------------------------------------------------------------
 
 
@@ -892,6 +1008,28 @@ async def test_nothing_is_acknowledged_before_it_is_committed():
         status = pull.receiver.status()
         assert status.semi_sync_active and status.acknowledged == (file.name, file.position)
         await pull.until_whole(file)
+
+
+@pytest.mark.parametrize(("name", "other"), [("", "second"), ("second", "")])
+async def test_each_channel_counts_its_own_acknowledgements(name: str, other: str):
+    """Whether the source is acknowledged, and how often, is not written over another channel's."""
+
+    def counted(channel: str) -> list[float]:
+        kind, labels = ("channel_receiver", {"channel": channel}) if channel else ("receiver", {})
+        words = ("active", "asked_total", "acks_total")
+        return [metrics.value(f"kingbus_{kind}_semi_sync_{word}", **labels) for word in words]
+
+    before, others = counted(name), counted(other)
+    source = semi_sync_source(one_file(), executed=f"{A_TEXT}:1-2")
+    async with pulling(source, semi_sync=True, channel_name=name) as pull:
+        await pull.until(lambda: counted(name)[2] > before[2], "an acknowledgement")
+        assert counted(name)[0] == 1 and counted(name)[1] > before[1]
+        for channel in (name, other):
+            connections = MemoryConnections(channel_name=channel)
+            shown = status_values(connections)["Rpl_semi_sync_replica_status"]
+            assert shown == ("ON" if channel == name else "OFF")
+    assert counted(name)[0] == 0
+    assert counted(other) == others
 
 
 async def test_what_the_relay_has_already_is_acknowledged_when_it_is_sent_again():
