@@ -140,6 +140,7 @@ class ColumnType(IntEnum):
     DATETIME = 0x0C
     LONG_BLOB = 0xFB
     VAR_STRING = 0xFD
+    STRING = 0xFE
 
 
 class ColumnFlag(IntFlag):

@@ -101,6 +101,16 @@ def access_denied_to_database(user: str, host: str, database: str) -> MySQLError
     )
 
 
+def unknown_database(database: str) -> MySQLError:
+    """1049: the tables of a database that is not there."""
+    return MySQLError(1049, "42000", f"Unknown database '{database[:64]}'")
+
+
+def no_database_selected() -> MySQLError:
+    """1046: what is asked is in a database, and none is in use."""
+    return MySQLError(1046, "3D000", "No database selected")
+
+
 def privilege_required(privilege: str) -> MySQLError:
     """1227: logged in, but without the right for this operation."""
     return MySQLError(
@@ -197,6 +207,15 @@ def wrong_parameter_count(name: str) -> MySQLError:
         1582,
         "42000",
         f"Incorrect parameter count in the call to native function '{name[:64]}'",
+    )
+
+
+def result_too_large(of: str, limit: int) -> MySQLError:
+    """1301: MySQL answers NULL and this as a warning."""
+    return MySQLError(
+        1301,
+        "HY000",
+        f"Result of {of[:64]}() was larger than max_allowed_packet ({limit}) - truncated",
     )
 
 

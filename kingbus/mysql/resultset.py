@@ -18,6 +18,7 @@ from kingbus.mysql.messages import encode_eof, encode_result_end
 from kingbus.mysql.wire import Writer
 
 _NO_FLAGS = ColumnFlag(0)
+_TEXTS = {ColumnType.VAR_STRING, ColumnType.STRING, ColumnType.LONG_BLOB}
 _DIGITS = {
     ColumnType.LONG: 11,
     ColumnType.NULL: 0,
@@ -46,7 +47,7 @@ class Column:
 
     def encode(self) -> bytes:
         """The payload (ColumnDefinition41)."""
-        text = self.type in {ColumnType.VAR_STRING, ColumnType.LONG_BLOB}
+        text = self.type in _TEXTS
         flags = self.flags if text else self.flags | ColumnFlag.BINARY
         return (
             Writer()
