@@ -164,6 +164,24 @@ def unknown_command() -> MySQLError:
     return MySQLError(1047, "08S01", "Unknown command")
 
 
+def unknown_statement(statement_id: int) -> MySQLError:
+    """1243: a prepared statement that is not there, or no longer."""
+    return MySQLError(
+        1243,
+        "HY000",
+        f"Unknown prepared statement handler ({statement_id}) given to mysqld_stmt_execute",
+    )
+
+
+def too_many_statements(limit: int) -> MySQLError:
+    """1461: more prepared statements, or longer ones, than one connection may have."""
+    return MySQLError(
+        1461,
+        "42000",
+        f"Can't create more than max_prepared_stmt_count statements (current value: {limit})",
+    )
+
+
 def syntax_error(near: str, line: int = 1) -> MySQLError:
     """1064: `near` is the rest of the statement from the word that was not understood."""
     return MySQLError(
