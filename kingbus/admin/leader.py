@@ -96,6 +96,9 @@ SET_ATTRIBUTES = "/internal/attributes"
 CHANGE_SOURCE = "/internal/source/change"
 FORGET_SOURCE = "/internal/source/forget"
 CHANGE_USERS = "/internal/users"
+
+NO_SUCH_OPERATION = "no such operation"
+"""How a leader, of this version or an earlier one, begins to refuse what it does not know."""
 FAIL_OVER = "/binlog/syncer/failover"
 ACCEPT_GAP = "/binlog/syncer/accept-gap"
 
@@ -215,7 +218,7 @@ class LeaderOperations:
         """
         handler = self._routes.get((method, path))
         if handler is None:
-            raise NotFoundError(f"no such operation: {method} {path}")
+            raise NotFoundError(f"{NO_SUCH_OPERATION}: {method} {path}")
         if (method, path) in _NEEDS_PEER_PORT:
             self._check_peer_port()
         name, body = _without_channel(body)

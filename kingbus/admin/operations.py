@@ -29,6 +29,7 @@ from kingbus.admin.leader import (
     ACCEPT_GAP,
     CHANGE_USERS,
     FAIL_OVER,
+    NO_SUCH_OPERATION,
     SET_ATTRIBUTES,
     SET_SERVER,
     LeaderOperations,
@@ -402,9 +403,16 @@ class Operations:
         if answer["status"] == _OUTCOME_UNKNOWN:
             raise _OutcomeUnknownError(answer["body"]["message"])
         if answer["status"] != 200:
+            message = answer["body"]["message"]
+            if answer["status"] == 404 and message.startswith(NO_SUCH_OPERATION):
+                # Else it would be taken for what was asked about not being there.
+                raise UnavailableError(
+                    "this needs a later version of kingbus than the leader runs",
+                    hint="upgrade every member first",
+                )
             raise ForwardedError(
                 answer["status"],
-                answer["body"]["message"],
+                message,
                 hint=answer["body"].get("hint", ""),
                 applied_index=answer["applied_index"],
             )
@@ -441,7 +449,8 @@ class Operations:
                 url = normalize_url(body["peer_url"])
                 return status == 409 and added is not None and url in added.peer_urls
             case "PUT", path if path == CHANGE_USERS:
-                return body["action"] == "drop" and status == 404
+                left = {user["name"] for user in body["users"]} & set(self._relay.state.users)
+                return body["action"] == "drop" and status == 404 and not left
             case "PUT", path if path == FAIL_OVER:
                 source = self._state_of(body).source_config
                 is_first = source is not None and list(source.addresses[:1]) == [body["to"]]

@@ -1,9 +1,10 @@
 """The commands that clients send once they are logged in, as values.
 
-Owns: reading COM_QUERY (with and without query attributes), the small commands, COM_REGISTER_SLAVE
-and both dump commands. GTID sets stay bytes, names and positions stay as given. Knows nothing of
-what is answered. Follows the manual's "Command Phase" pages; how a dump's file name is read
-(a C string, cut at the first NUL, possibly consisting of NULs only) follows what clients send.
+Owns: reading COM_QUERY (with and without query attributes), prepared statements, the small
+commands, COM_REGISTER_SLAVE and both dump commands. GTID sets stay bytes, names and positions stay
+as given. Knows nothing of what is answered. Follows the manual's "Command Phase" pages; how a file
+name of a dump is read (a C string, cut at the first NUL, possibly NULs only) follows what clients
+send.
 """
 
 from dataclasses import dataclass, field
@@ -22,6 +23,34 @@ class Query:
     """COM_QUERY. The text may hold a password, so it is not shown."""
 
     sql: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """COM_STMT_PREPARE. The text may hold a password, so it is not shown."""
+
+    sql: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execute:
+    """COM_STMT_EXECUTE, without parameters, which no statement here has."""
+
+    statement_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseStatement:
+    """COM_STMT_CLOSE: not answered at all."""
+
+    statement_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetStatement:
+    """COM_STMT_RESET."""
+
+    statement_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +125,10 @@ class UnknownCommand:
 
 AnyCommand = (
     Query
+    | Prepare
+    | Execute
+    | CloseStatement
+    | ResetStatement
     | Ping
     | Quit
     | Statistics
@@ -120,6 +153,14 @@ def decode_command(payload: bytes, *, capabilities: Capability, charset: int) ->
     match code:
         case Command.QUERY:
             return _query(reader, capabilities, charset)
+        case Command.STMT_PREPARE:
+            return Prepare(sql=_sql(reader.rest(), charset))
+        case Command.STMT_EXECUTE:
+            return Execute(statement_id=reader.uint(4, "statement id"))
+        case Command.STMT_CLOSE:
+            return CloseStatement(statement_id=reader.uint(4, "statement id"))
+        case Command.STMT_RESET:
+            return ResetStatement(statement_id=reader.uint(4, "statement id"))
         case Command.PING:
             return Ping()
         case Command.QUIT:
@@ -145,12 +186,13 @@ def decode_command(payload: bytes, *, capabilities: Capability, charset: int) ->
 def _query(reader: Reader, capabilities: Capability, charset: int) -> Query:
     if capabilities & Capability.QUERY_ATTRIBUTES:
         _skip_query_attributes(reader)
-    text = reader.rest()
+    return Query(sql=_sql(reader.rest(), charset))
+
+
+def _sql(text: bytes, charset: int) -> str:
     # Some clients end the text with a NUL.
     text = text.removesuffix(b"\0")
-    if charset in LATIN1_CHARSETS:
-        return Query(sql=text.decode("latin-1"))
-    return Query(sql=text_of(text))
+    return text.decode("latin-1") if charset in LATIN1_CHARSETS else text_of(text)
 
 
 _FIXED_WIDTHS = {0x01: 1, 0x02: 2, 0x0D: 2, 0x03: 4, 0x09: 4, 0x04: 4, 0x08: 8, 0x05: 8, 0x06: 0}

@@ -107,6 +107,9 @@ class Command(IntEnum):
     BINLOG_DUMP = 0x12
     REGISTER_SLAVE = 0x15
     STMT_PREPARE = 0x16
+    STMT_EXECUTE = 0x17
+    STMT_CLOSE = 0x19
+    STMT_RESET = 0x1A
     SET_OPTION = 0x1B
     BINLOG_DUMP_GTID = 0x1E
     RESET_CONNECTION = 0x1F
@@ -140,6 +143,7 @@ class ColumnType(IntEnum):
     DATETIME = 0x0C
     LONG_BLOB = 0xFB
     VAR_STRING = 0xFD
+    STRING = 0xFE
 
 
 class ColumnFlag(IntFlag):

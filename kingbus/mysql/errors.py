@@ -101,6 +101,16 @@ def access_denied_to_database(user: str, host: str, database: str) -> MySQLError
     )
 
 
+def unknown_database(database: str) -> MySQLError:
+    """1049: the tables of a database that is not there."""
+    return MySQLError(1049, "42000", f"Unknown database '{database[:64]}'")
+
+
+def no_database_selected() -> MySQLError:
+    """1046: what is asked is in a database, and none is in use."""
+    return MySQLError(1046, "3D000", "No database selected")
+
+
 def privilege_required(privilege: str) -> MySQLError:
     """1227: logged in, but without the right for this operation."""
     return MySQLError(
@@ -154,6 +164,24 @@ def unknown_command() -> MySQLError:
     return MySQLError(1047, "08S01", "Unknown command")
 
 
+def unknown_statement(statement_id: int) -> MySQLError:
+    """1243: a prepared statement that is not there, or no longer."""
+    return MySQLError(
+        1243,
+        "HY000",
+        f"Unknown prepared statement handler ({statement_id}) given to mysqld_stmt_execute",
+    )
+
+
+def too_many_statements(limit: int) -> MySQLError:
+    """1461: more prepared statements, or longer ones, than one connection may have."""
+    return MySQLError(
+        1461,
+        "42000",
+        f"Can't create more than max_prepared_stmt_count statements (current value: {limit})",
+    )
+
+
 def syntax_error(near: str, line: int = 1) -> MySQLError:
     """1064: `near` is the rest of the statement from the word that was not understood."""
     return MySQLError(
@@ -197,6 +225,15 @@ def wrong_parameter_count(name: str) -> MySQLError:
         1582,
         "42000",
         f"Incorrect parameter count in the call to native function '{name[:64]}'",
+    )
+
+
+def result_too_large(of: str, limit: int) -> MySQLError:
+    """1301: MySQL answers NULL and this as a warning."""
+    return MySQLError(
+        1301,
+        "HY000",
+        f"Result of {of[:64]}() was larger than max_allowed_packet ({limit}) - truncated",
     )
 
 

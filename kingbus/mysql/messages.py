@@ -250,6 +250,11 @@ def encode_ok(
     )
 
 
+def encode_prepared(statement_id: int) -> bytes:
+    """The answer to a prepare: no parameters; the columns are told with the rows."""
+    return Writer().raw(b"\x00").uint(4, statement_id).raw(bytes(7)).finish()
+
+
 def encode_eof(status: ServerStatus = ServerStatus.AUTOCOMMIT) -> bytes:
     """An EOF packet of 5 bytes: what ends a non-blocking dump, and result sets of old clients."""
     return Writer().raw(b"\xfe").uint(2, 0).uint(2, status).finish()

@@ -1,7 +1,8 @@
-"""Text result sets: column definitions and rows.
+"""Result sets: column definitions and rows.
 
 Owns: `Column`, `ResultSet`, and their payloads with either ending (EOF packets, or one OK under
-DEPRECATE_EOF). Knows nothing of statements. Follows the manual's "Text Resultset" page.
+DEPRECATE_EOF), rows as text or, for prepared statements, in binary. Knows nothing of statements.
+Follows the manual's "Text Resultset" and "Binary Protocol Resultset" pages.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ from kingbus.mysql.messages import encode_eof, encode_result_end
 from kingbus.mysql.wire import Writer
 
 _NO_FLAGS = ColumnFlag(0)
+_TEXTS = {ColumnType.VAR_STRING, ColumnType.STRING, ColumnType.LONG_BLOB}
+_WIDTHS = {ColumnType.LONG: 4, ColumnType.LONGLONG: 8}
+"""Bytes of a number in a binary row."""
+
 _DIGITS = {
     ColumnType.LONG: 11,
     ColumnType.NULL: 0,
@@ -46,7 +51,7 @@ class Column:
 
     def encode(self) -> bytes:
         """The payload (ColumnDefinition41)."""
-        text = self.type in {ColumnType.VAR_STRING, ColumnType.LONG_BLOB}
+        text = self.type in _TEXTS
         flags = self.flags if text else self.flags | ColumnFlag.BINARY
         return (
             Writer()
@@ -79,14 +84,21 @@ class ResultSet:
         assert all(len(row) == len(self.columns) for row in self.rows)
 
     def encode(
-        self, *, deprecate_eof: bool, status: ServerStatus = ServerStatus.AUTOCOMMIT
+        self,
+        *,
+        deprecate_eof: bool,
+        status: ServerStatus = ServerStatus.AUTOCOMMIT,
+        binary: bool = False,
     ) -> list[bytes]:
-        """The payloads, one a packet, in order."""
+        """The payloads, one a packet, in order; rows in `binary` are those of an execute."""
         payloads = [Writer().lenenc_int(len(self.columns)).finish()]
         payloads.extend(column.encode() for column in self.columns)
         if not deprecate_eof:
             payloads.append(encode_eof(status))
-        payloads.extend(_row(row) for row in self.rows)
+        if binary:
+            payloads.extend(_binary_row(self.columns, row) for row in self.rows)
+        else:
+            payloads.extend(_row(row) for row in self.rows)
         payloads.append(encode_result_end(status) if deprecate_eof else encode_eof(status))
         return payloads
 
@@ -99,3 +111,34 @@ def _row(values: Sequence[Value]) -> bytes:
         else:
             writer.lenenc_bytes(str(value).encode())
     return writer.finish()
+
+
+_NULLS_FROM = 2
+"""The first bits of a binary row's NULL bitmap stand for nothing."""
+
+
+def _binary_row(columns: Sequence[Column], values: Sequence[Value]) -> bytes:
+    nulls = bytearray((len(columns) + _NULLS_FROM + 7) // 8)
+    writer = Writer()
+    for number, (column, value) in enumerate(zip(columns, values, strict=True), _NULLS_FROM):
+        if value is None:
+            nulls[number // 8] |= 1 << number % 8
+        elif column.type in _WIDTHS:
+            width = _WIDTHS[column.type]
+            writer.raw((int(value) & (1 << 8 * width) - 1).to_bytes(width, "little"))
+        elif column.type is ColumnType.DATETIME:
+            writer.raw(_binary_time(str(value)))
+        else:
+            writer.lenenc_bytes(str(value).encode())
+    return b"\0" + bytes(nulls) + writer.finish()
+
+
+def _binary_time(text: str) -> bytes:
+    """Of `2026-11-21 16:00:00`, with up to six digits behind a point."""
+    whole, _, digits = text.partition(".")
+    year, *parts = whole.replace(" ", "-").replace(":", "-").split("-")
+    microseconds = int(digits.ljust(6, "0"))
+    writer = Writer().uint(1, 11 if microseconds else 7).uint(2, int(year))
+    for part in parts:
+        writer.uint(1, int(part))
+    return (writer.uint(4, microseconds) if microseconds else writer).finish()

@@ -53,6 +53,7 @@ from kingbus.mysql.messages import (
     encode_eof,
     encode_err,
     encode_ok,
+    encode_prepared,
 )
 from kingbus.mysql.packet import PacketReader, encode_payload
 from kingbus.mysql.resultset import ResultSet
@@ -433,10 +434,19 @@ class ServerConnection:
         """A packet of bare text (COM_STATISTICS)."""
         return self._answer([text.encode()])
 
-    def send_result_set(self, result: ResultSet) -> bytes:
-        """A result set to a query, ended as this client expects it."""
+    def send_result_set(self, result: ResultSet, *, binary: bool = False) -> bytes:
+        """A result set to a query, ended as this client expects it; `binary` to an execute."""
         deprecate_eof = bool(self.capabilities & Capability.DEPRECATE_EOF)
-        return self._answer(result.encode(deprecate_eof=deprecate_eof, status=self.status))
+        payloads = result.encode(deprecate_eof=deprecate_eof, status=self.status, binary=binary)
+        return self._answer(payloads)
+
+    def send_prepared(self, statement_id: int) -> bytes:
+        """The number of a prepared statement."""
+        return self._answer([encode_prepared(statement_id)])
+
+    def send_nothing(self) -> bytes:
+        """To a command that is not answered (COM_STMT_CLOSE)."""
+        return self._answer([])
 
     def send_error(self, error: MySQLError) -> bytes:
         """ERR. After a command the connection goes on; in every other phase it must be closed."""

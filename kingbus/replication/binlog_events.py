@@ -50,6 +50,8 @@ _INTVARS = {1: "LAST_INSERT_ID", 2: "INSERT_ID"}
 _WITHOUT_USE = 0x0008
 """A flag of a QUERY event: the schema does not matter to it."""
 
+_OF_EVERY_FILE = {EventType.FORMAT_DESCRIPTION, EventType.PREVIOUS_GTIDS}
+
 _NAMES = {
     EventType.FORMAT_DESCRIPTION: "Format_desc",
     EventType.PREVIOUS_GTIDS: "Previous_gtids",
@@ -83,7 +85,8 @@ async def read_binlog_events(
     """Up to `limit` visible events of a file, from the event at `position` on, after `offset` more.
 
     `file` is the name as served, "" the oldest. None for a file that is not held. Raises MySQLError
-    1220 for a position where no event begins.
+    1220 for a position where no event begins; as in MySQL, one near the file's begin is moved on to
+    the next event.
     """
     state = log.state
     if file:
@@ -94,33 +97,73 @@ async def read_binlog_events(
             return []
     if row is None:
         return None
-    walk = _Walk(row, offset=offset, limit=limit)
     position = max(position, FIRST_POSITION)
+    walk = _Walk(row, offset=offset, limit=limit)
+    if await _walk_from(log, row, position, walk):
+        return walk.rows
+    moved = await _moved_on(log, row, position)
+    if moved != position and await _walk_from(log, row, moved, walk):
+        return walk.rows
+    raise show_binlog_events_failed(
+        f"Error reading Log_event at position {position}: no event begins there"
+    )
+
+
+async def _walk_from(log: Log, row: FileRow, position: int, walk: "_Walk") -> bool:
+    """Collect the rows; False where no event begins at the position, and it is not the end."""
     first = await log.find_row(row, position)
     if first is None:
         begins = max(row.start_position, row.cut_position)
         if position > begins:
-            raise show_binlog_events_failed("Wrong offset or I/O error")
+            return False
         # A file that is held only from its middle on is shown from where it begins.
         position = begins
         first = await log.find_row(row, position)
         if first is None:
-            return []
+            return True
     rows = [first]
     while rows:
         for found in rows:
             if found.row.file != row.ordinal:
-                return walk.rows
+                return True
             batch = (await log.read_batches(found.index, found.index))[found.index]
             if walk.take(batch, found.row.packets, position):
-                return walk.rows
+                return True
             if not walk.found:
                 # No event begins there, or the position is the end of the file.
-                if position < row.end_position:
-                    raise show_binlog_events_failed("Wrong offset or I/O error")
-                return []
+                return position >= row.end_position
         rows = await log.read_rows(rows[-1].index, ROWS_AT_ONCE)
-    return walk.rows
+    return True
+
+
+async def _moved_on(log: Log, row: FileRow, position: int) -> int:
+    """Where MySQL goes on.
+
+    Whatever the position, it first reads what every file begins with, and one event more.
+    """
+    first = await log.find_row(row, FIRST_POSITION)
+    rows = [] if first is None else [first]
+    while rows:
+        for found in rows:
+            if found.row.file != row.ordinal:
+                return position
+            batch = (await log.read_batches(found.index, found.index))[found.index]
+            for packet in range(found.row.packets):
+                type_ = batch.event_type(packet)
+                if type_ < 0:
+                    continue
+                begin = batch.position_of(packet)
+                if begin >= position:
+                    return begin
+                if type_ not in _OF_EVERY_FILE:
+                    return max(position, begin + _header(batch, packet).size)
+        rows = await log.read_rows(rows[-1].index, ROWS_AT_ONCE)
+    return position
+
+
+def _header(batch: ServedBatch, packet: int) -> EventHeader:
+    begin = int(batch.offsets[packet]) + PACKET_HEADER + 1
+    return EventHeader.decode(batch.packets[begin : begin + HEADER_BYTES])
 
 
 class _Walk:
@@ -161,7 +204,7 @@ class _Walk:
     def _row(self, batch: ServedBatch, packet: int) -> BinlogEventRow:
         begin = int(batch.offsets[packet]) + PACKET_HEADER + 1
         event = batch.packets[begin : int(batch.offsets[packet + 1])]
-        header = EventHeader.decode(event[:HEADER_BYTES])
+        header = _header(batch, packet)
         position = batch.position_of(packet)
         info = ""
         if len(event) + 1 < PACKET_PAYLOAD_MAX:

@@ -35,12 +35,16 @@ from kingbus.mysql import auth
 from kingbus.mysql.commands import (
     BinlogDump,
     BinlogDumpGtid,
+    CloseStatement,
+    Execute,
     InitDb,
     Ping,
+    Prepare,
     Query,
     Quit,
     RegisterReplica,
     ResetConnection,
+    ResetStatement,
     SetOption,
     Statistics,
     UnknownCommand,
@@ -93,6 +97,7 @@ from kingbus.replication.dump_session import (
     DumpRequest,
     parse_position,
 )
+from kingbus.replication.prepared import PreparedStatements
 from kingbus.replication.queries import ServerFacts, Session, answer
 from kingbus.replication.streams import SendingSink, Stream, accept_tls
 from kingbus.replication.users import REPLICATION, FailedLogins, ServerUser, Users
@@ -335,6 +340,7 @@ class _Client:
         self._connection = connection
         self._stream: Stream = stream
         self._compressed: CompressedStream | None = None
+        self._prepared = PreparedStatements()
         self._protocol = ServerConnection(
             server_version=greeted_version(server.facts.version),
             thread_id=connection.thread_id,
@@ -528,21 +534,25 @@ class _Client:
                     await self._dump(event)
                     return
                 case _:
-                    await self._send(await self._answer(event))
+                    if data := await self._answer(event):
+                        await self._send(data)
 
     async def _answer(self, event: Event) -> bytes:
         protocol = self._protocol
         try:
             match event:
                 case Query(sql=sql):
-                    self._connection.doing(QUERY, now=self._server.clock(), info=_shown(sql))
-                    result = await answer(
-                        sql, session=self._session, connections=self._server.connections
-                    )
-                    protocol.status = self._session.status
-                    if result is not None:
-                        return protocol.send_result_set(result)
-                    return protocol.send_ok(warnings=len(self._session.notes))
+                    return await self._result(sql)
+                case Prepare(sql=sql):
+                    return protocol.send_prepared(self._prepared.prepare(sql))
+                case Execute(statement_id=statement_id):
+                    return await self._result(self._prepared.text(statement_id), binary=True)
+                case CloseStatement(statement_id=statement_id):
+                    self._prepared.close(statement_id)
+                    return protocol.send_nothing()
+                case ResetStatement(statement_id=statement_id):
+                    self._prepared.text(statement_id)
+                    return protocol.send_ok()
                 case Ping():
                     return protocol.send_ok()
                 case InitDb(name=name):
@@ -550,6 +560,7 @@ class _Client:
                     return protocol.send_ok()
                 case ResetConnection():
                     self._session.reset()
+                    self._prepared.clear()
                     protocol.status = self._session.status
                     return protocol.send_ok()
                 case SetOption():
@@ -564,6 +575,14 @@ class _Client:
                     raise AssertionError(event)
         except MySQLError as error:
             return protocol.send_error(error)
+
+    async def _result(self, sql: str, *, binary: bool = False) -> bytes:
+        self._connection.doing(QUERY, now=self._server.clock(), info=_shown(sql))
+        result = await answer(sql, session=self._session, connections=self._server.connections)
+        self._protocol.status = self._session.status
+        if result is not None:
+            return self._protocol.send_result_set(result, binary=binary)
+        return self._protocol.send_ok(warnings=len(self._session.notes))
 
     def _statistics(self) -> str:
         connections = self._server.connections

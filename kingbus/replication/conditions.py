@@ -79,9 +79,15 @@ def compare(operator: str, values: list[Value]) -> Value:
     """The result of an operation: 1, 0 or None for NULL."""
     match operator:
         case "or":
-            return int(any(truth(value) for value in values))
+            if any(truth(value) for value in values):
+                return 1
+            return None if None in values else 0
         case "and":
-            return int(all(truth(value) for value in values))
+            if any(value is not None and not truth(value) for value in values):
+                return 0
+            return None if None in values else 1
+        case "xor":
+            return None if None in values else sum(map(truth, values)) % 2
         case "not":
             return None if values[0] is None else int(not truth(values[0]))
         case "<=>":
@@ -93,7 +99,9 @@ def compare(operator: str, values: list[Value]) -> Value:
         return None
     if operator == "in":
         first, *others = values
-        return int(any(other is not None and _order(first, other) == 0 for other in others))
+        if any(other is not None and _order(first, other) == 0 for other in others):
+            return 1
+        return None if None in others else 0
     left, right = values
     if left is None or right is None:
         return None

@@ -20,24 +20,30 @@ from kingbus.mysql.errors import (
     access_denied_to_database,
     incorrect_datetime,
     malformed_gtid_set,
+    no_database_selected,
     no_such_channel,
     not_supported,
     privilege_required,
+    result_too_large,
     show_binlog_events_failed,
     syntax_error,
+    unknown_database,
     unknown_function,
     wrong_parameter_count,
     wrong_precision,
     wrong_value,
 )
 from kingbus.mysql.resultset import Column, ResultSet, Value
+from kingbus.replication import server_lists
 from kingbus.replication.administration import Administration, Note, administer, rights_shown
 from kingbus.replication.conditions import compare, matches_like, truth
 from kingbus.replication.replica_status import ReceiverFacts, replica_status
+from kingbus.replication.sql_tokens import STATEMENT_CHARS_MAX
 from kingbus.replication.statements import (
     Administer,
     Assignment,
     Call,
+    Do,
     Expression,
     Kill,
     Literal,
@@ -47,6 +53,7 @@ from kingbus.replication.statements import (
     Select,
     Set,
     Show,
+    Statement,
     SystemVariable,
     Use,
     UserVariable,
@@ -70,9 +77,20 @@ _COUNT = ColumnFlag.NOT_NULL | ColumnFlag.UNSIGNED
 
 _FRACTION_DIGITS_MAX = 6
 
+_UTC_NAMES = {"SYSTEM", "UTC", "+00:00", "-00:00"}
+_LAST_SECOND = 253402300799.0
+"""Of the year 9999."""
+
 BINLOG_EVENTS_MAX = 10_000
 """Rows of one SHOW BINLOG EVENTS: about a megabyte; LIMIT walks on from there."""
 
+
+ARGUMENT_CHARS_MAX = STATEMENT_CHARS_MAX
+"""Of all arguments of one call together: as long as a statement may say them. Variables hold more
+than the text that names them, and calls in calls would multiply it."""
+
+ROW_CHARS_MAX = 16 << 20
+"""Of one row of SELECT: what `@@max_allowed_packet` says."""
 
 # What the answers are made of ------------------------------------------------------------------
 
@@ -226,6 +244,7 @@ class Session:
     clock: Callable[[], float] = time.time
     user_variables: UserVariables = field(default_factory=UserVariables)
     notes: Sequence[Note] = ()
+    error: Note | None = None
     system_variables: SystemVariables = field(init=False)
 
     def __post_init__(self) -> None:
@@ -256,9 +275,21 @@ class Session:
 
 async def answer(sql: str, *, session: Session, connections: Connections) -> ResultSet | None:
     """The result of a statement; None is OK. Raises MySQLError; the connection stays open."""
-    statement = parse(sql)
-    if not (isinstance(statement, Show) and statement.what == "warnings"):
-        session.notes = ()
+    try:
+        statement = parse(sql)
+        if isinstance(statement, Show) and statement.what in {"warnings", "errors"}:
+            return _warnings(statement, session)
+        session.notes, session.error = (), None
+        return await _done(statement, session, connections)
+    except MySQLError as error:
+        # Not the error itself: its traceback would keep the statement, and with it a password.
+        session.notes, session.error = (), (error.code, error.message)
+        raise
+
+
+async def _done(
+    statement: Statement, session: Session, connections: Connections
+) -> ResultSet | None:
     match statement:
         case Select() as select:
             return _select(select, session)
@@ -268,6 +299,9 @@ async def answer(sql: str, *, session: Session, connections: Connections) -> Res
             return None
         case Show() as show:
             return await _show(show, session, connections)
+        case Do(expressions=expressions):
+            _values(expressions, session, ROW_CHARS_MAX, of="do")
+            return None
         case Kill(thread_id=thread_id, query_only=query_only):
             connections.kill(thread_id, by=session, query_only=query_only)
             return None
@@ -296,8 +330,13 @@ async def _purge(purge: PurgeLogs, session: Session) -> None:
         await session.facts.purge_binlogs(to=purge.to.rpartition("/")[2])
         return
     value = _evaluate(purge.before, session)
+    is_ours = isinstance(purge.before, Call) and _FUNCTIONS[purge.before.name][2] is _utc
+    zone = session.system_variables.get("time_zone")
+    if not is_ours and str(zone).upper() not in _UTC_NAMES:
+        # Taken as UTC it would be hours away from what is meant, and what is purged is gone.
+        raise not_supported("PURGE BEFORE a time with @@time_zone other than '+00:00'")
     try:
-        before = parse_time(str(value))
+        before = min(parse_time(str(value)), _LAST_SECOND)
     except ValueError:
         raise incorrect_datetime("NULL" if value is None else str(value)) from None
     await session.facts.purge_binlogs(before=max(0.0, before - purge.seconds))
@@ -307,7 +346,8 @@ async def _purge(purge: PurgeLogs, session: Session) -> None:
 
 
 def _select(select: Select, session: Session) -> ResultSet:
-    values = [_evaluate(expression, session) for expression, _ in select.items]
+    expressions = [expression for expression, _ in select.items]
+    values = _values(expressions, session, ROW_CHARS_MAX, of="select")
     columns = [
         _column(expression, label, value)
         for (expression, label), value in zip(select.items, values, strict=True)
@@ -332,6 +372,8 @@ def _column(expression: Expression, label: str, value: Value) -> Column:
             return Column(name=label, type=ColumnType.DATETIME, flags=ColumnFlag.NOT_NULL)
         case Call(), int():
             return Column(name=label, type=ColumnType.LONGLONG, flags=ColumnFlag.NOT_NULL)
+        case Operation(), None:
+            return Column(name=label, type=ColumnType.LONGLONG)
         case _, int():
             return Column(name=label, type=ColumnType.LONGLONG)
         case _:
@@ -375,11 +417,27 @@ def _evaluate(expression: Expression, session: Session) -> Value:
         case SystemVariable(scope=scope, name=name):
             return session.system_variables.select(name, scope)
         case Call(name=name, arguments=arguments):
-            return _call(name, [_evaluate(argument, session) for argument in arguments], session)
+            values = _values(arguments, session, ARGUMENT_CHARS_MAX, of=name)
+            return _call(name, values, session)
         case Operation(operator=operator, operands=operands):
-            return compare(operator, [_evaluate(operand, session) for operand in operands])
+            return compare(operator, _values(operands, session, ARGUMENT_CHARS_MAX, of=operator))
         case Word(text=text):
             raise MySQLError(1054, "42S22", f"Unknown column '{text[:64]}' in 'field list'")
+
+
+def _values(
+    expressions: Sequence[Expression], session: Session, limit: int, *, of: str
+) -> list[Value]:
+    """All of them. Raises error 1301 where they are longer together than the limit."""
+    values: list[Value] = []
+    characters = 0
+    for expression in expressions:
+        value = _evaluate(expression, session)
+        characters += len(value) if isinstance(value, str) else 0
+        if characters > limit:
+            raise result_too_large(of, limit)
+        values.append(value)
+    return values
 
 
 def _call(name: str, arguments: list[Value], session: Session) -> Value:
@@ -493,9 +551,10 @@ async def _show(show: Show, session: Session, connections: Connections) -> Resul
         case "status":
             return _filtered(show, _texts("Variable_name", "Value"), _status(connections))
         case "databases":
-            return _filtered(show, _texts("Database"), [[DATABASES[0]]])
-        case "warnings":
-            return _warnings(show, session)
+            name = server_lists.filtered_name("Database", show.pattern)
+            return _filtered(show, _texts(name), [[DATABASES[0]]])
+        case "collation" | "character set" | "engines" | "plugins" | "tables" | "full tables":
+            return _server_list(show, session)
         case "grants":
             return _grants(show, session)
         case "processlist" | "full processlist":
@@ -528,6 +587,31 @@ async def _show_replication(show: Show, facts: ServerFacts, connections: Connect
             raise AssertionError(what)
 
 
+def _server_list(show: Show, session: Session) -> ResultSet:
+    match show.what:
+        case "collation":
+            found = server_lists.collations()
+        case "character set":
+            found = server_lists.character_sets()
+        case "engines":
+            found = server_lists.engines()
+        case "plugins":
+            license_name = str(session.system_variables.get("license"))
+            found = server_lists.plugins(
+                semi_sync=session.offers_semi_sync, license_name=license_name
+            )
+        case _:
+            database = session.database if show.database is None else show.database
+            if not database:
+                raise no_database_selected()
+            if database.lower() not in DATABASES:
+                raise unknown_database(database)
+            found = server_lists.tables(
+                database, pattern=show.pattern, full=show.what.startswith("full")
+            )
+    return _filtered(show, found.columns, found.rows)
+
+
 def _shown(value: Value) -> str:
     return "" if value is None else str(value)
 
@@ -544,7 +628,7 @@ def _small_number(name: str) -> Column:
     return Column(name=name, type=ColumnType.LONG, flags=_COUNT)
 
 
-def _filtered(show: Show, columns: list[Column], rows: list[list[Value]]) -> ResultSet:
+def _filtered(show: Show, columns: Sequence[Column], rows: Sequence[Sequence[Value]]) -> ResultSet:
     if show.pattern is not None:
         rows = [row for row in rows if matches_like(show.pattern, str(row[0]))]
     elif show.where is not None:
@@ -576,7 +660,11 @@ def _status(connections: Connections) -> list[list[Value]]:
 def _warnings(show: Show, session: Session) -> ResultSet:
     columns = [*_texts("Level"), _small_number("Code"), *_texts("Message")]
     last = None if show.limit is None else show.offset + show.limit
-    rows: list[list[Value]] = [["Note", code, text] for code, text in session.notes]
+    rows: list[list[Value]] = []
+    if show.what == "warnings":
+        rows = [["Note", code, text] for code, text in session.notes]
+    if session.error is not None:
+        rows.append(["Error", *session.error])
     return ResultSet(columns=columns, rows=rows[show.offset : last])
 
 

@@ -1,14 +1,14 @@
 """Statements as a closed grammar: text in, a value that says what was asked out.
 
 Owns: the recursive-descent parser for what replicas, tools and connectors send to a source: SET,
-SELECT without tables, SHOW, KILL, USE, PURGE, transaction words. What administers receiver and
-users is `admin_statements`, the words come from `sql_tokens`. Knows nothing of answers. Follows the
-manual's "SQL Statements" for the forms covered; everything else is a MySQLError 1064 (not
+SELECT and DO without tables, SHOW, KILL, USE, PURGE, transaction words. What administers receiver
+and users is `admin_statements`, the words come from `sql_tokens`. Knows nothing of answers. Follows
+the manual's "SQL Statements" for the forms covered; everything else is a MySQLError 1064 (not
 understood) or 1235 (known, but nothing that a relay can do). A statement may hold a password, so no
 error but the 1064 that goes back to the client quotes it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from kingbus.mysql.errors import MySQLError, not_supported
@@ -63,7 +63,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`or`, `and`, `not`, `-`, a comparison, `in` (first operand in the others), or `like`."""
+    """`or`, `xor` and `and` of two or more, `not`, a comparison, `like`, or `in` (the first operand
+    in the others).
+    """
 
     operator: str
     operands: "tuple[Expression, ...]"
@@ -103,7 +105,7 @@ class Set:
 class Show:
     """SHOW of one of `_SHOWS`, filtered by a condition on its columns.
 
-    `user` is whose grants, None for who asks.
+    `user` is whose grants, None for who asks; `database` is whose tables, None for the one in use.
     """
 
     what: str
@@ -117,6 +119,14 @@ class Show:
     old_words: bool = False
     channel: str = ""
     user: str | None = None
+    database: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Do:
+    """DO: expressions that are evaluated and not shown."""
+
+    expressions: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +166,9 @@ class Administer:
     privilege: str
 
 
-Statement = Select | Set | Show | Kill | Use | Nothing | PurgeLogs | Administer | AdminStatement
+Statement = (
+    Select | Set | Show | Do | Kill | Use | Nothing | PurgeLogs | Administer | AdminStatement
+)
 
 
 # Parser ----------------------------------------------------------------------------------------
@@ -189,7 +201,6 @@ _KNOWN_ELSEWHERE = frozenset(
         "DELETE",
         "DESC",
         "DESCRIBE",
-        "DO",
         "DROP",
         "EXECUTE",
         "EXPLAIN",
@@ -246,6 +257,8 @@ class _Parser(TokenReader):
                 return self._set()
             case "SHOW":
                 return self._show()
+            case "DO":
+                return self._do()
             case "KILL":
                 return self._kill()
             case "USE":
@@ -401,11 +414,14 @@ class _Parser(TokenReader):
             case "grants":
                 user = admin_statements.parse_account(self) if self.word("FOR") else None
                 return Show(what=what, user=user)
-            case "warnings":
+            case "warnings" | "errors":
                 offset, limit = self._limit()
                 return Show(what=what, offset=offset, limit=limit)
-            case "databases":
+            case "databases" | "collation" | "character set":
                 return self._show_filter(what)
+            case "tables" | "full tables":
+                database = self.text() if self.word("FROM", "IN") else None
+                return replace(self._show_filter(what), database=database)
             case _:
                 return Show(what=what, old_words=old_words)
 
@@ -415,6 +431,12 @@ class _Parser(TokenReader):
         if self.word("WHERE"):
             return Show(what=what, scope=scope, where=self._expression())
         return Show(what=what, scope=scope)
+
+    def _do(self) -> Do:
+        expressions = [self._select_item()[0]]
+        while self.operator(","):
+            expressions.append(self._select_item()[0])
+        return Do(expressions=tuple(expressions))
 
     def _kill(self) -> Kill:
         kind = self.word("CONNECTION", "QUERY", "HARD", "SOFT")
@@ -467,17 +489,23 @@ class _Parser(TokenReader):
         self.depth += 1
         if self.depth > DEPTH_MAX:
             raise self.error()
-        left = self._conjunction()
-        while self.word("OR", "XOR") or self.operator("||"):
-            left = Operation("or", (left, self._conjunction()))
+        operands = [self._exclusion()]
+        while self.word("OR") or self.operator("||"):
+            operands.append(self._exclusion())
         self.depth -= 1
-        return left
+        return _joined("or", operands)
+
+    def _exclusion(self) -> Expression:
+        operands = [self._conjunction()]
+        while self.word("XOR"):
+            operands.append(self._conjunction())
+        return _joined("xor", operands)
 
     def _conjunction(self) -> Expression:
-        left = self._negation()
+        operands = [self._negation()]
         while self.word("AND") or self.operator("&&"):
-            left = Operation("and", (left, self._negation()))
-        return left
+            operands.append(self._negation())
+        return _joined("and", operands)
 
     def _negation(self) -> Expression:
         negated = False
@@ -575,6 +603,11 @@ class _Parser(TokenReader):
                 return Word(token.text)
 
 
+def _joined(operator: str, operands: list[Expression]) -> Expression:
+    """One operation of all of them, however many: a chain would be as deep as it is long."""
+    return operands[0] if len(operands) == 1 else Operation(operator, tuple(operands))
+
+
 _SHOWS: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("MASTER", "STATUS"), "binary log status"),
     (("BINARY", "LOG", "STATUS"), "binary log status"),
@@ -588,25 +621,29 @@ _SHOWS: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("REPLICA", "STATUS"), "replica status"),
     (("GRANTS",), "grants"),
     (("WARNINGS",), "warnings"),
-    (("ERRORS",), "warnings"),
+    (("ERRORS",), "errors"),
     (("PROCESSLIST",), "processlist"),
     (("FULL", "PROCESSLIST"), "full processlist"),
     (("DATABASES",), "databases"),
     (("SCHEMAS",), "databases"),
+    (("COLLATION",), "collation"),
+    (("CHARACTER", "SET"), "character set"),
+    (("CHARSET",), "character set"),
+    (("CHAR", "SET"), "character set"),
+    (("ENGINES",), "engines"),
+    (("STORAGE", "ENGINES"), "engines"),
+    (("PLUGINS",), "plugins"),
+    (("TABLES",), "tables"),
+    (("FULL", "TABLES"), "full tables"),
+    (("EXTENDED", "TABLES"), "tables"),
+    (("EXTENDED", "FULL", "TABLES"), "full tables"),
 )
 
 _OTHER_SHOWS = (
-    "TABLES",
     "COLUMNS",
     "FIELDS",
     "CREATE",
-    "ENGINES",
     "ENGINE",
-    "STORAGE",
-    "PLUGINS",
-    "COLLATION",
-    "CHARACTER",
-    "CHARSET",
     "INDEX",
     "KEYS",
     "OPEN",

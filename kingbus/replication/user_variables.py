@@ -23,6 +23,9 @@ VARIABLES_MAX = 256
 VALUE_CHARS_MAX = 1 << 20
 """The longest that a real client sets is a GTID position of MariaDB."""
 
+ALL_CHARS_MAX = 4 << 20
+"""Of all values of one connection together: a thousand of them must not fill the memory."""
+
 _HEARTBEAT_SECONDS_MIN = 0.001
 """The shortest period that a replica accepts in SOURCE_HEARTBEAT_PERIOD."""
 
@@ -53,6 +56,9 @@ class UserVariables:
             raise TooManyVariablesError(f"the value of @{name[:64]} is too long")
         if key not in self._values and len(self._values) >= VARIABLES_MAX:
             raise TooManyVariablesError(f"more than {VARIABLES_MAX} user variables")
+        others = sum(_characters(each) for name, each in self._values.items() if name != key)
+        if others + _characters(value) > ALL_CHARS_MAX:
+            raise TooManyVariablesError(f"more than {ALL_CHARS_MAX} characters in user variables")
         self._values[key] = value
 
     def clear(self) -> None:
@@ -120,6 +126,10 @@ class UserVariables:
         """Up to where a MariaDB replica wants to get; None: on and on."""
         value = self.get("slave_until_gtid")
         return None if value is None else str(value)
+
+
+def _characters(value: Value) -> int:
+    return len(value) if isinstance(value, str) else 0
 
 
 def _key(name: str) -> str:

@@ -81,6 +81,11 @@ SAME = (
     "show binlog events limit 2, 3",
     "SHOW BINLOG EVENTS IN 'mysql-bin.000001' FROM 4 LIMIT 3",
     "SHOW BINLOG EVENTS IN 'mysql-bin.000001'",
+    "SHOW BINLOG EVENTS IN 'mysql-bin.000001' FROM 1",
+    "SHOW BINLOG EVENTS IN 'mysql-bin.000001' FROM 5 LIMIT 1",
+    "SHOW BINLOG EVENTS IN 'mysql-bin.000001' FROM 128 LIMIT 2",
+    "SHOW BINLOG EVENTS IN 'mysql-bin.000001' FROM 200 LIMIT 1",
+    "SHOW BINLOG EVENTS IN 'mysql-bin.000001' FROM 1000000000",
     "SHOW BINLOG EVENTS IN 'mysql-bin.999999'",
     "KILL 999999999",
     "KILL CONNECTION 999999999",
@@ -108,7 +113,39 @@ SAME = (
     "SELECT FROM",
     "SELECT 1; SELECT 2",
     "CREATE USER",
+    "SELEC 1",
+    "SHOW WARNINGS",
+    "SHOW ERRORS",
+    "SELECT 1 XOR 1 XOR 1, 1 OR 1 XOR 1, NULL OR 0, NULL AND 0, NOT (NULL AND 1)",
+    "SELECT 1 IN (NULL, 2), 2 IN (NULL, 2), NULL XOR 1",
+    "SHOW COLLATION LIKE 'utf8mb4_0900_ai_ci'",
+    "SHOW COLLATION LIKE 'latin1%'",
+    (
+        "SHOW COLLATION WHERE Charset IN ('utf8mb4', 'utf8mb3', 'latin1', 'binary', 'ascii') "
+        "AND `Default` = 'Yes'"
+    ),
+    (
+        "SHOW COLLATION WHERE Collation IN ('utf8mb3_bin', 'utf8mb3_unicode_ci', 'utf8mb4_bin', "
+        "'utf8mb4_0900_as_ci', 'utf8mb4_0900_as_cs', 'utf8mb4_0900_bin', 'utf8mb4_general_ci', "
+        "'utf8mb4_unicode_520_ci', 'utf8mb4_unicode_ci', 'ascii_bin')"
+    ),
+    "SHOW COLLATION WHERE Id = 255",
+    "SHOW COLLATION WHERE no_such = 1",
+    "SHOW CHARACTER SET LIKE 'utf8mb4'",
+    "SHOW CHARSET WHERE Charset IN ('utf8mb4', 'utf8mb3', 'latin1', 'binary', 'ascii')",
+    "SHOW TABLES",
+    "SHOW TABLES FROM no_such_database",
+    "SHOW TABLES FROM information_schema LIKE 'no_such%'",
+    "SHOW FULL TABLES FROM `INFORMATION_SCHEMA` LIKE 'no_such'",
+    "SHOW FULL TABLES IN information_schema WHERE Table_type = 'BASE TABLE'",
+    "SHOW DATABASES LIKE 'information\\_schema'",
+    "SHOW DATABASES WHERE `Database` = 'no_such'",
+    "DO 1, @@version",
+    "DO no_such",
+    "DO",
+    "SHOW ENGINES LIKE 'x'",
     "USE information_schema",
+    "SHOW TABLES LIKE 'no_such'",
 )
 """What both answer alike, to the last byte."""
 
@@ -131,6 +168,11 @@ SHAPES = (
     "SELECT GTID_SUBTRACT('nonsense', '')",
     "show replica status",
     "SHOW REPLICAS",
+    "SHOW COLLATION",
+    "SHOW CHARACTER SET",
+    "SHOW ENGINES",
+    "SHOW STORAGE ENGINES",
+    "SHOW PLUGINS",
     "SHOW PROCESSLIST",
     "SHOW FULL PROCESSLIST",
     "show databases",

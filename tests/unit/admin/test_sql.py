@@ -1,10 +1,13 @@
 """Administration by SQL on either of two nodes: what is stored, and MySQL's own refusals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
+from kingbus.admin.leader import CHANGE_SOURCE, CHANGE_USERS
 from kingbus.admin.sql import SqlAdministration
 from kingbus.binlog.relay_state import RelayState
 from kingbus.mysql.errors import MySQLError
@@ -310,6 +313,28 @@ async def test_refusals(rig: Rig, action: UserAction, names: list[str], code: in
     assert rig.state.users == before
 
 
+async def test_passwords_are_hashed_one_at_a_time(rig: Rig) -> None:
+    """However many connections want it, the threads stay with those that read."""
+    at_once: list[int] = []
+    running = 0
+
+    async def slowly(function: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        await trio.testing.wait_all_tasks_blocked()
+        running -= 1
+        return function(*arguments)
+
+    rig.follower._runner = slowly
+    async with trio.open_nursery() as nursery:
+        for name in ("a", "b", "c"):
+            order = UserOrder(action="create", users=(AccountPassword(user=name, password="x"),))
+            nursery.start_soon(rig.follower.change_users, order)
+    assert at_once == [1, 1, 1]
+    assert set(rig.state.users) == {"a", "b", "c"}
+
+
 async def test_lenient_orders_leave_out(rig: Rig) -> None:
     """IF EXISTS and IF NOT EXISTS do the rest, and name who was left out."""
     await rig.change("create", "a", passwords=["x"])
@@ -347,6 +372,11 @@ async def test_a_repeated_order_whose_outcome_was_unknown(rig: Rig) -> None:
     to_lose = 1
     await rig.change("drop", "a")
     assert rig.state.users == {}
+    await rig.change("create", "a", passwords=["x"])
+    to_lose = 1
+    code, _ = await refused(rig.change("drop", "a", "nobody"))
+    assert code == 1396
+    assert set(rig.state.users) == {"a"}, "both attempts were refused"
 
 
 async def test_nothing_is_ordered_that_a_member_is_too_old_for(rig: Rig) -> None:
@@ -365,3 +395,30 @@ async def test_nothing_is_ordered_that_a_member_is_too_old_for(rig: Rig) -> None
     rig.state.members[99] = MemberAttributes(member_id=99, command_version=1)
     await rig.change("create", "ann", passwords=["long-enough-7"])
     assert "ann" in rig.state.users, "a member that was removed does not count"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_leader_that_is_too_old(rig: Rig, lost: bool) -> None:
+    """It knows no users and no orders of SQL: that is said, and is not taken for a user that is not
+    there, nor for one that is dropped by now."""
+    await rig.change("create", "ann", passwords=["long-enough-7"])
+    for path in (CHANGE_USERS, CHANGE_SOURCE):
+        rig.pair.n1.operations._leader._routes.pop(("PUT", path))
+    orders = [
+        lambda: rig.change("create", "bea", passwords=["x"]),
+        lambda: rig.change("grant", "ann", rights=frozenset({ADMIN})),
+        lambda: rig.change("drop", "ann"),
+        lambda: rig.follower.change_source(FULL),
+    ]
+    for order in orders:
+        answers = iter([lost])
+
+        def lose(_target: int, answers: Iterator[bool] = answers) -> None:
+            if next(answers, False):
+                raise PeerUnreachableError("gone", was_sent=True)
+
+        rig.pair.transport.after = lose
+        code, message = await refused(order())
+        assert code == 1105
+        assert "later version of kingbus than the leader runs" in message
+    assert set(rig.state.users) == {"ann"}

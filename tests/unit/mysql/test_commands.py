@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 from kingbus.mysql.commands import (
     BinlogDump,
     BinlogDumpGtid,
+    CloseStatement,
+    Execute,
     InitDb,
     Ping,
+    Prepare,
     Query,
     Quit,
     RegisterReplica,
+    ResetStatement,
     UnknownCommand,
     decode_command,
     encode_dump,
@@ -98,7 +102,11 @@ def test_plain_queries_and_small_commands() -> None:
     assert decode(b"\x0e") == Ping()
     assert decode(b"\x01") == Quit()
     assert decode(b"\x02mysql") == InitDb(name="mysql")
-    assert decode(b"\x16SELECT ?") == UnknownCommand(code=0x16)
+    assert decode(b"\x16SELECT ?") == Prepare(sql="SELECT ?")
+    assert decode(b"\x17\x07\0\0\0\0\x01\0\0\0") == Execute(statement_id=7)
+    assert decode(b"\x19\x07\0\0\0") == CloseStatement(statement_id=7)
+    assert decode(b"\x1a\x07\0\0\0") == ResetStatement(statement_id=7)
+    assert decode(b"\x1c\x07\0\0\0\x01\0\0\0") == UnknownCommand(code=0x1C)
 
 
 ATTRIBUTES = Capability.PROTOCOL_41 | Capability.QUERY_ATTRIBUTES

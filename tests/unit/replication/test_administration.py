@@ -58,6 +58,21 @@ async def test_only_administrators_administer(sql: str, rights: str) -> None:
     assert source.purges == []
 
 
+async def test_how_many_users_one_statement_changes() -> None:
+    """Each password is work: one's own is changed once, and an administrator changes a hundred."""
+    on, source = administrator()
+    users = [f"u{number} IDENTIFIED BY 'x'" for number in range(101)]
+
+    assert await error(f"CREATE USER {', '.join(users)}", on) == 1235
+    assert await ask(f"CREATE USER {', '.join(users[:100])}", on) is None
+    assert len(source.administration.asked) == 1
+    plain = session(source, rights="replication")
+    one = f"{plain.user} IDENTIFIED BY 'x'"
+    assert await error(f"ALTER USER {one}, {one}", plain) == 1227
+    assert await ask(f"ALTER USER {one}", plain) is None
+    assert len(source.administration.asked) == 2
+
+
 async def test_a_source_is_set() -> None:
     """What is said of it and nothing else; the rest is noted or refused, never taken in silence."""
     on, source = administrator()

@@ -172,7 +172,31 @@ async def test_places_that_are_not_there() -> None:
     log.append(second, [])
 
     assert await read_binlog_events(log, "nosuch", 4, 0, 10) is None
-    with pytest.raises(MySQLError, match="Wrong offset") as caught:
-        await read_binlog_events(log, first.name, 5, 0, 10)
+    inside = first.events[3].start + 1
+    with pytest.raises(MySQLError, match=f"at position {inside}: no event") as caught:
+        await read_binlog_events(log, first.name, inside, 0, 10)
     assert caught.value.code == 1220
     assert await read_binlog_events(log, first.name, first.end, 0, 10) == []
+    assert await read_binlog_events(log, first.name, 1 << 70, 0, 10) == []
+
+
+@given(st.lists(st.integers(0, 50), max_size=6), st.integers(0, 400))
+def test_a_position_near_the_begin_is_moved_on(cuts: list[int], position: int) -> None:
+    """From anywhere up to the end of the first event behind what every file begins with, the next
+    event is the first one shown; behind that a position must be an event's, as MySQL has it."""
+
+    async def check() -> None:
+        log = MemoryLog()
+        first, second = two_files()
+        log.append(first, cuts)
+        log.append(second, cuts)
+        starts = [event.start for event in first.events]
+        if position <= starts[3] or position in starts:
+            rows = await read_binlog_events(log, first.name, position, 0, 1000)
+            assert [row.position for row in rows] == [at for at in starts if at >= position]
+        else:
+            with pytest.raises(MySQLError, match="1220"):
+                await read_binlog_events(log, first.name, position, 0, 10)
+
+    assert 200 < two_files()[0].events[3].start < 300
+    trio.run(check)

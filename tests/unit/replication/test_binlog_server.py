@@ -6,6 +6,7 @@ import uuid as uuids
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pymysql
@@ -26,8 +27,10 @@ from kingbus.mysql.commands import (
     encode_dump_gtid,
     encode_register,
 )
-from kingbus.mysql.constants import PACKET_PAYLOAD_MAX, Capability, DumpFlag
+from kingbus.mysql.constants import PACKET_PAYLOAD_MAX, Capability, ColumnType, DumpFlag
+from kingbus.mysql.errors import MySQLError
 from kingbus.mysql.packet import encode_payload
+from kingbus.mysql.resultset import Column, ResultSet
 from kingbus.replication.binlog_server import (
     AddressInUseError,
     BinlogServer,
@@ -36,6 +39,7 @@ from kingbus.replication.binlog_server import (
     greeted_version,
 )
 from kingbus.replication.dump_session import DumpProgress, DumpRefusedError, DumpRequest
+from kingbus.replication.prepared import PreparedStatements
 from kingbus.replication.streams import SendingSink
 from kingbus.replication.users import new_user, stored_user
 from tests.support.certificates import certificate
@@ -382,7 +386,13 @@ async def test_an_error_leaves_the_connection_open() -> None:
             (b"\x03SELECT 1 nonsense here", 1064),
             (b"\x03INSERT INTO t VALUES (1)", 1235),
             (b"\x03SELECT @@nosuch", 1193),
-            (b"\x16SELECT ?", 1047),
+            (b"\x16SELECT '?' LIKE ?", 1235),
+            (b"\x16SELEC 1", 1064),
+            (b"\x03SELECT ?", 1064),
+            (b"\x16SELECT 1 FROM t", 1235),
+            (b"\x17\x01\0\0\0\0\x01\0\0\0", 1243),
+            (b"\x1a\x01\0\0\0", 1243),
+            (b"\x1c\x01\0\0\0\x01\0\0\0", 1047),
             (b"\x02shop", 1044),
         ):
             await client.send(payload)
@@ -393,6 +403,76 @@ async def test_an_error_leaves_the_connection_open() -> None:
         assert (await client.payload()).startswith(b"Uptime: ")
         await client.send(b"\x01")
         assert await client.packet() is None
+
+
+def execute(number: int) -> bytes:
+    return b"\x17" + number.to_bytes(4, "little") + b"\0\x01\0\0\0"
+
+
+async def test_a_prepared_statement_is_answered_in_binary() -> None:
+    """As often as it is executed, until it is closed, which nobody answers."""
+    async with serving() as server, await replica(server) as client:
+        await client.send(b"\x16SELECT 'ab', NULL, 300, -2, NOW(), UNIX_TIMESTAMP()")
+        assert await client.payload() == b"\0\x01\0\0\0" + bytes(7)
+        await client.send(b"\x16SET @a = 5")
+        assert (await client.payload())[1] == 2
+        for _ in range(2):
+            await client.send(execute(1))
+            assert await client.payload() == b"\x06"
+            kinds = [(await client.payload())[-6] for _ in range(6)]
+            assert kinds == [0xFD, 0x06, 0x08, 0x08, 0x0C, 0x08]
+            assert (await client.payload())[:1] == b"\xfe"
+            row = await client.payload()
+            assert row[:5] == b"\0" + b"\x08" + b"\x02ab"
+            assert row[5:21] == (300).to_bytes(8, "little") + b"\xfe" + b"\xff" * 7
+            now = datetime.fromtimestamp(int.from_bytes(row[29:], "little"), UTC)
+            assert row[21:24] == b"\x07" + now.year.to_bytes(2, "little")
+            assert tuple(row[24:29]) == now.timetuple()[1:6]
+            assert (await client.payload())[:1] == b"\xfe"
+        await client.send(execute(2))
+        assert await client.payload() == OK
+        await client.send(b"\x1a\x01\0\0\0")
+        assert await client.payload() == OK
+        await client.send(b"\x19\x01\0\0\0")
+        await client.send(execute(1))
+        assert (await client.error()).code == 1243
+        await client.send(b"\x1f")
+        assert await client.payload() == OK
+        await client.send(execute(2))
+        assert (await client.error()).code == 1243, "a reset forgets them"
+
+
+@pytest.mark.parametrize(
+    ("text", "binary"),
+    [
+        ("2026-11-21 16:05:09", b"\x07\xea\x07\x0b\x15\x10\x05\x09"),
+        ("2026-11-21 16:05:09.25", b"\x0b\xea\x07\x0b\x15\x10\x05\x09" + b"\x90\xd0\x03\0"),
+        ("2026-11-21 16:05:09.000", b"\x07\xea\x07\x0b\x15\x10\x05\x09"),
+    ],
+)
+def test_times_in_binary(text: str, binary: bytes) -> None:
+    """A part of a second is there only where it is not zero."""
+    column = Column(name="t", type=ColumnType.DATETIME)
+    payloads = ResultSet(columns=[column], rows=[[text]]).encode(deprecate_eof=True, binary=True)
+
+    assert payloads[2] == b"\0\0" + binary
+
+
+async def test_one_connection_cannot_prepare_without_end() -> None:
+    """The number of statements is bounded, and the length of all of them together."""
+    statements = PreparedStatements()
+    for _ in range(256):
+        statements.prepare("SELECT 1")
+    with pytest.raises(MySQLError, match="1461"):
+        statements.prepare("SELECT 1")
+    statements.close(7)
+    assert statements.prepare("SELECT 1") == 257
+    statements.clear()
+    long = f"SELECT '{'x' * 1_500_000}'"
+    statements.prepare(long)
+    statements.prepare(long)
+    with pytest.raises(MySQLError, match="1461"):
+        statements.prepare(long)
 
 
 async def test_notes_are_counted_in_the_answer() -> None:

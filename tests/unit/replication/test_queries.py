@@ -336,6 +336,101 @@ async def test_one_connection_cannot_set_variables_without_end() -> None:
     assert await ask("SET @v7 = 2", on) is None
 
 
+async def test_the_values_of_one_connection_are_bounded_together() -> None:
+    """Four megabytes in all: a variable that is set again counts once."""
+    on = session()
+    for number in (1, 2, 3, 4, 4):
+        await ask(f"SET @v{number} = '{'x' * (1 << 20)}'", on)
+
+    assert await error("SET @v5 = 'x'", on) == 1231
+    await ask("SET @v4 = NULL", on)
+    assert await ask("SET @v5 = 'x'", on) is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT " + ", ".join(["@a"] * 20),
+        "SELECT CONCAT(" + ", ".join(["@a"] * 5) + ")",
+        "SELECT 1 IN (" + ", ".join(["LOWER(@a)"] * 5) + ")",
+        "DO " + ", ".join(["UPPER(@a)"] * 20),
+    ],
+)
+async def test_a_short_statement_makes_no_endless_answer(sql: str) -> None:
+    """A variable that is named again and again is not multiplied without end."""
+    on = session()
+    await ask(f"SET @a = '{'x' * (1 << 20)}'", on)
+
+    assert await error(sql, on) == 1301
+    assert await ask("SELECT LOWER(CONCAT(@a, @a)) = UPPER(CONCAT(@a, @a))", on) == [[1]]
+
+
+@pytest.mark.parametrize("operator", ["OR", "XOR", "AND"])
+async def test_a_long_condition_is_as_flat_as_it_looks(operator: str) -> None:
+    """As many as a statement may have words, in SELECT and in WHERE."""
+    many = f" {operator} ".join(["1"] * 2001)
+
+    assert await ask(f"SELECT {many}") == [[1]]
+    assert await ask(f"SHOW DATABASES WHERE {many}") == [["information_schema"]]
+
+
+async def test_words_between_conditions_bind_as_in_mysql() -> None:
+    """AND before XOR before OR; NOT before them all."""
+    assert await ask("SELECT 1 OR 1 XOR 1") == [[1]]
+    assert await ask("SELECT 1 XOR 1 AND 0") == [[1]]
+    assert await ask("SELECT NOT 1 XOR 1, 1 XOR 1, NULL XOR 1") == [[1, 0, None]]
+
+
+async def test_what_went_wrong_is_shown_until_the_next_statement() -> None:
+    """SHOW WARNINGS and SHOW ERRORS tell of the last statement only, an error too; a note is no
+    error."""
+    on = session(rights="admin")
+    await ask("FLUSH LOGS", on)
+
+    assert [row[:2] for row in await ask("SHOW WARNINGS", on)] == [["Note", 1105]]
+    assert await ask("SHOW ERRORS", on) == []
+    assert await error("SELEC 1", on) == 1064
+    for sql in ("SHOW WARNINGS", "SHOW ERRORS", "SHOW WARNINGS"):
+        assert [row[:2] for row in await ask(sql, on)] == [["Error", 1064]]
+    await ask("SELECT 1", on)
+    assert await ask("SHOW WARNINGS", on) == []
+
+
+async def test_lists_of_a_server_without_tables() -> None:
+    """What clients ask for on connecting, by every kind of filter."""
+    on = session()
+
+    assert (await ask("SHOW COLLATION LIKE 'utf8mb4_0900_ai_ci'", on))[0][:4] == [
+        "utf8mb4_0900_ai_ci",
+        "utf8mb4",
+        255,
+        "Yes",
+    ]
+    defaults = await ask("SHOW COLLATION WHERE `Default` = 'Yes' AND Id <> 63", on)
+    sets = await ask("SHOW CHARACTER SET WHERE Charset <> 'binary'", on)
+    assert [row[0] for row in defaults] == [row[2] for row in sets]
+    assert await error("SHOW COLLATION WHERE nosuch = 1", on) == 1054
+    assert await ask("SHOW ENGINES", on) == []
+    assert [row[0] for row in await ask("SHOW PLUGINS", on)] == [
+        "caching_sha2_password",
+        "mysql_native_password",
+    ]
+    assert await ask("DO 1, @@version", on) is None
+    assert await error("DO nosuch", on) == 1054
+
+
+async def test_tables() -> None:
+    """There are none: in no database that is there, nor without one or in another."""
+    on = session()
+
+    assert await error("SHOW TABLES", on) == 1046
+    assert await error("SHOW TABLES FROM nosuch", on) == 1049
+    await ask("USE mysql", on)
+    result = await answer("SHOW FULL TABLES LIKE 't%'", session=on, connections=MemoryConnections())
+    assert [column.name for column in result.columns] == ["Tables_in_mysql (t%)", "Table_type"]
+    assert list(result.rows) == []
+
+
 async def test_the_source_s_own_settings_are_shown() -> None:
     """What the provider knows of the source goes before MySQL's defaults."""
     known = {
@@ -404,6 +499,23 @@ async def test_purge() -> None:
     assert len(source.purges) == 5
     with pytest.raises(MySQLError, match="SUPER or BINLOG_ADMIN privilege"):
         await ask("PURGE BINARY LOGS BEFORE 'garbage'", session(source))
+
+
+async def test_a_purge_by_another_clock_is_refused() -> None:
+    """A time that is written down is UTC; in a session with another zone it would be hours off."""
+    source = MemorySource()
+    on = session(source, rights="admin")
+    for zone in ("SYSTEM", "+00:00", "utc"):
+        await ask(f"SET time_zone = '{zone}'", on)
+        await ask("PURGE BINARY LOGS BEFORE '2026-11-21 16:00:00'", on)
+    purged = len(source.purges)
+    await ask("SET time_zone = '+08:00'", on)
+
+    assert await error("PURGE BINARY LOGS BEFORE '2026-11-21 16:00:00'", on) == 1235
+    assert purged == len(source.purges) == 3
+    await ask("PURGE BINARY LOGS BEFORE NOW() - INTERVAL 3 DAY", on)
+    await ask("PURGE BINARY LOGS BEFORE '9999-12-31T23:59:59-14:00'", session(source, "admin"))
+    assert source.purges[-1] < 253402300800
 
 
 async def test_grants() -> None:
