@@ -223,6 +223,9 @@ class DumpSession:
         # In force for the client: what the last FORMAT_DESCRIPTION said.
         self._crc = request.checksum == "CRC32"
         self._event_types = 0
+        self._is_mariadb = False  # the file
+        self._adapts = False  # it may have events that this client gets otherwise, or not at all
+        self._has_position = isinstance(request.gtid_set, Position)
         # Where the client believes to be: the last ROTATE's file and the last position told.
         self.file_name = ""
         self._has_rotated = False
@@ -388,6 +391,8 @@ class DumpSession:
     def _describe(self, start: FileStart) -> None:
         self._crc = bool(start.checksum_algorithm)
         self._event_types = start.event_types
+        self._is_mariadb = self._event_types >= MARIADB_EVENT_TYPES_MIN
+        self._adapts = self._is_mariadb and bool(self._to_change.any())
 
     # -- rows -------------------------------------------------------------------------------
 
@@ -459,16 +464,6 @@ class DumpSession:
         rest = [Stored(first=1, last=head.last)] if head.last > 1 else []
         return [Made(event=made), *rest, *pieces[1:]]
 
-    @property
-    def _is_mariadb(self) -> bool:
-        """Whether the file is MariaDB's."""
-        return self._event_types >= MARIADB_EVENT_TYPES_MIN
-
-    @property
-    def _adapts(self) -> bool:
-        """Whether the file may have events that this client gets otherwise, or not at all."""
-        return self._is_mariadb and bool(self._to_change.any())
-
     def _adapted(self, pieces: list[Piece], batch: ServedBatch) -> list[Piece]:
         """The same pieces, with every event replaced or left out that the client does not know.
 
@@ -515,8 +510,7 @@ class DumpSession:
             return False
         if self._adapts:
             return False
-        is_mariadb_s = isinstance(self._request.gtid_set, Position)
-        if is_mariadb_s and each.start_position == FIRST_POSITION:
+        if self._has_position and each.start_position == FIRST_POSITION:
             return False
         if self._skipping or self._owes_heartbeat or each.start_position != self.position:
             return False
