@@ -40,6 +40,7 @@ _COLON, _DASH, _NOUGHT = map(np.uint8, b":-0")
 _MARIADB = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,19}\.\.\d{1,19}(?::\d{1,19}\.\.\d{1,19})*)")
 _MARIADB_BEGINS = re.compile(r"\d{1,10}-\d{1,10}-\d")
 _U64 = Struct("<Q")
+_PAIR = Struct("<QQ")
 _SINGLE = Struct("<QQQ")
 _TAGGED_FORM = 1
 
@@ -79,6 +80,16 @@ class _Intervals:
     def from_numpy(cls, starts: _Numbers, ends: _Numbers) -> "_Intervals":
         """They must be in order."""
         return cls(array("Q", starts.tobytes()), array("Q", ends.tobytes()))
+
+    @classmethod
+    def decode(cls, view: memoryview, at: int, count: int) -> "_Intervals | None":
+        """`count` pairs from there on, of which there are some; None: they are not in order."""
+        pairs = np.frombuffer(view, "<u8", count * 2, at).reshape(count, 2)
+        starts, ends = pairs[:, 0], pairs[:, 1]
+        in_order = (starts < ends).all() and (ends[:-1] < starts[1:]).all()
+        if not in_order or starts[0] == 0 or ends[-1] > GTID_NUMBER_MAX + 1:
+            return None
+        return cls.from_numpy(starts.astype(np.uint64), ends.astype(np.uint64))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Intervals):
@@ -393,12 +404,14 @@ class GtidSet:
             raise MalformedGtidSetError("an encoded GTID set is cut short")
         if count == 0:
             return at
-        pairs = np.frombuffer(view, "<u8", count * 2, at).reshape(count, 2)
-        starts, ends = pairs[:, 0], pairs[:, 1]
-        in_order = (starts < ends).all() and (ends[:-1] < starts[1:]).all()
-        if not in_order or starts[0] == 0 or ends[-1] > GTID_NUMBER_MAX + 1:
+        if count == 1:  # a row's: numpy would cost twice as much
+            start, end = _PAIR.unpack_from(view, at)
+            in_order = 0 < start < end <= GTID_NUMBER_MAX + 1
+            intervals = _Intervals.of(start, end) if in_order else None
+        else:
+            intervals = _Intervals.decode(view, at, count)
+        if intervals is None:
             raise MalformedGtidSetError("an encoded GTID set has intervals out of order")
-        intervals = _Intervals.from_numpy(starts.astype(np.uint64), ends.astype(np.uint64))
         known = self._groups.get((uuid, tag))
         self._groups[uuid, tag] = intervals if known is None else known.union(intervals)
         return at + count * 16

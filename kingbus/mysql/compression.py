@@ -77,15 +77,27 @@ class ZlibCodec:
         return plain
 
 
+_FREE_COMPRESSORS: Final[dict[int, list[zstandard.ZstdCompressor]]] = {}
+"""By level: each keeps 0.8 to 2 MB, so connections share them, and there are never more of a level
+than were at work at one time."""
+
+
 class ZstdCodec:
     """As CLIENT_ZSTD_COMPRESSION_ALGORITHM has it."""
 
     def __init__(self, level: int = ZSTD_LEVEL_DEFAULT) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._level = level
+        self._free = _FREE_COMPRESSORS.setdefault(level, [])
         self._decompressor = zstandard.ZstdDecompressor()
 
     def compress(self, data: BytesLike) -> bytes:
-        return self._compressor.compress(data)
+        try:
+            compressor = self._free.pop()
+        except IndexError:
+            compressor = zstandard.ZstdCompressor(level=self._level)
+        compressed = compressor.compress(data)
+        self._free.append(compressor)
+        return compressed
 
     def decompress(self, data: bytes, size: int) -> bytes:
         try:

@@ -351,22 +351,28 @@ class _Dump:
 
     async def follow(self) -> None:
         """Sends row after row, and at the end of the log waits for more."""
+        is_bounded = self._request.until is not None
         while True:
             visible = self._relay.state.visible
             rows = await self._relay.read_rows(self._index - 1, ROWS)
             moved = False
             sparse = rows and rows[-1].index - rows[0].index > SPARSE * len(rows)
             for row in rows:
+                if is_bounded and row.index > self._index and not row.row.begins_in_transaction:
+                    last = self.session.last_of_all()
+                    if last is not None:
+                        await self._out.send([last])
+                        return
                 moved |= await self._pass(row, row.index if sparse else rows[-1].index)
-                last = self.session.last_of_all(row.row)
-                if last is not None:
-                    await self._out.send([last])
-                    return
             await self._out.flush()
             if moved:
                 await self._keep_alive()
                 continue
             self._check_held()
+            last = self.session.last_of_all()
+            if last is not None:
+                await self._out.send([last])
+                return
             await self._out.send(self.session.at_end(visible))
             self._progress.state = ALL_SENT
             if self._request.non_blocking:
@@ -398,6 +404,8 @@ class _Dump:
             else:
                 batch = await self._batch(row.index, last_index)
                 await self._send(session.pieces(row, batch, first, file, state), batch, row)
+        if self._request.until is not None:
+            session.note_passed(row.row)
         self._index, self._packet = row.index, row.row.packets
         self._progress.file, self._progress.position = file.served_name, session.position
         return True
@@ -618,6 +626,8 @@ class _Output:
         start, end = int(batch.offsets[packet]), int(batch.offsets[packet + 1])
         payload = batch.packets[start + PACKET_HEADER : end]
         if self._large is None:
+            if not batch.begins_event[packet]:
+                return  # empty: it ends an event of full packets only, and that is sent by now
             self._large = LargeMarked(payload)
             payload = payload[1:]
         for part in self._large.take(payload):

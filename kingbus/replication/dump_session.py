@@ -223,6 +223,9 @@ class DumpSession:
         # In force for the client: what the last FORMAT_DESCRIPTION said.
         self._crc = request.checksum == "CRC32"
         self._event_types = 0
+        self._is_mariadb = False  # the file
+        self._adapts = False  # it may have events that this client gets otherwise, or not at all
+        self._has_position = isinstance(request.gtid_set, Position)
         # Where the client believes to be: the last ROTATE's file and the last position told.
         self.file_name = ""
         self._has_rotated = False
@@ -234,6 +237,7 @@ class DumpSession:
         self._to_change = types_to_change(
             request.mariadb_capability, annotate=request.wants_annotations
         )
+        self._leaves_out = False  # the event that goes on in the next row
         self._phased = 0, 0  # file and position of the last heartbeats for the numbers' sake
 
     # -- where to start ---------------------------------------------------------------------
@@ -387,6 +391,8 @@ class DumpSession:
     def _describe(self, start: FileStart) -> None:
         self._crc = bool(start.checksum_algorithm)
         self._event_types = start.event_types
+        self._is_mariadb = self._event_types >= MARIADB_EVENT_TYPES_MIN
+        self._adapts = self._is_mariadb and bool(self._to_change.any())
 
     # -- rows -------------------------------------------------------------------------------
 
@@ -458,29 +464,31 @@ class DumpSession:
         rest = [Stored(first=1, last=head.last)] if head.last > 1 else []
         return [Made(event=made), *rest, *pieces[1:]]
 
-    @property
-    def _is_mariadb(self) -> bool:
-        """Whether the file is MariaDB's."""
-        return self._event_types >= MARIADB_EVENT_TYPES_MIN
-
-    @property
-    def _adapts(self) -> bool:
-        """Whether the file may have events that this client gets otherwise, or not at all."""
-        return self._is_mariadb and bool(self._to_change.any())
-
     def _adapted(self, pieces: list[Piece], batch: ServedBatch) -> list[Piece]:
-        """The same pieces, with every event replaced or left out that the client does not know."""
+        """The same pieces, with every event replaced or left out that the client does not know.
+
+        One of 16 MiB and more, which only an ANNOTATE_ROWS can be, is left out in any case: that
+        is a comment, and no client counts bytes any more where positions are in the events.
+        """
         packets = np.flatnonzero(self._to_change[batch.event_types] & batch.begins_event)
+        held = 0  # the packets before this one are of an event that is left out
+        if self._leaves_out:
+            held = batch.behind_event(-1)
+            self._leaves_out = batch.goes_on_behind(held - 1)
         adapted: list[Piece] = []
         for piece in pieces:
             if isinstance(piece, Made):
                 adapted.append(piece)
                 continue
-            first = piece.first
+            first = max(piece.first, held)
             begin, end = np.searchsorted(packets, (first, piece.last))
             for packet in packets[begin:end].tolist():
                 if first < packet:
                     adapted.append(Stored(first=first, last=packet))
+                if batch.goes_on_behind(packet):
+                    first = batch.behind_event(packet)
+                    self._leaves_out = batch.goes_on_behind(first - 1)
+                    continue
                 event = replacement(
                     batch.event(packet), self._request.mariadb_capability, crc=self._crc
                 )
@@ -502,8 +510,7 @@ class DumpSession:
             return False
         if self._adapts:
             return False
-        is_mariadb_s = isinstance(self._request.gtid_set, Position)
-        if is_mariadb_s and each.start_position == FIRST_POSITION:
+        if self._has_position and each.start_position == FIRST_POSITION:
             return False
         if self._skipping or self._owes_heartbeat or each.start_position != self.position:
             return False
@@ -638,15 +645,22 @@ class DumpSession:
         )
         return Made(event=event)
 
-    def last_of_all(self, row: BatchRow) -> Made | None:
-        """What ends the dump behind this row: the replica has what it wanted to have."""
-        until = self._request.until
-        if until is None:
-            return None
+    def note_passed(self, row: BatchRow) -> None:
+        """For `last_of_all`: all of this row was sent or left out."""
         for uuid, _, _, last in gtids_of(row.gtids).runs():
             if is_key(uuid):
                 domain, _ = split_key(uuid)
                 self._reached[domain] = max(last, self._reached.get(domain, 0))
+
+    def last_of_all(self) -> Made | None:
+        """What ends the dump here: the replica has what it wanted to have.
+
+        To be asked only where no transaction is open. Rows name those that begin in them, and the
+        last one wanted may go on over any number of rows.
+        """
+        until = self._request.until
+        if until is None:
+            return None
         if any(self._reached.get(each, 0) < end for each, (_, end) in until.last.items()):
             return None
         return self._gtid_list(until, UNTIL_REACHED)

@@ -87,6 +87,16 @@ class ServedBatch:
         length = int(self.offsets[packet + 1] - self.offsets[packet]) - PACKET_HEADER
         return not self._continues[packet] and length + MARK_BYTES < PACKET_PAYLOAD_MAX
 
+    def goes_on_behind(self, packet: int) -> bool:
+        """Whether the event of a packet goes on in the next one, here or in the next batch."""
+        length = int(self.offsets[packet + 1] - self.offsets[packet]) - PACKET_HEADER
+        return length == PACKET_PAYLOAD_MAX
+
+    def behind_event(self, packet: int) -> int:
+        """The next packet that begins an event; behind the last one where none does."""
+        begins = np.flatnonzero(self.begins_event[packet + 1 :])
+        return packet + 1 + int(begins[0]) if len(begins) else self.count
+
     @property
     def begins_event(self) -> npt.NDArray[np.bool_]:
         """Which packets begin an event; such a packet has a zero byte before it."""

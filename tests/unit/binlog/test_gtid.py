@@ -1,5 +1,6 @@
 """GTID sets against a naive model: a Python set of single identifiers."""
 
+import struct
 import time
 from itertools import pairwise
 from uuid import UUID
@@ -169,6 +170,30 @@ def test_a_cut_or_longer_encoding_is_refused(pieces, data):
         GtidSet.decode(encoded[:cut])
     with pytest.raises(MalformedGtidSetError):
         GtidSet.decode(encoded + b"\0")
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(0, 5)],
+        [(5, 5)],
+        [(6, 5)],
+        [(1, GTID_NUMBER_MAX + 2)],
+        [(0, 2), (5, 6)],
+        [(1, 3), (3, 4)],
+        [(4, 5), (1, 2)],
+        [(1, 2), (9, GTID_NUMBER_MAX + 2)],
+    ],
+)
+def test_intervals_that_no_set_has_are_refused(pairs):
+    """Empty ones, touching ones, numbers that there are not; one alone as well as several."""
+    data = struct.pack("<Q16sQ", 1, A, len(pairs))
+    for start, end in pairs:
+        data += struct.pack("<QQ", start, end)
+    with pytest.raises(MalformedGtidSetError, match="out of order"):
+        GtidSet.decode(data)
+    whole = struct.pack("<Q16sQQQ", 1, A, 1, 1, GTID_NUMBER_MAX + 1)
+    assert GtidSet.decode(whole).count() == GTID_NUMBER_MAX
 
 
 def test_the_captured_encodings_of_a_real_server():

@@ -1075,7 +1075,14 @@ async def test_a_semi_sync_replica_gets_the_same_events_with_marks() -> None:
     assert stream.asked == 1
 
 
-@pytest.mark.parametrize("size", [0xFFFFFF - 30, 0xFFFFFF - 26, 0xFFFFFF, 2 * 0xFFFFFF + 7])
+FULL = 0xFFFFFF
+"""Of a packet's payload, of which the OK byte, header and checksum take 24."""
+
+
+@pytest.mark.parametrize(
+    "size",
+    [FULL - 30, *range(FULL - 29, FULL - 20), FULL, *range(2 * FULL - 27, 2 * FULL - 22), 2 * FULL],
+)
 async def test_large_events_are_split_anew_for_the_marks(size: int) -> None:
     """Around 16 MiB two bytes more are a packet more, wherever the batches were cut."""
     node, file = RelayNode(), BinlogFile("binlog.000001", UUID_A, gtids(""))

@@ -17,7 +17,7 @@ from kingbus.replication.dump_session import Begin, DumpSession
 from kingbus.replication.served_rows import Row
 from kingbus.replication.worker_frames import begin_out, request_in
 from tests.support.events import packets_of
-from tests.support.mariadb_events import MariaDBFile, some_of_everything
+from tests.support.mariadb_events import ROWS, TABLE_MAP, XID, MariaDBFile, some_of_everything
 from tests.support.relay_node import RelayNode, by_position
 
 FILE = "mdb-bin.000001"
@@ -124,6 +124,21 @@ async def test_a_replica_that_wants_to_get_to_a_position_gets_no_further(
     assert int.from_bytes(last[19:23], "little") == 1 << 28 | 1
 
 
+@pytest.mark.parametrize("more", [0, 1])
+async def test_what_a_replica_wants_to_get_to_comes_whole(more: int) -> None:
+    """Over however many entries the last transaction goes, and whether anything follows it."""
+    file = MariaDBFile().begin().insert(1)
+    file.group(0, 1, 2, [(TABLE_MAP[0], b"t" * 30), *[(ROWS[0], b"r" * 400)] * 5, XID])
+    wanted = [event.event for event in file.events[1:]]
+    for number in range(3, 3 + more):
+        file.insert(number)
+    request = at("", until=Position.parse("0-1-2"), non_blocking=False)
+    replica = await holding(file).dump(request)
+    assert replica.finished
+    assert replica.stored[1:-1] == wanted
+    assert replica.stored[-1][4] == EventType.GTID_LIST
+
+
 async def test_a_position_in_a_hole_of_the_log_is_one_for_who_is_not_strict() -> None:
     """Numbers before and behind it are there."""
     file = MariaDBFile().begin().insert(1).insert(5).insert(6)
@@ -188,6 +203,29 @@ async def test_older_replicas_get_what_they_know(capability: int, annotate: bool
             assert [event for event in untouched if event in stored] == stored
             if capability < 2:
                 assert len(replica.stored) == len(file.events)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFF - 1, 0xFFFFFF + 9, 2 * 0xFFFFFF - 1])
+@pytest.mark.parametrize("batch_bytes", [300, 16 << 20])
+@pytest.mark.parametrize("capability", [0, 4])
+async def test_a_large_annotation_is_left_out_in_all_its_packets(
+    size: int, batch_bytes: int, capability: int
+) -> None:
+    """A statement of 16 MiB has an event as large, which lies in several entries."""
+    file = MariaDBFile().begin().insert(1)
+    large = (EventType.ANNOTATE_ROWS, b"a" * (size - 19 - 4))
+    file.group(0, 1, 2, [large, TABLE_MAP, ROWS, XID]).insert(3)
+    node = holding(file, batch_bytes=batch_bytes)
+    rows = [e.event for e in file.events if 19 <= e.event[4] < 160]
+    for request, expected in (
+        (by_position(FILE, mariadb_capability=capability), rows),
+        (at("0-1-1", mariadb_capability=capability, wants_annotations=False), rows[2:]),
+        (at("0-1-2", mariadb_capability=capability, wants_annotations=False), rows[4:]),
+    ):
+        replica = await node.dump(request)
+        assert replica.refusal is None and replica.finished
+        assert [event for event in replica.events if event in rows] == expected
+        assert max(map(len, replica.events)) < 1000
 
 
 async def test_a_client_of_mysql_gets_begin_for_a_gtid() -> None:
