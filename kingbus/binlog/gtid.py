@@ -551,13 +551,18 @@ GtidsLeftOut: TypeAlias = GtidsHad | Window
 """What a dump leaves out: what the replica has, and what it does not want to have yet."""
 
 
+def is_tag(text: str) -> bool:
+    """Whether it can be the tag of a GTID."""
+    return _TAG.fullmatch(text) is not None
+
+
 def _decode_tag(view: memoryview, at: int) -> tuple[str, int]:
     length = view[at] >> 1
     # The lowest bit says that the length goes on in the next byte: too long for a tag.
     if view[at] & 1 or length > TAG_LENGTH_MAX or at + 1 + length > len(view):
         raise MalformedGtidSetError("an encoded GTID set has a tag of impossible length")
     tag = bytes(view[at + 1 : at + 1 + length]).decode("ascii", "replace")
-    if tag and _TAG.fullmatch(tag) is None:
+    if tag and not is_tag(tag):
         raise MalformedGtidSetError(f"an encoded GTID set has the impossible tag {tag!r}")
     return tag, at + 1 + length
 

@@ -32,7 +32,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from kingbus.binlog.command import COMMAND_VERSION, version_needed
-from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid
+from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid, is_tag
 from kingbus.binlog.mariadb_gtid import MYSQL, Position
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
@@ -56,8 +56,9 @@ from kingbus.pb.record_pb2 import BatchRow, FileRow, OpenTransaction
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 
 STATE_VERSION: Final = 3
-"""Of a record that holds named channels, or is of one; 2 of one that holds what came with commands
-of version 2; else it says 1, as older programs write and read it.
+"""Of a record that holds what came with commands of version 3: named channels, or it is of one, and
+what was cut or marked; 2 of one that holds what came with those of version 2; else it says 1, as
+older programs write and read it.
 """
 CHANNELS_MAX: Final = 32
 """Named ones: each has a receiver, a listener at each member and a checkpoint of its own."""
@@ -378,6 +379,9 @@ class RelayState:
         holds_epoch = bool(self.files) and self.files[-1].epoch == session.epoch
         if holds_epoch and self.source and self.source.source_uuid != session.source_uuid:
             return f"another source uuid needs an epoch above {self.epoch}"
+        if self.accepted_gap and session.epoch == self.epoch:
+            # Planned before the gap was known here: its stream would go on in the file before it.
+            return f"a session behind an accepted gap needs an epoch above {self.epoch}"
         if self.is_empty:
             try:
                 start_set = GtidSet.decode(session.start_set) if session.start_set else GtidSet()
@@ -461,6 +465,7 @@ class RelayState:
     def _cut_here(self, description: bytes) -> StateRecord:
         """The state, were it cut at the visible end now; what is kept as the file's start then."""
         record = self.to_record()
+        record.version = STATE_VERSION
         record.ClearField("mark")
         row = record.file
         row.repeats = _may_repeat(row)
@@ -628,6 +633,8 @@ class RelayState:
                 return "a server uuid is not of 16 bytes"
             if not 0 < first <= last <= GTID_NUMBER_MAX:
                 return f"an impossible run of transactions, {first} to {last}"
+            if tag and (uuid, tag) not in reached and not is_tag(tag):
+                return "a run of transactions with an impossible tag"
             if uuid and self.executed.overlaps_run(uuid, tag, first, last):
                 return f"{format_gtid(uuid, tag, first)} or later is held already"
             count += last - first + 1
@@ -822,8 +829,9 @@ class RelayState:
 
     def to_record(self) -> StateRecord:
         """Everything but the files that are closed: those have rows of their own."""
+        is_cut = self._mark is not None or (bool(self.files) and self.files[0].cut_position > 0)
         record = StateRecord(
-            version=self._record_version(),
+            version=STATE_VERSION if is_cut else self._version_needed(),
             channel=self.channel,
             index=self.index,
             executed=self.executed.encode(),
@@ -857,8 +865,9 @@ class RelayState:
             record.file.CopyFrom(self.files[-1])
         return record
 
-    def _record_version(self) -> int:
-        if self.channel or self.channels:
+    def _version_needed(self) -> int:
+        """Of a record without the mark and the files."""
+        if self.channel or self.channels or any(user.channel for user in self.users.values()):
             return STATE_VERSION
         told = [
             Command(source_config=self.source_config),
@@ -872,6 +881,7 @@ class RelayState:
         assert self._open is None
         assert not self._ends_in_event
         record = self.to_record()
+        record.version = self._version_needed()
         record.index = index
         for told_elsewhere in (
             "executed",

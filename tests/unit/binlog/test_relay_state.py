@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kingbus.binlog import relay_state
+from kingbus.binlog.command import version_needed
 from kingbus.binlog.gtid import GtidSet, format_gtid
 from kingbus.binlog.relay_state import (
     STATE_VERSION,
@@ -17,6 +18,7 @@ from kingbus.binlog.relay_state import (
 )
 from kingbus.pb.command_pb2 import (
     AcceptGap,
+    Channel,
     ClusterKey,
     Command,
     EventBatch,
@@ -545,6 +547,18 @@ def test_a_gap_survives_a_restart_before_the_file() -> None:
     assert again.digest() == applied.state.digest()
 
 
+def test_nothing_goes_on_in_the_file_before_an_accepted_gap() -> None:
+    """A session that was planned before the gap was known is none: its stream would cross it."""
+    applied = held_whole()
+    applied.apply(gap("b:1-4"))
+    assert "gap" in applied.apply(session_command()).reason
+    assert applied.state.session == 0
+    applied.session(epoch=2)
+    assert not applied.apply(session_command(epoch=2)).accepted
+    applied.session(epoch=3)
+    assert applied.state.accepted_gap == gtids("b:1-4"), "until a file begins"
+
+
 def test_a_gap_that_is_none_is_ignored() -> None:
     """What is there, an empty relay, and a set that does not parse."""
     applied = held_whole()
@@ -603,8 +617,10 @@ def test_a_record_of_a_later_version_is_refused() -> None:
         (Command(source_config=SourceConfig(user="u", mode="gtid")), 1),
         (Command(source_config=SourceConfig(user="u", mode="position")), 2),
         (Command(user_changes=UserChanges(users=[User(name="u")])), 2),
+        (Command(user_changes=UserChanges(users=[User(name="u", channel=1)])), 3),
+        (Command(channel=Channel(number=1, name="one")), 3),
     ],
-    ids=["as ever", "by position", "users"],
+    ids=["as ever", "by position", "users", "of a channel", "channels"],
 )
 def test_a_record_bears_the_version_that_it_needs(command: Command, version: int) -> None:
     """A program of the version before reads what holds nothing new, and refuses the rest."""
@@ -613,6 +629,29 @@ def test_a_record_bears_the_version_that_it_needs(command: Command, version: int
     record = applied.state.to_record()
     assert record.version == version
     assert RelayState.from_record(record).to_record() == record
+
+
+@pytest.mark.parametrize("mark", [False, True], ids=["cut", "mark"])
+def test_an_older_program_is_not_given_what_was_cut(mark: bool) -> None:
+    """It would take the file for whole: each record that tells of it says so, and no other does."""
+    applied = held_whole()
+    assert applied.state.to_record().version == 1
+    purge = Purge(first_index=applied.state.index + 1, description=b"described", mark=mark)
+    command = Command(purge=purge)
+    changes = applied.apply(command)
+    assert changes.accepted, changes.reason
+    assert applied.state.to_record().version == version_needed(command)
+    if changes.start is not None:
+        assert changes.start[1].version == version_needed(command)
+
+    cutter = applied.session()
+    file = BinlogFile("binlog.000002", UUID_A, gtids("a:1-3"))
+    started = applied.batch(cutter, file, packets_of(file.events)).start
+    assert started is not None
+    assert started[1].version == 1, "the cut file is no part of it"
+    assert applied.state.to_record().version == (1 if mark else version_needed(command))
+    applied.apply(Command(purge=Purge(first_index=applied.state.index)))
+    assert applied.state.to_record().version == 1
 
 
 def test_a_session_resumes_by_position_behind_the_last_transaction() -> None:
@@ -719,6 +758,16 @@ def test_impossible_gtids_are_ignored(uuid: bytes, first: int, last: int) -> Non
     applied, file, packets, cutter = opened()
     meta, raw = cutter.cut(file, packets[:4])
     meta.gtid_runs[0].uuid, meta.gtid_runs[0].first, meta.gtid_runs[0].last = uuid, first, last
+
+    assert not applied.apply(batch_command(meta), raw).accepted
+
+
+@pytest.mark.parametrize("tag", ["\ufffd", "Upper", "9", "a" * 33, "a b"])
+def test_impossible_tags_are_ignored(tag: str) -> None:
+    """A set with one could be neither written nor read again."""
+    applied, file, packets, cutter = opened()
+    meta, raw = cutter.cut(file, packets[:4])
+    meta.gtid_runs[0].tag = tag
 
     assert not applied.apply(batch_command(meta), raw).accepted
 
