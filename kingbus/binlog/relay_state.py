@@ -34,6 +34,7 @@ from google.protobuf.message import Message
 from kingbus.binlog.command import COMMAND_VERSION, version_needed
 from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid, is_tag
 from kingbus.binlog.mariadb_gtid import MYSQL, Position
+from kingbus.binlog.packed_sets import PackedSets
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
@@ -135,6 +136,7 @@ class RelayState:
         self.executed = GtidSet()
         self.purged = GtidSet()
         self.files: list[FileRow] = []
+        """Between the first and the open one they may lack their sets: see `previous_gtids`."""
         self.visible = VisibleEnd()
         self.session = 0
         self.next_sequence = 0
@@ -158,6 +160,7 @@ class RelayState:
         self._mark: StateRecord | None = None
         self._ends_in_event = False
         self._first_file = 0
+        self._packed = PackedSets()
         # Served name and epoch of each file ever held, in their order: one for each ordinal.
         self._names_used: dict[str, int] = {}
 
@@ -206,6 +209,21 @@ class RelayState:
         place = ordinal - self._first_file
         return self.files[place] if 0 <= place < len(self.files) else None
 
+    def previous_gtids(self, row: FileRow) -> bytes:
+        """The encoded set of all that was executed when a file of `files` began.
+
+        Of a row that was taken from there before its file was purged it may be empty.
+        """
+        return self._packed.previous_gtids(self._as_held(row))
+
+    def whole_row(self, row: FileRow) -> FileRow:
+        """A row of `files` with its sets, likewise."""
+        return self._packed.whole(self._as_held(row))
+
+    def _as_held(self, row: FileRow) -> FileRow:
+        """Its sets may have been put back since the row was taken."""
+        return row if row.previous_gtids else self.file(row.ordinal) or row
+
     def file_named(self, served_name: str) -> FileRow | None:
         """The newest file that clients see under that name."""
         for row in reversed(self.files):
@@ -239,7 +257,7 @@ class RelayState:
         low, high = 0, len(self.files)
         while low < high:
             middle = (low + high) // 2
-            if gtids.contains(GtidSet.decode(self.files[middle].previous_gtids)):
+            if gtids.contains(GtidSet.decode(self.previous_gtids(self.files[middle]))):
                 low = middle + 1
             else:
                 high = middle
@@ -482,6 +500,7 @@ class RelayState:
         assert row.ordinal == cut.file.ordinal, "a mark is forgotten with its file"
         changes.deleted_files = [each.ordinal for each in self.files[:-1]]
         changes.deleted_batches = range(self.files[0].first_index, cut.index + 1)
+        self._forget_sets(self.files[:-1])
         del self.files[:-1]
         self._first_file = row.ordinal
         self.purged = GtidSet.decode(cut.purged)
@@ -501,9 +520,16 @@ class RelayState:
         """The oldest ones, never the last; `gtid_purged` is what the first one left begins with."""
         changes.deleted_files = [row.ordinal for row in self.files[:count]]
         changes.deleted_batches = range(self.files[0].first_index, self.files[count].first_index)
+        self._forget_sets(self.files[:count])
         del self.files[:count]
+        self.files[0] = self._packed.whole(self.files[0])
+        self._forget_sets(self.files[:1])
         self._first_file = self.files[0].ordinal
         self.purged = GtidSet.decode(self.files[0].previous_gtids)
+
+    def _forget_sets(self, files: Iterable[FileRow]) -> None:
+        for row in files:
+            self._packed.forget(row.ordinal)
 
     def _apply_accept_gap(self, changes: Changes, gap: AcceptGap) -> str:
         """The session ends, whose stream knows nothing of it; nothing may cross it unnoticed."""
@@ -683,6 +709,8 @@ class RelayState:
             previous_gtids=self.executed.encode(),
             start=meta.file_start,
         )
+        if len(self.files) > 1:
+            self.files[-1] = self._packed.pack(self.files[-1])
         self.files.append(row)
         self.last_transaction = None
         self._mark = None
@@ -830,12 +858,30 @@ class RelayState:
     def to_record(self) -> StateRecord:
         """Everything but the files that are closed: those have rows of their own."""
         is_cut = self._mark is not None or (bool(self.files) and self.files[0].cut_position > 0)
-        record = StateRecord(
-            version=STATE_VERSION if is_cut else self._version_needed(),
+        record = self._record_of_start()
+        record.version = STATE_VERSION if is_cut else record.version
+        record.executed = self.executed.encode()
+        record.purged = self.purged.encode()
+        record.visible_index = self.visible.index
+        record.visible_packets = self.visible.packets
+        record.visible_position = self.visible.position
+        record.first_file = self._first_file
+        record.names_used.extend(self._names_used)
+        record.name_epochs.extend(self._names_used.values())
+        if self.last_transaction is not None:
+            record.last_transaction.CopyFrom(self.last_transaction)
+        if self._mark is not None:
+            record.mark.CopyFrom(self._mark)
+        if self.files:
+            record.file.CopyFrom(self.files[-1])
+        return record
+
+    def _record_of_start(self) -> StateRecord:
+        """What is to be kept of a file's start: no set, and nothing of files, see the module."""
+        return StateRecord(
+            version=self._version_needed(),
             channel=self.channel,
             index=self.index,
-            executed=self.executed.encode(),
-            purged=self.purged.encode(),
             session=self.session,
             next_sequence=self.next_sequence,
             epoch=self.epoch,
@@ -846,24 +892,13 @@ class RelayState:
             users=[self.users[name] for name in sorted(self.users)],
             cluster_key=self.cluster_key,
             open_transaction=self._open,
-            visible_index=self.visible.index,
-            visible_packets=self.visible.packets,
-            visible_position=self.visible.position,
-            last_transaction=self.last_transaction,
             source_uuids=self.source_uuids,
             ends_in_event=self._ends_in_event,
-            first_file=self._first_file,
             last_event_time=self.last_event_time,
-            names_used=self._names_used,
-            name_epochs=self._names_used.values(),
             last_gtid=self._last_gtid,
             accepted_gap=self.accepted_gap.encode() if self.accepted_gap else b"",
-            mark=self._mark,
             channels=[Channel(number=n, name=name) for name, n in self.channels.items()],
         )
-        if self.files:
-            record.file.CopyFrom(self.files[-1])
-        return record
 
     def _version_needed(self) -> int:
         """Of a record without the mark and the files."""
@@ -877,25 +912,14 @@ class RelayState:
         return 2 if is_new else 1
 
     def _start(self, index: int) -> tuple[int, StateRecord]:
-        """Just before a file begins: its ordinal, and what is to be kept of the state."""
+        """Just before a file begins: its ordinal, and what is to be kept of the state.
+
+        The last transaction and a mark are forgotten when it begins.
+        """
         assert self._open is None
         assert not self._ends_in_event
-        record = self.to_record()
-        record.version = self._version_needed()
+        record = self._record_of_start()
         record.index = index
-        for told_elsewhere in (
-            "executed",
-            "purged",
-            "names_used",
-            "name_epochs",
-            "file",
-            "visible_index",
-            "visible_packets",
-            "visible_position",
-            "last_transaction",  # is forgotten when a file begins
-            "mark",  # likewise
-        ):
-            record.ClearField(told_elsewhere)
         record.first_file = len(self._names_used) + 1
         return record.first_file, record
 
@@ -966,7 +990,7 @@ class RelayState:
         last = record.file.ordinal
         kept = [_copy(row) for row in files if record.first_file <= row.ordinal < last]
         kept.sort(key=lambda row: row.ordinal)
-        self.files = [*kept, _copy(record.file)]
+        self.files = [*kept[:1], *map(self._packed.pack, kept[1:]), _copy(record.file)]
         assert [row.ordinal for row in self.files] == list(range(record.first_file, last + 1)), (
             "the file index has a row for every file of the relay state"
         )
@@ -983,7 +1007,7 @@ class RelayState:
         """A hash that is equal on all nodes at the same index, and at no other state."""
         whole = sha256(self.to_record().SerializeToString(deterministic=True))
         for row in self.files[:-1]:
-            whole.update(row.SerializeToString(deterministic=True))
+            whole.update(self.whole_row(row).SerializeToString(deterministic=True))
         return whole.hexdigest()
 
 

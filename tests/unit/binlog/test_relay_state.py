@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kingbus.binlog import relay_state
+from kingbus.binlog import packed_sets, relay_state
 from kingbus.binlog.command import version_needed
 from kingbus.binlog.gtid import GtidSet, format_gtid
 from kingbus.binlog.relay_state import (
@@ -427,6 +427,14 @@ def history() -> tuple[Applied, list[tuple[int, Command, int]], dict[int, StateR
     return applied, commands, starts
 
 
+@pytest.fixture(params=[False, True], ids=["", "packed"])
+def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether sets are packed whatever their size."""
+    if request.param:
+        monkeypatch.setattr(packed_sets, "PACKED_FROM_BYTES", 0)
+
+
+@pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("first", range(1, 13))
 def test_who_begins_at_a_file_comes_to_the_same_state(first: int) -> None:
     """From the start of any file on the log makes the same of it, once the rest is purged."""
@@ -460,6 +468,75 @@ def test_who_begins_at_a_file_comes_to_the_same_state(first: int) -> None:
         assert (mine.accepted, mine.reason) == (theirs.accepted, theirs.reason)
         assert mine.accepted == (name == "binlog.000009")
     assert late.digest() == state.digest()
+
+
+@pytest.mark.parametrize("first", range(1, 13))
+def test_packed_sets_are_told_as_if_they_were_not(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, hash, where a replica starts, and what a restart, a purge and a cut make of them."""
+    bare = history()[0]
+    monkeypatch.setattr(packed_sets, "PACKED_FROM_BYTES", 0)
+    applied = history()[0]
+    begins_at = applied.state.file(first).first_index
+    for purge in (
+        Purge(first_index=begins_at),
+        Purge(description=b"described", first_index=applied.state.index + 9),
+    ):
+        state, restarted = (
+            applied.state,
+            RelayState.from_record(applied.state.to_record(), applied.file_rows.values()),
+        )
+        for each in (state, restarted):
+            assert each.digest() == bare.state.digest()
+            assert [each.whole_row(row) for row in each.files] == bare.state.files
+            for row, as_was in zip(each.files, bare.state.files, strict=True):
+                assert each.previous_gtids(row) == as_was.previous_gtids
+                assert not row.previous_gtids or row in (each.files[0], each.files[-1])
+                had = GtidSet.decode(as_was.previous_gtids)
+                assert each.file_before(had).ordinal == bare.state.file_before(had).ordinal
+        mine, theirs = (each.apply(Command(purge=purge)) for each in (applied, bare))
+        assert (mine.accepted, mine.file_rows) == (theirs.accepted, theirs.file_rows)
+        for ordinal in mine.deleted_files:
+            del applied.file_rows[ordinal]
+    assert applied.state.purged == bare.state.purged
+    assert applied.state.digest() == bare.state.digest()
+
+
+def test_a_row_taken_before_its_sets_were_put_back_still_tells_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who took it may have waited since; the file is the first one by now."""
+    monkeypatch.setattr(packed_sets, "PACKED_FROM_BYTES", 0)
+    applied, _, _ = history()
+    state, row = applied.state, applied.state.file(5)
+    assert row is not None and not row.previous_gtids
+    before = state.previous_gtids(row)
+    assert applied.apply(Command(purge=Purge(first_index=row.first_index))).accepted
+    assert state.previous_gtids(row) == before == state.whole_row(row).previous_gtids
+
+
+def test_large_sets_of_closed_files_take_little() -> None:
+    """A relay may hold hundreds of files, each with a set of very many intervals, twice."""
+    had = GtidSet()
+    for number in range(1, 40_000, 2):
+        had.add(UUID_B, "", number, number)
+    applied = Applied()
+    applied.apply(session_command(start_set=had))
+    cutter = Cutter(session=1, epoch=1)
+    for number in range(1, 7):
+        file = BinlogFile(f"binlog.{number:06}", UUID_A, applied.state.executed.copy())
+        file.transaction(number)
+        assert applied.batch(cutter, file, packets_of(file.events)).accepted
+    between = applied.state.files[1:-1]
+    assert max(row.ByteSize() for row in between) < 1000
+    for row in between:
+        stored = applied.file_rows[row.ordinal]
+        assert stored.ByteSize() > 2 * 16 * 20_000
+        assert applied.state.whole_row(row) == stored
+        packed = applied.state._packed._sets[row.ordinal]
+        assert packed[1] is None, "the same bytes are kept once"
+        assert len(packed[0]) * 4 < len(stored.previous_gtids)
 
 
 def test_a_start_tells_nothing_twice() -> None:
