@@ -691,7 +691,7 @@ class RelayState:
         ordinal = len(self._names_used) + 1
         if self.files:
             self.files[-1].closed = True
-            changes.file_rows.append(_copy(self.files[-1]))
+            changes.file_rows.append(self.files[-1])  # no copy: what is closed never changes
             assert ordinal == self.files[-1].ordinal + 1
         else:
             self._first_file = ordinal
