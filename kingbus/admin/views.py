@@ -157,7 +157,7 @@ def _replica(replica: Replica) -> schema.ReplicaData:
 def files(state: RelayState, archive: Archive | None) -> list[schema.FileData]:
     """The files held, oldest first."""
     return [
-        _file(row, archived=archive.has(row) if archive is not None else None)
+        _file(state, row, archived=archive.has(row) if archive is not None else None)
         for row in state.files
     ]
 
@@ -207,8 +207,9 @@ def is_complete(row: record_pb2.FileRow) -> bool:
     return not (row.gaps or row.cut_position) and row.start_position <= FIRST_POSITION
 
 
-def _file(row: record_pb2.FileRow, *, archived: bool | None) -> schema.FileData:
-    previous = GtidSet.decode(row.previous_gtids) if row.previous_gtids else GtidSet()
+def _file(state: RelayState, row: record_pb2.FileRow, *, archived: bool | None) -> schema.FileData:
+    encoded = state.previous_gtids(row)
+    previous = GtidSet.decode(encoded) if encoded else GtidSet()
     return schema.FileData(
         name=row.served_name,
         size=row.end_position,

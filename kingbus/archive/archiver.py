@@ -197,10 +197,10 @@ class Archiver:
 
     async def _archive(self, row: FileRow) -> None:
         held = FileRow()
-        held.CopyFrom(row)
+        held.CopyFrom(self._log.state.whole_row(row))
         following = self._log.state.file(row.ordinal + 1)
         assert following is not None, "a closed file is followed by another"
-        after = GtidSet.decode(following.previous_gtids)
+        after = GtidSet.decode(self._log.state.previous_gtids(following))
         known = self._catalogue.file(row.ordinal)
         if known is not None:
             raise ConflictError(

@@ -24,7 +24,7 @@ from kingbus.binlog.events import (
     QUERY_STATUS_LENGTH,
     Gtid,
 )
-from kingbus.binlog.gtid import GTID_NUMBER_MAX
+from kingbus.binlog.gtid import GTID_NUMBER_MAX, is_tag
 from kingbus.binlog.mariadb import (
     COMPLETED_XA,
     GTID_DOMAIN,
@@ -146,6 +146,8 @@ class EventReader:
             )
             for name, first, last in zip(names, firsts, lasts, strict=True)
         ]
+        if not all(map(is_tag, {run.tag for run in runs} - {""})):
+            return None
         return lengths, runs
 
     def _mariadb_gtids(self, places: Indexes, stops: Indexes) -> list[Run]:

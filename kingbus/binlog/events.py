@@ -14,7 +14,7 @@ from typing import Final
 from kingbus.binlog.checksum import CRC_BYTES, ChecksumAlgorithm
 from kingbus.binlog.errors import MalformedEventError
 from kingbus.binlog.event_types import EventType, name_of
-from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError
+from kingbus.binlog.gtid import GtidSet, MalformedGtidSetError, is_tag
 from kingbus.binlog.header import HEADER_BYTES, BytesLike
 
 _U32: Final = Struct("<I")
@@ -224,6 +224,8 @@ def _decode_tagged(event: BytesLike, end: int) -> Gtid:
             break
     if len(uuid) != 16 or number <= 0:
         raise MalformedEventError("a tagged GTID event without a GTID")
+    if tag and not is_tag(tag):
+        raise MalformedEventError(f"a tagged GTID event with the impossible tag {tag!r}")
     return Gtid(uuid=uuid, tag=tag, number=number, transaction_length=length)
 
 

@@ -15,7 +15,7 @@ the set in COM_BINLOG_DUMP_GTID, in the old form (no tag in the set) or the tagg
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from struct import Struct
 from typing import Final, TypeAlias
 from uuid import UUID
@@ -154,13 +154,18 @@ class _Intervals:
     def union(self, other: "_Intervals") -> "_Intervals":
         if not self.starts or not other.starts:
             return (self if self.starts else other).copy()
-        starts = np.concatenate((self._in_numpy()[0], other._in_numpy()[0]))
-        ends = np.concatenate((self._in_numpy()[1], other._in_numpy()[1]))
+        return self.joined((self, other))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Intervals]") -> "_Intervals":
+        """All that is in any of them, of which none is empty."""
+        starts = np.concatenate([part._in_numpy()[0] for part in parts])
+        ends = np.concatenate([part._in_numpy()[1] for part in parts])
         order = np.argsort(starts, kind="stable")  # of two sorted runs: a merge
         starts, reach = starts[order], np.maximum.accumulate(ends[order])
         begins = np.append(True, starts[1:] > reach[:-1])
         stops = np.append(begins[1:], True)
-        return self.from_numpy(starts[begins], reach[stops])
+        return cls.from_numpy(starts[begins], reach[stops])
 
     def subtract(self, other: "_Intervals") -> "_Intervals":
         if not other.starts:
@@ -382,7 +387,8 @@ class GtidSet:
         if tagged and head & 0xFF != _TAGGED_FORM:
             raise MalformedGtidSetError("an encoded GTID set with an unknown form")
         groups = (head >> 8) & 0xFFFF_FFFF_FFFF if tagged else head
-        result, at = cls(), 8
+        found: dict[tuple[bytes, str], list[_Intervals]] = {}
+        at = 8
         for _ in range(groups):
             if at + 24 + tagged > len(view):
                 raise MalformedGtidSetError("an encoded GTID set is cut short")
@@ -390,31 +396,18 @@ class GtidSet:
             at += 16
             if tagged:
                 tag, at = _decode_tag(view, at)
-            at = result._decode_intervals(view, at, uuid, tag)
+            intervals, at = _decode_intervals(view, at)
+            if intervals is not None:
+                found.setdefault((uuid, tag), []).append(intervals)
         if at != len(view):
             raise MalformedGtidSetError(f"{len(view) - at} bytes behind an encoded GTID set")
+        result = cls()
+        # No server names one twice; should somebody do so very often, it is one piece of work.
+        result._groups = {
+            key: parts[0] if len(parts) == 1 else _Intervals.joined(parts)
+            for key, parts in found.items()
+        }
         return result
-
-    def _decode_intervals(self, view: memoryview, at: int, uuid: bytes, tag: str) -> int:
-        if at + 8 > len(view):
-            raise MalformedGtidSetError("an encoded GTID set is cut short")
-        count: int = _U64.unpack_from(view, at)[0]
-        at += 8
-        if count > (len(view) - at) // 16:
-            raise MalformedGtidSetError("an encoded GTID set is cut short")
-        if count == 0:
-            return at
-        if count == 1:  # a row's: numpy would cost twice as much
-            start, end = _PAIR.unpack_from(view, at)
-            in_order = 0 < start < end <= GTID_NUMBER_MAX + 1
-            intervals = _Intervals.of(start, end) if in_order else None
-        else:
-            intervals = _Intervals.decode(view, at, count)
-        if intervals is None:
-            raise MalformedGtidSetError("an encoded GTID set has intervals out of order")
-        known = self._groups.get((uuid, tag))
-        self._groups[uuid, tag] = intervals if known is None else known.union(intervals)
-        return at + count * 16
 
     def encode(self) -> bytes:
         """The old binary form when no tag is in the set, else the tagged one, as MySQL does."""
@@ -564,13 +557,39 @@ GtidsLeftOut: TypeAlias = GtidsHad | Window
 """What a dump leaves out: what the replica has, and what it does not want to have yet."""
 
 
+def is_tag(text: str) -> bool:
+    """Whether it can be the tag of a GTID."""
+    return _TAG.fullmatch(text) is not None
+
+
+def _decode_intervals(view: memoryview, at: int) -> tuple[_Intervals | None, int]:
+    """Those of one group, None where there are none, and where they end."""
+    if at + 8 > len(view):
+        raise MalformedGtidSetError("an encoded GTID set is cut short")
+    count: int = _U64.unpack_from(view, at)[0]
+    at += 8
+    if count > (len(view) - at) // 16:
+        raise MalformedGtidSetError("an encoded GTID set is cut short")
+    if count == 0:
+        return None, at
+    if count == 1:  # a row's: numpy would cost twice as much
+        start, end = _PAIR.unpack_from(view, at)
+        in_order = 0 < start < end <= GTID_NUMBER_MAX + 1
+        intervals = _Intervals.of(start, end) if in_order else None
+    else:
+        intervals = _Intervals.decode(view, at, count)
+    if intervals is None:
+        raise MalformedGtidSetError("an encoded GTID set has intervals out of order")
+    return intervals, at + count * 16
+
+
 def _decode_tag(view: memoryview, at: int) -> tuple[str, int]:
     length = view[at] >> 1
     # The lowest bit says that the length goes on in the next byte: too long for a tag.
     if view[at] & 1 or length > TAG_LENGTH_MAX or at + 1 + length > len(view):
         raise MalformedGtidSetError("an encoded GTID set has a tag of impossible length")
     tag = bytes(view[at + 1 : at + 1 + length]).decode("ascii", "replace")
-    if tag and _TAG.fullmatch(tag) is None:
+    if tag and not is_tag(tag):
         raise MalformedGtidSetError(f"an encoded GTID set has the impossible tag {tag!r}")
     return tag, at + 1 + length
 

@@ -32,8 +32,9 @@ import numpy as np
 from google.protobuf.message import Message
 
 from kingbus.binlog.command import COMMAND_VERSION, version_needed
-from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid
+from kingbus.binlog.gtid import GtidSet, GtidsHad, MalformedGtidSetError, format_gtid, is_tag
 from kingbus.binlog.mariadb_gtid import MYSQL, Position
+from kingbus.binlog.packed_sets import PackedSets
 from kingbus.binlog.resume import ResumePoint
 from kingbus.errors import KingbusError
 from kingbus.pb.command_pb2 import (
@@ -56,8 +57,9 @@ from kingbus.pb.record_pb2 import BatchRow, FileRow, OpenTransaction
 from kingbus.pb.record_pb2 import RelayState as StateRecord
 
 STATE_VERSION: Final = 3
-"""Of a record that holds named channels, or is of one; 2 of one that holds what came with commands
-of version 2; else it says 1, as older programs write and read it.
+"""Of a record that holds what came with commands of version 3: named channels, or it is of one, and
+what was cut or marked; 2 of one that holds what came with those of version 2; else it says 1, as
+older programs write and read it.
 """
 CHANNELS_MAX: Final = 32
 """Named ones: each has a receiver, a listener at each member and a checkpoint of its own."""
@@ -134,6 +136,7 @@ class RelayState:
         self.executed = GtidSet()
         self.purged = GtidSet()
         self.files: list[FileRow] = []
+        """Between the first and the open one they may lack their sets: see `previous_gtids`."""
         self.visible = VisibleEnd()
         self.session = 0
         self.next_sequence = 0
@@ -157,6 +160,7 @@ class RelayState:
         self._mark: StateRecord | None = None
         self._ends_in_event = False
         self._first_file = 0
+        self._packed = PackedSets()
         # Served name and epoch of each file ever held, in their order: one for each ordinal.
         self._names_used: dict[str, int] = {}
 
@@ -205,6 +209,21 @@ class RelayState:
         place = ordinal - self._first_file
         return self.files[place] if 0 <= place < len(self.files) else None
 
+    def previous_gtids(self, row: FileRow) -> bytes:
+        """The encoded set of all that was executed when a file of `files` began.
+
+        Of a row that was taken from there before its file was purged it may be empty.
+        """
+        return self._packed.previous_gtids(self._as_held(row))
+
+    def whole_row(self, row: FileRow) -> FileRow:
+        """A row of `files` with its sets, likewise."""
+        return self._packed.whole(self._as_held(row))
+
+    def _as_held(self, row: FileRow) -> FileRow:
+        """Its sets may have been put back since the row was taken."""
+        return row if row.previous_gtids else self.file(row.ordinal) or row
+
     def file_named(self, served_name: str) -> FileRow | None:
         """The newest file that clients see under that name."""
         for row in reversed(self.files):
@@ -238,7 +257,7 @@ class RelayState:
         low, high = 0, len(self.files)
         while low < high:
             middle = (low + high) // 2
-            if gtids.contains(GtidSet.decode(self.files[middle].previous_gtids)):
+            if gtids.contains(GtidSet.decode(self.previous_gtids(self.files[middle]))):
                 low = middle + 1
             else:
                 high = middle
@@ -378,6 +397,9 @@ class RelayState:
         holds_epoch = bool(self.files) and self.files[-1].epoch == session.epoch
         if holds_epoch and self.source and self.source.source_uuid != session.source_uuid:
             return f"another source uuid needs an epoch above {self.epoch}"
+        if self.accepted_gap and session.epoch == self.epoch:
+            # Planned before the gap was known here: its stream would go on in the file before it.
+            return f"a session behind an accepted gap needs an epoch above {self.epoch}"
         if self.is_empty:
             try:
                 start_set = GtidSet.decode(session.start_set) if session.start_set else GtidSet()
@@ -461,6 +483,7 @@ class RelayState:
     def _cut_here(self, description: bytes) -> StateRecord:
         """The state, were it cut at the visible end now; what is kept as the file's start then."""
         record = self.to_record()
+        record.version = STATE_VERSION
         record.ClearField("mark")
         row = record.file
         row.repeats = _may_repeat(row)
@@ -477,6 +500,7 @@ class RelayState:
         assert row.ordinal == cut.file.ordinal, "a mark is forgotten with its file"
         changes.deleted_files = [each.ordinal for each in self.files[:-1]]
         changes.deleted_batches = range(self.files[0].first_index, cut.index + 1)
+        self._forget_sets(self.files[:-1])
         del self.files[:-1]
         self._first_file = row.ordinal
         self.purged = GtidSet.decode(cut.purged)
@@ -496,9 +520,16 @@ class RelayState:
         """The oldest ones, never the last; `gtid_purged` is what the first one left begins with."""
         changes.deleted_files = [row.ordinal for row in self.files[:count]]
         changes.deleted_batches = range(self.files[0].first_index, self.files[count].first_index)
+        self._forget_sets(self.files[:count])
         del self.files[:count]
+        self.files[0] = self._packed.whole(self.files[0])
+        self._forget_sets(self.files[:1])
         self._first_file = self.files[0].ordinal
         self.purged = GtidSet.decode(self.files[0].previous_gtids)
+
+    def _forget_sets(self, files: Iterable[FileRow]) -> None:
+        for row in files:
+            self._packed.forget(row.ordinal)
 
     def _apply_accept_gap(self, changes: Changes, gap: AcceptGap) -> str:
         """The session ends, whose stream knows nothing of it; nothing may cross it unnoticed."""
@@ -628,6 +659,8 @@ class RelayState:
                 return "a server uuid is not of 16 bytes"
             if not 0 < first <= last <= GTID_NUMBER_MAX:
                 return f"an impossible run of transactions, {first} to {last}"
+            if tag and (uuid, tag) not in reached and not is_tag(tag):
+                return "a run of transactions with an impossible tag"
             if uuid and self.executed.overlaps_run(uuid, tag, first, last):
                 return f"{format_gtid(uuid, tag, first)} or later is held already"
             count += last - first + 1
@@ -658,7 +691,7 @@ class RelayState:
         ordinal = len(self._names_used) + 1
         if self.files:
             self.files[-1].closed = True
-            changes.file_rows.append(_copy(self.files[-1]))
+            changes.file_rows.append(self.files[-1])  # no copy: what is closed never changes
             assert ordinal == self.files[-1].ordinal + 1
         else:
             self._first_file = ordinal
@@ -676,6 +709,8 @@ class RelayState:
             previous_gtids=self.executed.encode(),
             start=meta.file_start,
         )
+        if len(self.files) > 1:
+            self.files[-1] = self._packed.pack(self.files[-1])
         self.files.append(row)
         self.last_transaction = None
         self._mark = None
@@ -822,12 +857,31 @@ class RelayState:
 
     def to_record(self) -> StateRecord:
         """Everything but the files that are closed: those have rows of their own."""
-        record = StateRecord(
-            version=self._record_version(),
+        is_cut = self._mark is not None or (bool(self.files) and self.files[0].cut_position > 0)
+        record = self._record_of_start()
+        record.version = STATE_VERSION if is_cut else record.version
+        record.executed = self.executed.encode()
+        record.purged = self.purged.encode()
+        record.visible_index = self.visible.index
+        record.visible_packets = self.visible.packets
+        record.visible_position = self.visible.position
+        record.first_file = self._first_file
+        record.names_used.extend(self._names_used)
+        record.name_epochs.extend(self._names_used.values())
+        if self.last_transaction is not None:
+            record.last_transaction.CopyFrom(self.last_transaction)
+        if self._mark is not None:
+            record.mark.CopyFrom(self._mark)
+        if self.files:
+            record.file.CopyFrom(self.files[-1])
+        return record
+
+    def _record_of_start(self) -> StateRecord:
+        """What is to be kept of a file's start: no set, and nothing of files, see the module."""
+        return StateRecord(
+            version=self._version_needed(),
             channel=self.channel,
             index=self.index,
-            executed=self.executed.encode(),
-            purged=self.purged.encode(),
             session=self.session,
             next_sequence=self.next_sequence,
             epoch=self.epoch,
@@ -838,27 +892,17 @@ class RelayState:
             users=[self.users[name] for name in sorted(self.users)],
             cluster_key=self.cluster_key,
             open_transaction=self._open,
-            visible_index=self.visible.index,
-            visible_packets=self.visible.packets,
-            visible_position=self.visible.position,
-            last_transaction=self.last_transaction,
             source_uuids=self.source_uuids,
             ends_in_event=self._ends_in_event,
-            first_file=self._first_file,
             last_event_time=self.last_event_time,
-            names_used=self._names_used,
-            name_epochs=self._names_used.values(),
             last_gtid=self._last_gtid,
             accepted_gap=self.accepted_gap.encode() if self.accepted_gap else b"",
-            mark=self._mark,
             channels=[Channel(number=n, name=name) for name, n in self.channels.items()],
         )
-        if self.files:
-            record.file.CopyFrom(self.files[-1])
-        return record
 
-    def _record_version(self) -> int:
-        if self.channel or self.channels:
+    def _version_needed(self) -> int:
+        """Of a record without the mark and the files."""
+        if self.channel or self.channels or any(user.channel for user in self.users.values()):
             return STATE_VERSION
         told = [
             Command(source_config=self.source_config),
@@ -868,24 +912,14 @@ class RelayState:
         return 2 if is_new else 1
 
     def _start(self, index: int) -> tuple[int, StateRecord]:
-        """Just before a file begins: its ordinal, and what is to be kept of the state."""
+        """Just before a file begins: its ordinal, and what is to be kept of the state.
+
+        The last transaction and a mark are forgotten when it begins.
+        """
         assert self._open is None
         assert not self._ends_in_event
-        record = self.to_record()
+        record = self._record_of_start()
         record.index = index
-        for told_elsewhere in (
-            "executed",
-            "purged",
-            "names_used",
-            "name_epochs",
-            "file",
-            "visible_index",
-            "visible_packets",
-            "visible_position",
-            "last_transaction",  # is forgotten when a file begins
-            "mark",  # likewise
-        ):
-            record.ClearField(told_elsewhere)
         record.first_file = len(self._names_used) + 1
         return record.first_file, record
 
@@ -956,7 +990,7 @@ class RelayState:
         last = record.file.ordinal
         kept = [_copy(row) for row in files if record.first_file <= row.ordinal < last]
         kept.sort(key=lambda row: row.ordinal)
-        self.files = [*kept, _copy(record.file)]
+        self.files = [*kept[:1], *map(self._packed.pack, kept[1:]), _copy(record.file)]
         assert [row.ordinal for row in self.files] == list(range(record.first_file, last + 1)), (
             "the file index has a row for every file of the relay state"
         )
@@ -973,7 +1007,7 @@ class RelayState:
         """A hash that is equal on all nodes at the same index, and at no other state."""
         whole = sha256(self.to_record().SerializeToString(deterministic=True))
         for row in self.files[:-1]:
-            whole.update(row.SerializeToString(deterministic=True))
+            whole.update(self.whole_row(row).SerializeToString(deterministic=True))
         return whole.hexdigest()
 
 

@@ -113,15 +113,16 @@ class DirectoryFiles:
         from kingbus.admin.views import is_complete
         from kingbus.replication.file_content import content_bytes
 
+        state = self._relay.state
         return [
             HeldFile(
                 name=row.served_name,
                 size=content_bytes(row),
                 closed=row.closed,
                 complete=is_complete(row),
-                previous=GtidSet.decode(row.previous_gtids) if row.previous_gtids else GtidSet(),
+                previous=GtidSet.decode(state.previous_gtids(row)),
             )
-            for row in self._relay.state.files
+            for row in state.files
         ]
 
     def executed(self) -> GtidSet:

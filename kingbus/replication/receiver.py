@@ -453,9 +453,6 @@ class Receiver:
         state = self._relay.state
         if state.session != proposal.index:
             raise SessionOverError("the log did not take the receiver's session")
-        if state.accepted_gap and state.holds_epoch:
-            # Behind the gap a new epoch begins; nothing goes on in the file before it.
-            raise SessionOverError("a gap was accepted meanwhile")
         self._new_epoch = self._takes_first = False
         if config.mode != POSITION:
             # What an earlier session had under way came before this one, and is compared only now.

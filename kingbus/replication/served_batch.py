@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from kingbus.binlog.command import decode
+from kingbus.binlog.command import LENGTH_BYTES, decode
 from kingbus.binlog.gtid import GtidsLeftOut
 from kingbus.binlog.semi_sync import MARK, MARK_BYTES
 from kingbus.pb.command_pb2 import EventBatch
@@ -43,8 +43,8 @@ class ServedBatch:
 
     @property
     def size(self) -> int:
-        """Bytes that it keeps in memory."""
-        return len(self.data)
+        """Bytes that it keeps in memory, once parsed: the meta of a file's start may be large."""
+        return len(self.data) + int.from_bytes(self.data[:LENGTH_BYTES], "little")
 
     def _decoded(self) -> tuple[EventBatch, memoryview]:
         if self._parts is None:

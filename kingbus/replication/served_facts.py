@@ -211,11 +211,13 @@ class ServedFacts(ClusterIdentity):
         if row is None:
             return None
         if position <= FIRST_POSITION:
-            return str(Position.of(GtidSet.decode(row.previous_gtids)))
+            return str(Position.of(GtidSet.decode(state.previous_gtids(row))))
         if position != row.end_position:
             return None
         behind = state.file(row.ordinal + 1)
-        gtids = state.executed if behind is None else GtidSet.decode(behind.previous_gtids)
+        gtids = state.executed
+        if behind is not None:
+            gtids = GtidSet.decode(state.previous_gtids(behind))
         return str(Position.of(gtids))
 
     def gtid_purged(self) -> str:

@@ -97,6 +97,15 @@ def test_broken_ones_are_told_as_they_are_one_by_one(made, data):
         assert at_once(made) == one_by_one(made)
 
 
+@given(events(), st.sampled_from(["Upper", "9", "a b", "\x7f", "\0"]))
+def test_a_tag_that_can_be_none_is_refused(made, tag):
+    """However many there are beside it: what takes them in could not write a set with it."""
+    type_, body = BinlogFile("bin.1").gtid_event(A, 1, tag, 0)
+    made.append(bytes(4) + bytes((type_,)) + bytes(14) + body)
+
+    assert at_once(made) is one_by_one(made) is MalformedEventError
+
+
 @pytest.mark.parametrize("version", [MODERN, OLD])
 @pytest.mark.parametrize("also", [False, True])
 @given(st.data())

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kingbus.binlog import relay_state
+from kingbus.binlog import packed_sets, relay_state
+from kingbus.binlog.command import version_needed
 from kingbus.binlog.gtid import GtidSet, format_gtid
 from kingbus.binlog.relay_state import (
     STATE_VERSION,
@@ -17,6 +18,7 @@ from kingbus.binlog.relay_state import (
 )
 from kingbus.pb.command_pb2 import (
     AcceptGap,
+    Channel,
     ClusterKey,
     Command,
     EventBatch,
@@ -425,6 +427,14 @@ def history() -> tuple[Applied, list[tuple[int, Command, int]], dict[int, StateR
     return applied, commands, starts
 
 
+@pytest.fixture(params=[False, True], ids=["", "packed"])
+def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether sets are packed whatever their size."""
+    if request.param:
+        monkeypatch.setattr(packed_sets, "PACKED_FROM_BYTES", 0)
+
+
+@pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("first", range(1, 13))
 def test_who_begins_at_a_file_comes_to_the_same_state(first: int) -> None:
     """From the start of any file on the log makes the same of it, once the rest is purged."""
@@ -458,6 +468,75 @@ def test_who_begins_at_a_file_comes_to_the_same_state(first: int) -> None:
         assert (mine.accepted, mine.reason) == (theirs.accepted, theirs.reason)
         assert mine.accepted == (name == "binlog.000009")
     assert late.digest() == state.digest()
+
+
+@pytest.mark.parametrize("first", range(1, 13))
+def test_packed_sets_are_told_as_if_they_were_not(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, hash, where a replica starts, and what a restart, a purge and a cut make of them."""
+    bare = history()[0]
+    monkeypatch.setattr(packed_sets, "PACKED_FROM_BYTES", 0)
+    applied = history()[0]
+    begins_at = applied.state.file(first).first_index
+    for purge in (
+        Purge(first_index=begins_at),
+        Purge(description=b"described", first_index=applied.state.index + 9),
+    ):
+        state, restarted = (
+            applied.state,
+            RelayState.from_record(applied.state.to_record(), applied.file_rows.values()),
+        )
+        for each in (state, restarted):
+            assert each.digest() == bare.state.digest()
+            assert [each.whole_row(row) for row in each.files] == bare.state.files
+            for row, as_was in zip(each.files, bare.state.files, strict=True):
+                assert each.previous_gtids(row) == as_was.previous_gtids
+                assert not row.previous_gtids or row in (each.files[0], each.files[-1])
+                had = GtidSet.decode(as_was.previous_gtids)
+                assert each.file_before(had).ordinal == bare.state.file_before(had).ordinal
+        mine, theirs = (each.apply(Command(purge=purge)) for each in (applied, bare))
+        assert (mine.accepted, mine.file_rows) == (theirs.accepted, theirs.file_rows)
+        for ordinal in mine.deleted_files:
+            del applied.file_rows[ordinal]
+    assert applied.state.purged == bare.state.purged
+    assert applied.state.digest() == bare.state.digest()
+
+
+def test_a_row_taken_before_its_sets_were_put_back_still_tells_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who took it may have waited since; the file is the first one by now."""
+    monkeypatch.setattr(packed_sets, "PACKED_FROM_BYTES", 0)
+    applied, _, _ = history()
+    state, row = applied.state, applied.state.file(5)
+    assert row is not None and not row.previous_gtids
+    before = state.previous_gtids(row)
+    assert applied.apply(Command(purge=Purge(first_index=row.first_index))).accepted
+    assert state.previous_gtids(row) == before == state.whole_row(row).previous_gtids
+
+
+def test_large_sets_of_closed_files_take_little() -> None:
+    """A relay may hold hundreds of files, each with a set of very many intervals, twice."""
+    had = GtidSet()
+    for number in range(1, 40_000, 2):
+        had.add(UUID_B, "", number, number)
+    applied = Applied()
+    applied.apply(session_command(start_set=had))
+    cutter = Cutter(session=1, epoch=1)
+    for number in range(1, 7):
+        file = BinlogFile(f"binlog.{number:06}", UUID_A, applied.state.executed.copy())
+        file.transaction(number)
+        assert applied.batch(cutter, file, packets_of(file.events)).accepted
+    between = applied.state.files[1:-1]
+    assert max(row.ByteSize() for row in between) < 1000
+    for row in between:
+        stored = applied.file_rows[row.ordinal]
+        assert stored.ByteSize() > 2 * 16 * 20_000
+        assert applied.state.whole_row(row) == stored
+        packed = applied.state._packed._sets[row.ordinal]
+        assert packed[1] is None, "the same bytes are kept once"
+        assert len(packed[0]) * 4 < len(stored.previous_gtids)
 
 
 def test_a_start_tells_nothing_twice() -> None:
@@ -545,6 +624,18 @@ def test_a_gap_survives_a_restart_before_the_file() -> None:
     assert again.digest() == applied.state.digest()
 
 
+def test_nothing_goes_on_in_the_file_before_an_accepted_gap() -> None:
+    """A session that was planned before the gap was known is none: its stream would cross it."""
+    applied = held_whole()
+    applied.apply(gap("b:1-4"))
+    assert "gap" in applied.apply(session_command()).reason
+    assert applied.state.session == 0
+    applied.session(epoch=2)
+    assert not applied.apply(session_command(epoch=2)).accepted
+    applied.session(epoch=3)
+    assert applied.state.accepted_gap == gtids("b:1-4"), "until a file begins"
+
+
 def test_a_gap_that_is_none_is_ignored() -> None:
     """What is there, an empty relay, and a set that does not parse."""
     applied = held_whole()
@@ -603,8 +694,10 @@ def test_a_record_of_a_later_version_is_refused() -> None:
         (Command(source_config=SourceConfig(user="u", mode="gtid")), 1),
         (Command(source_config=SourceConfig(user="u", mode="position")), 2),
         (Command(user_changes=UserChanges(users=[User(name="u")])), 2),
+        (Command(user_changes=UserChanges(users=[User(name="u", channel=1)])), 3),
+        (Command(channel=Channel(number=1, name="one")), 3),
     ],
-    ids=["as ever", "by position", "users"],
+    ids=["as ever", "by position", "users", "of a channel", "channels"],
 )
 def test_a_record_bears_the_version_that_it_needs(command: Command, version: int) -> None:
     """A program of the version before reads what holds nothing new, and refuses the rest."""
@@ -613,6 +706,29 @@ def test_a_record_bears_the_version_that_it_needs(command: Command, version: int
     record = applied.state.to_record()
     assert record.version == version
     assert RelayState.from_record(record).to_record() == record
+
+
+@pytest.mark.parametrize("mark", [False, True], ids=["cut", "mark"])
+def test_an_older_program_is_not_given_what_was_cut(mark: bool) -> None:
+    """It would take the file for whole: each record that tells of it says so, and no other does."""
+    applied = held_whole()
+    assert applied.state.to_record().version == 1
+    purge = Purge(first_index=applied.state.index + 1, description=b"described", mark=mark)
+    command = Command(purge=purge)
+    changes = applied.apply(command)
+    assert changes.accepted, changes.reason
+    assert applied.state.to_record().version == version_needed(command)
+    if changes.start is not None:
+        assert changes.start[1].version == version_needed(command)
+
+    cutter = applied.session()
+    file = BinlogFile("binlog.000002", UUID_A, gtids("a:1-3"))
+    started = applied.batch(cutter, file, packets_of(file.events)).start
+    assert started is not None
+    assert started[1].version == 1, "the cut file is no part of it"
+    assert applied.state.to_record().version == (1 if mark else version_needed(command))
+    applied.apply(Command(purge=Purge(first_index=applied.state.index)))
+    assert applied.state.to_record().version == 1
 
 
 def test_a_session_resumes_by_position_behind_the_last_transaction() -> None:
@@ -719,6 +835,16 @@ def test_impossible_gtids_are_ignored(uuid: bytes, first: int, last: int) -> Non
     applied, file, packets, cutter = opened()
     meta, raw = cutter.cut(file, packets[:4])
     meta.gtid_runs[0].uuid, meta.gtid_runs[0].first, meta.gtid_runs[0].last = uuid, first, last
+
+    assert not applied.apply(batch_command(meta), raw).accepted
+
+
+@pytest.mark.parametrize("tag", ["\ufffd", "Upper", "9", "a" * 33, "a b"])
+def test_impossible_tags_are_ignored(tag: str) -> None:
+    """A set with one could be neither written nor read again."""
+    applied, file, packets, cutter = opened()
+    meta, raw = cutter.cut(file, packets[:4])
+    meta.gtid_runs[0].tag = tag
 
     assert not applied.apply(batch_command(meta), raw).accepted
 

@@ -37,7 +37,7 @@ def conversation(feed: Feed, known: GtidSet) -> list[str]:
     starts = [
         at
         for at, row in enumerate(state.files)
-        if known.contains(GtidSet.decode(row.previous_gtids))
+        if known.contains(GtidSet.decode(state.previous_gtids(row)))
     ]
     for (name, events), row in list(zip(shown, state.files, strict=True))[starts[-1] :]:
         said.append(f"rotate* {name}:4")

@@ -29,6 +29,15 @@ def file_of(*transactions: int) -> BinlogFile:
     return file
 
 
+def test_a_batch_counts_what_is_kept_of_its_meta() -> None:
+    """The start of a file tells a set a second time, which is in memory once it is parsed."""
+    previous = gtids(",".join(f"b:{number}" for number in range(1, 4001, 2)))
+    file = BinlogFile("binlog.000001", UUID_A, previous)
+    file.transaction(1)
+    batch = served(file, packets_of(file.events))
+    assert batch.size >= len(batch.data) + batch.meta.ByteSize() > 3 * len(previous.encode())
+
+
 def test_every_event_has_its_position() -> None:
     """And its position has its packet; other positions have none."""
     file = file_of(1, 2)
