@@ -56,7 +56,7 @@ class PartsBuilder:
     runner: Worker
     is_full: Callable[[], bool]
     changed: Callable[[], trio.Event]
-    replicas_seen: Callable[[], Collection[str]]
+    replicas_seen: Callable[[int], Collection[str]]
     users_applied: Callable[[], None]
 
     def build(self, name: str, number: int, relay: Relay) -> Parts:
@@ -83,7 +83,7 @@ class PartsBuilder:
             secret=lambda: self.keys.secret,
             is_full=self.is_full,
             changed=self.changed,
-            attached=self.replicas_seen,
+            attached=partial(self.replicas_seen, number),
             lowest_version=lambda: self.relay.state.lowest_version(
                 member.id for member in self.node.cluster
             ),

@@ -23,7 +23,7 @@ from kingbus import log
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.listener import ListenerControl
 from kingbus.admin.sql import SqlAdministration
-from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.relay_state import RelayState, VisibleEnd
 from kingbus.daemon.keeper import keep
 from kingbus.errors import KingbusError
 from kingbus.pb.record_pb2 import FileRow
@@ -92,6 +92,10 @@ class Parts:
     async def description(self, file: FileRow, /) -> bytes:
         """The FORMAT_DESCRIPTION event of a file."""
         return await description_of(self.relay, file)
+
+    async def wait_beyond(self, visible: VisibleEnd, /) -> None:
+        """Until something is visible that was not."""
+        await self.relay.wait_beyond(visible)
 
     async def events(
         self, file: str, position: int, offset: int, limit: int

@@ -234,9 +234,9 @@ class Member:
         )
         self._transport.register(RETENTION_METHOD, self._purger.handle_call)
 
-    def _replicas_seen(self) -> set[str]:
-        """The replicas of all members; the purger comes into being after the receiver."""
-        return self._purger.replicas_seen()
+    def _replicas_seen(self, channel: int = 0) -> set[str]:
+        """A channel's replicas at all members; the purger comes into being after the receiver."""
+        return self._purger.replicas_seen(channel)
 
     def _attached(self) -> Iterator[tuple[str, str]]:
         """Who reads which file here; the archive reads as a replica would, on the leader."""
@@ -424,7 +424,7 @@ class Member:
         if self._room.reason:
             return True  # no purge is due and no setting helps: the disk itself has no room
         pending = self._node.uncommitted_bytes
-        return self._disk.is_full(pending, only_open_left=self._purger.has_purged_all)
+        return self._disk.is_full(pending, only_open_left=lambda: self._purger.has_purged_all)
 
     def _until_purged(self, index: int) -> int:
         return self._purger.until_purged(index)
