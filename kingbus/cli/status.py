@@ -155,15 +155,13 @@ def events(
     """List the events of a file, as SHOW BINLOG EVENTS does."""
     from urllib.parse import urlencode
 
-    if rows and channel:
-        raise UsageError("--rows of a named channel is not available yet")
     query = urlencode({"file": file, "from": position, "limit": limit})
     if channel:
         query += "&" + urlencode({"channel": channel})
     with client(admin, token_file) as api:
         found: list[dict[str, Any]] = api.ask("GET", f"/binlog/events?{query}")
         if rows and found:
-            _add_rows(api, found[0]["file"], found)
+            _add_rows(api, channel, found[0]["file"], found)
     if as_json:
         show_json(found)
     elif rows:
@@ -174,10 +172,10 @@ def events(
         show_table(found, _EVENT_COLUMNS)
 
 
-def _add_rows(api: "AdminClient", file: str, events: list[dict[str, Any]]) -> None:
+def _add_rows(api: "AdminClient", channel: str, file: str, events: list[dict[str, Any]]) -> None:
     from kingbus.cli.file_sources import NodeFiles
 
-    node = NodeFiles(api)
+    node = NodeFiles(api, channel)
     decode_rows(
         events,
         lambda offset, size: node.read(file, offset, size),

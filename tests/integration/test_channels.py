@@ -1,5 +1,6 @@
 """Two sources in one cluster, each with replicas of its own, which get its content and no other."""
 
+import json
 import socket
 import subprocess
 from typing import Any
@@ -19,7 +20,12 @@ from tests.support.cluster import (
 )
 from tests.support.installations import Installation
 from tests.support.reserve import CHURN_SETTINGS, churn, is_cut_off, make_churn
-from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
+from tests.support.servers import (
+    REPLICATION_PASSWORD,
+    REPLICATION_USER,
+    MySQLServer,
+    assert_same_binlog,
+)
 from tests.support.waiting import wait_for
 from tests.support.world import World
 
@@ -61,6 +67,23 @@ def bind_user(node: KingbusNode) -> None:
         cursor.execute("GRANT REPLICATION SLAVE ON *.* TO bound")
     bound = node.command("channel", "bind", "bound", "--channel", "two")
     assert bound.returncode == 0, bound.stderr
+
+
+def assert_readable(node: KingbusNode, source: MySQLServer) -> None:
+    """The files of the channel `two` by the command line: their rows, and byte for byte."""
+    listed = node.command("binlog", "list", "--channel", "two", "--json")
+    names = [file["name"] for file in json.loads(listed.stdout)]
+    assert names == source.binlog_files()
+    told = node.command("binlog", "events", names[-1], "--rows", "--json", "--channel", "two")
+    assert told.returncode == 0, told.stderr
+    rows = [row for event in json.loads(told.stdout) for row in event["rows"] or ()]
+    assert rows
+    assert not [row for row in rows if "error" in row]
+    target = node.data_dir.parent / "exported"
+    done = node.command("binlog", "export", "--to", str(target), "--channel", "two")
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert_same_binlog(target / name, source.binlog_path(name), is_open=name == names[-1])
 
 
 def shown(port: int, *, user: str = LISTENER_USER) -> list[dict[str, Any]]:
@@ -197,6 +220,7 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
     stopped = node.command("source", "stop", "--channel", "two")
     assert stopped.returncode == 0, stopped.stderr
     assert node.receiver_status()["status"] == "connecting"
+    assert_readable(node, two)
     refused = node.command("channel", "remove", "two")
     assert refused.returncode == 1
     assert "not available yet" in refused.stderr
