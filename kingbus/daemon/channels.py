@@ -60,7 +60,8 @@ async def description_of(relay: Relay, file: FileRow) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What serves one named channel on this node. `keep` are the steps of its keeper, by name.
+    """What serves one named channel on this node. `keep` are the steps of its keeper, by name,
+    `difference` says that the log holds another source than the configuration, if it does.
 
     Implements `replication.purger.Channel` and `admin.protocols.ChannelDoor`.
     """
@@ -75,6 +76,7 @@ class Parts:
     listener: ListenerControl
     leader: LeaderOperations
     keep: Mapping[str, Callable[[], Awaitable[None]]]
+    difference: Callable[[], str]
 
     @property
     def state(self) -> RelayState:

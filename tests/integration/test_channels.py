@@ -232,7 +232,8 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
 def test_a_configured_channel_is_there_at_the_first_start(
     world: World, modern: Installation
 ) -> None:
-    """Source and listener too, and a port that is taken costs no other channel anything."""
+    """Source and listener too, and a port that is taken costs no other channel anything. Later the
+    log counts, and a difference is told."""
     source = world.server(modern, "source", server_id=1)
     workload.make_tables(source)
     node = world.node("n1")
@@ -276,12 +277,14 @@ def test_a_configured_channel_is_there_at_the_first_start(
         what="the port to be taken once it is free",
         explain=node.output,
     )
-    node.configure(channels=None)
+    node.configure(channels=[{"name": "orders", "source": pulled | {"semi-sync": True}}])
     node.stop()
     node.start()
     write(source)
     assert_equal(replica, source)
     assert [each["name"] for each in node.get("/channels")] == ["", "blocked", "orders"]
+    differs = "channels.orders.source: in the configuration file differs from what the log holds"
+    assert [each for each in node.status()["warnings"] if each.startswith(differs)]
 
 
 def test_a_quiet_channel_gives_way_to_a_busy_one(world: World, modern: Installation) -> None:
@@ -327,6 +330,18 @@ def test_a_quiet_channel_gives_way_to_a_busy_one(world: World, modern: Installat
         what="the log to be cut behind the quiet channel's file",
         explain=node.status,
     )
+
+    def is_behind_the_cut() -> bool:
+        churn(busy, 4 << 20)
+        return int(node.status()["first_index"]) > int(cut["first_index"])
+
+    wait_for(
+        is_behind_the_cut,
+        what="the log to be cut again, where nothing came from the quiet channel",
+        seconds=120,
+        explain=cluster.logs,
+    )
+    assert channel.files(node)[0]["gaps"] == cut["gaps"]
 
     workload.small_transactions(quiet, 5)
     assert_equal(attached, quiet)
