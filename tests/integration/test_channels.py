@@ -70,7 +70,10 @@ def bind_user(node: KingbusNode) -> None:
 
 
 def assert_readable(node: KingbusNode, source: MySQLServer) -> None:
-    """The files of the channel `two` by the command line: their rows, and byte for byte."""
+    """The channel `two` by the command line: itself, its rows, its files byte for byte."""
+    status = node.command("status")
+    assert status.returncode == 0, status.stderr
+    assert "two " in status.stdout.split("CHANNELS")[1].split("REPLICAS")[0]
     listed = node.command("binlog", "list", "--channel", "two", "--json")
     names = [file["name"] for file in json.loads(listed.stdout)]
     assert names == source.binlog_files()
