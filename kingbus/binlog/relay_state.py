@@ -70,6 +70,7 @@ FIRST_POSITION: Final = 4  # behind the magic number of a binlog file
 FILE_NAME_LENGTH_MAX: Final = 512  # FN_REFLEN, the server's own limit for a path
 GTID_NUMBER_MAX: Final = (1 << 63) - 2
 PACKET_HEADER: Final = 4
+ALREADY_APPLIED: Final = "already applied"
 UNREAD_BYTES_MIN: Final = 64 << 10
 """From this size of a batch on its row says what a dump needs to send it unread: below it reading
 costs no more than sending from the file would, and rows of single transactions stay small."""
@@ -316,7 +317,7 @@ class RelayState:
         """
         changes = Changes(index=index)
         if index <= self.index:
-            changes.reason = "already applied"
+            changes.reason = ALREADY_APPLIED
             return changes
         self._check()
         self.index = index
@@ -471,8 +472,9 @@ class RelayState:
             return ""
         if self._open is not None or self._ends_in_event:
             return "a transaction is open"
-        if row.first_index > row.last_index:
+        if purge.mark and row.first_index > row.last_index:
             return "nothing is held of the open file"
+        # Of a file of which nothing is held the beginning moves on: the log may begin later.
         cut = self._cut_here(purge.description)
         if purge.mark:
             self._mark = cut

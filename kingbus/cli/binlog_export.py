@@ -12,6 +12,7 @@ import typer
 from kingbus.cli.common import (
     DEFAULT_ADMIN_URL,
     Admin,
+    Channel,
     Json,
     KeyFile,
     TokenFile,
@@ -41,6 +42,7 @@ def export(
         typer.Option("--data-dir", help="Read a stopped node's directory; no node is asked."),
     ] = None,
     key_file: KeyFile = None,
+    channel: Channel = "",
     admin: Admin = DEFAULT_ADMIN_URL,
     token_file: TokenFile = None,
     as_json: Json = False,
@@ -51,7 +53,7 @@ def export(
     wanted = _gtid_set(gtid)
     if key_file is not None and data_dir is None:
         raise UsageError("--cluster-key-file is for --data-dir: a node that runs has its key")
-    with _opened(admin, token_file, data_dir, key_file) as source:
+    with _opened(admin, token_file, data_dir, key_file, channel) as source:
         files = exporting.chosen(source, first=first, last=last, gtids=wanted)
         with _progress(files) as progress:
             done = [asdict(each) for each in exporting.export(source, files, to, progress=progress)]
@@ -74,16 +76,20 @@ def _gtid_set(text: str) -> "GtidSet | None":
 
 @contextmanager
 def _opened(
-    admin: str, token_file: Path | None, data_dir: Path | None, key_file: Path | None
+    admin: str,
+    token_file: Path | None,
+    data_dir: Path | None,
+    key_file: Path | None,
+    channel: str,
 ) -> Iterator["FileSource"]:
     from kingbus.cli.file_sources import DirectoryFiles, NodeFiles
 
     if data_dir is not None:
-        with DirectoryFiles(data_dir, key_file) as directory:
+        with DirectoryFiles(data_dir, key_file, channel) as directory:
             yield directory
     else:
         with client(admin, token_file) as api:
-            yield NodeFiles(api)
+            yield NodeFiles(api, channel)
 
 
 def _progress(

@@ -18,13 +18,9 @@ def decode_rows(
     events: Sequence[dict[str, Any]], read: Read, *, gaps: Sequence[Sequence[int]]
 ) -> None:
     """Adds `rows` to each event, null where it is no row event."""
-    from kingbus.binlog.events import FormatDescription
-    from kingbus.binlog.header import FIRST_POSITION, EventHeader
     from kingbus.replication.decoded_rows import RowDecoder
 
-    start = read(FIRST_POSITION, DESCRIPTION_BYTES_MAX)
-    description = start[: EventHeader.decode(start).size]
-    decoder = RowDecoder(crc=bool(FormatDescription.decode(description).crc_bytes))
+    decoder = RowDecoder(crc=_has_crc(read))
     window = _Window(read)
     for event in events:
         position, size = event["position"], event["end_position"] - event["position"]
@@ -33,6 +29,24 @@ def decode_rows(
             continue
         missing = sum(end - begin for begin, end in gaps if end <= position)
         event["rows"] = decoder.decode(window.take(position - missing, size))
+
+
+def _has_crc(read: Read) -> bool:
+    """As the file's first event says or, where that one is not held any more, shows itself."""
+    from kingbus.binlog.checksum import is_intact
+    from kingbus.binlog.event_types import EventType
+    from kingbus.binlog.events import FormatDescription
+    from kingbus.binlog.header import FIRST_POSITION, EventHeader
+
+    start = read(FIRST_POSITION, DESCRIPTION_BYTES_MAX)
+    if not start:
+        return True  # nothing is held of it, so there is nothing to decode
+    header = EventHeader.decode(start)
+    if header.type == EventType.FORMAT_DESCRIPTION:
+        return bool(FormatDescription.decode(start[: header.size]).crc_bytes)
+    if header.size > len(start):
+        start = read(FIRST_POSITION, min(header.size, EVENT_BYTES_MAX))
+    return is_intact(start[: header.size])
 
 
 class _Window:

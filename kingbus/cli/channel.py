@@ -28,7 +28,8 @@ _COLUMNS = {
 }
 
 
-def _show(channels: list[dict[str, Any]], *, as_json: bool) -> None:
+def show_channels(channels: list[dict[str, Any]], *, as_json: bool) -> None:
+    """All of them, a line each."""
     show_json(channels) if as_json else show_table(channels, _COLUMNS)
 
 
@@ -41,7 +42,7 @@ def add(
 ) -> None:
     """Add a channel; then `source set --channel` and, on each node, `server start --channel`."""
     with client(admin, token_file) as api:
-        _show(api.ask("POST", "/channels", {"name": name}), as_json=as_json)
+        show_channels(api.ask("POST", "/channels", {"name": name}), as_json=as_json)
 
 
 @app.command("list")
@@ -50,7 +51,7 @@ def list_channels(
 ) -> None:
     """Show the channels; the default one has no name."""
     with client(admin, token_file) as api:
-        _show(api.ask("GET", "/channels"), as_json=as_json)
+        show_channels(api.ask("GET", "/channels"), as_json=as_json)
 
 
 @app.command()

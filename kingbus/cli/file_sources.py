@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import trio
 
 from kingbus.binlog.gtid import GtidSet
+from kingbus.cli.common import query_of
 from kingbus.cli.exporting import ExportError, HeldFile
 
 if TYPE_CHECKING:
@@ -20,13 +21,17 @@ _T = TypeVar("_T")
 
 
 class NodeFiles:
-    """The files of a running node."""
+    """The files of a running node; those of the default channel where none is named."""
 
-    def __init__(self, api: "AdminClient") -> None:
+    def __init__(self, api: "AdminClient", channel: str = "") -> None:
         self._api = api
+        self._channel = channel
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._api.ask("GET", "/binlog/files" + query_of(self._channel))
+        return rows
 
     def files(self) -> list[HeldFile]:
-        rows: list[dict[str, Any]] = self._api.ask("GET", "/binlog/files")
         return [
             HeldFile(
                 name=row["name"],
@@ -35,23 +40,25 @@ class NodeFiles:
                 complete=row["complete"],
                 previous=GtidSet.parse(row["previous_gtids"]),
             )
-            for row in rows
+            for row in self._rows()
         ]
 
     def gaps(self, name: str) -> list[list[int]]:
         """What of a file is not held, as positions; ExportError where it is not held at all."""
-        for row in self._api.ask("GET", "/binlog/files"):
+        for row in self._rows():
             if row["name"] == name:
                 gaps: list[list[int]] = row["gaps"]
                 return gaps
         raise ExportError(f"{name} is not held any more")
 
     def executed(self) -> GtidSet:
-        return GtidSet.parse(self._api.ask("GET", "/status")["executed_gtid_set"])
+        status = self._api.ask("GET", "/binlog/server/status" + query_of(self._channel))
+        return GtidSet.parse(status["executed_gtid_set"])
 
     def read(self, name: str, offset: int, size_max: int) -> bytes:
-        query = urlencode({"file": name, "from": offset, "limit": size_max})
-        return self._api.fetch(f"/binlog/content?{query}")[0]
+        query: dict[str, Any] = {"file": name, "from": offset, "limit": size_max}
+        query |= {"channel": self._channel} if self._channel else {}
+        return self._api.fetch(f"/binlog/content?{urlencode(query)}")[0]
 
 
 async def _inline(function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
@@ -64,11 +71,13 @@ class DirectoryFiles:
 
     Opening does to the log what a start does: it takes the lock, and cuts what a crash left
     unsynced at the end. Raises the storage's errors, and SecretError. What is sealed is opened with
-    the cluster key of a file, or the directory's own.
+    the cluster key of a file, or the directory's own. Without a `channel` the files are the
+    default one's.
     """
 
-    def __init__(self, path: Path, key_file: Path | None = None) -> None:
+    def __init__(self, path: Path, key_file: Path | None = None, channel: str = "") -> None:
         self._path = path
+        self._channel = channel
         self._key_file = key_file
         self._stack = ExitStack()
         self._relay: Relay
@@ -102,7 +111,10 @@ class DirectoryFiles:
                 keys=log_keys_of_file(self._path, self._key_file),
             )
             stack.callback(log.close)
-            self._relay = Relay.load(database=database, log=log, runner=_inline)
+            relay = Relay.load(database=database, log=log, runner=_inline)
+            if self._channel and self._channel not in relay.named:
+                raise ExportError(f"no such channel: {self._channel}")
+            self._relay = relay.named[self._channel] if self._channel else relay
             self._stack = stack.pop_all()
         return self
 

@@ -59,6 +59,7 @@ def status(
 ) -> None:
     """Show the cluster, the source and the replicas of the node asked."""
     from kingbus.admin.client import AdminApiError
+    from kingbus.cli.channel import show_channels
     from kingbus.cli.members import show_members
     from kingbus.cli.server import show_replicas
 
@@ -74,6 +75,10 @@ def status(
         except AdminApiError as error:
             # Without a leader the rest is still worth seeing.
             facts["source"] = {"status": None, "error": str(error)}
+        try:
+            facts["channels"] = api.ask("GET", "/channels")
+        except AdminApiError:
+            facts["channels"] = []  # a node of an older version has none
     if as_json:
         show_json(facts)
         return
@@ -82,6 +87,9 @@ def status(
     show_members(facts["cluster"], as_json=False)
     say("\nSOURCE")
     show_facts({key: facts["source"].get(key) for key in _SOURCE_FACTS})
+    if len(facts["channels"]) > 1:
+        say("\nCHANNELS")
+        show_channels(facts["channels"], as_json=False)
     say("\nREPLICAS")
     say(f"listener {facts['server']['status']} {facts['server']['addr']}".rstrip())
     if facts["server"]["slaves"]:
@@ -155,15 +163,13 @@ def events(
     """List the events of a file, as SHOW BINLOG EVENTS does."""
     from urllib.parse import urlencode
 
-    if rows and channel:
-        raise UsageError("--rows of a named channel is not available yet")
     query = urlencode({"file": file, "from": position, "limit": limit})
     if channel:
         query += "&" + urlencode({"channel": channel})
     with client(admin, token_file) as api:
         found: list[dict[str, Any]] = api.ask("GET", f"/binlog/events?{query}")
         if rows and found:
-            _add_rows(api, found[0]["file"], found)
+            _add_rows(api, channel, found[0]["file"], found)
     if as_json:
         show_json(found)
     elif rows:
@@ -174,10 +180,10 @@ def events(
         show_table(found, _EVENT_COLUMNS)
 
 
-def _add_rows(api: "AdminClient", file: str, events: list[dict[str, Any]]) -> None:
+def _add_rows(api: "AdminClient", channel: str, file: str, events: list[dict[str, Any]]) -> None:
     from kingbus.cli.file_sources import NodeFiles
 
-    node = NodeFiles(api)
+    node = NodeFiles(api, channel)
     decode_rows(
         events,
         lambda offset, size: node.read(file, offset, size),

@@ -83,7 +83,7 @@ class PartsBuilder:
             secret=lambda: self.keys.secret,
             is_full=self.is_full,
             changed=self.changed,
-            attached=lambda: self.replicas_seen(number),
+            attached=partial(self.replicas_seen, number),
             lowest_version=lambda: self.relay.state.lowest_version(
                 member.id for member in self.node.cluster
             ),
@@ -110,6 +110,7 @@ class PartsBuilder:
             channel=number,
             cluster=self.relay,
         )
+        keep, difference = self._steps(name, relay, listener, leader)
         return Parts(
             name=name,
             number=number,
@@ -120,17 +121,20 @@ class PartsBuilder:
             server=server,
             listener=listener,
             leader=leader,
-            keep=self._steps(name, relay, listener, leader),
+            keep=keep,
+            difference=difference,
         )
 
     def _steps(
         self, name: str, relay: Relay, listener: ListenerControl, leader: LeaderOperations
-    ) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """What is to be done again and again so that configured and stored come together."""
+    ) -> tuple[Mapping[str, Callable[[], Awaitable[None]]], Callable[[], str]]:
+        """What is to be done again and again so that configured and stored come together, and what
+        says that they did not.
+        """
         section = next((each for each in self.options.config.channels if each.name == name), None)
         listener_of, source_of = f"listener of channel {name}", f"source of channel {name}"
         if section is None:
-            return {listener_of: listener.settle}
+            return {listener_of: listener.settle}, str
         source = ConfiguredSource(
             self.options,
             node=self.node,
@@ -140,11 +144,12 @@ class PartsBuilder:
             channel=section,
         )
         configured = partial(open_listener_of_channel, self.options, section, listener)
-        return {
+        steps: dict[str, Callable[[], Awaitable[None]]] = {
             f"configured {listener_of}": configured,
             listener_of: listener.settle,
             source_of: source.seed,
         }
+        return steps, source.difference
 
     async def _store(self, wanted: ServerConfig) -> None:
         await self.operations().store_server(wanted)

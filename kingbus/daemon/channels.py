@@ -23,7 +23,7 @@ from kingbus import log
 from kingbus.admin.leader import LeaderOperations
 from kingbus.admin.listener import ListenerControl
 from kingbus.admin.sql import SqlAdministration
-from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.relay_state import RelayState, VisibleEnd
 from kingbus.daemon.keeper import keep
 from kingbus.errors import KingbusError
 from kingbus.pb.record_pb2 import FileRow
@@ -60,7 +60,8 @@ async def description_of(relay: Relay, file: FileRow) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What serves one named channel on this node. `keep` are the steps of its keeper, by name.
+    """What serves one named channel on this node. `keep` are the steps of its keeper, by name,
+    `difference` says that the log holds another source than the configuration, if it does.
 
     Implements `replication.purger.Channel` and `admin.protocols.ChannelDoor`.
     """
@@ -75,6 +76,7 @@ class Parts:
     listener: ListenerControl
     leader: LeaderOperations
     keep: Mapping[str, Callable[[], Awaitable[None]]]
+    difference: Callable[[], str]
 
     @property
     def state(self) -> RelayState:
@@ -92,6 +94,10 @@ class Parts:
     async def description(self, file: FileRow, /) -> bytes:
         """The FORMAT_DESCRIPTION event of a file."""
         return await description_of(self.relay, file)
+
+    async def wait_beyond(self, visible: VisibleEnd, /) -> None:
+        """Until something is visible that was not."""
+        await self.relay.wait_beyond(visible)
 
     async def events(
         self, file: str, position: int, offset: int, limit: int

@@ -6,6 +6,7 @@ tables from time to time, and has them twice then; so what it takes now says lit
 a moment later. Must not know what is decided from it.
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from kingbus.binlog.retention import Usage, index_share
@@ -61,14 +62,15 @@ class NodeDisk:
             index_bytes=store.index_bytes,
         )
 
-    def is_full(self, pending_bytes: int, *, only_open_left: bool) -> bool:
+    def is_full(self, pending_bytes: int, *, only_open_left: Callable[[], bool]) -> bool:
         """Whether nothing more may come beside what is proposed and not written yet.
 
-        `only_open_left`: no purge can make room; where that may be, the reserve is exceeded.
+        `only_open_left` says whether no purge can make room, and is asked only then;
+        where that may be, the reserve is exceeded.
         """
         if self._store.has_room(pending_bytes):
             return False
-        return not (self._exceeds and only_open_left)
+        return not (self._exceeds and only_open_left())
 
     async def measure(self) -> None:
         """Look at the index's files; to be called about once a second."""

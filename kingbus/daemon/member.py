@@ -424,7 +424,7 @@ class Member:
         if self._room.reason:
             return True  # no purge is due and no setting helps: the disk itself has no room
         pending = self._node.uncommitted_bytes
-        return self._disk.is_full(pending, only_open_left=self._purger.has_purged_all)
+        return self._disk.is_full(pending, only_open_left=lambda: self._purger.has_purged_all)
 
     def _until_purged(self, index: int) -> int:
         return self._purger.until_purged(index)
@@ -465,16 +465,18 @@ class Member:
         yield from self._store.warnings
         if self._room.reason:
             yield self._room.reason
-        elif self._receiver.status().error == RESERVE_FULL:
+        channels = list(self._channels.all())
+        receivers = [self._receiver, *(each.receiver for each in channels)]
+        is_full = any(each.status().error == RESERVE_FULL for each in receivers)
+        if is_full and not self._room.reason:
             yield "reserve-data-size is used up: the receiver takes nothing more"
-        too_small = reserve_warning(
-            self._config.reserve_data_size, self._receiver.source_binlog_size
-        )
+        largest = max(each.source_binlog_size for each in receivers)
+        too_small = reserve_warning(self._config.reserve_data_size, largest)
         if too_small:
             yield too_small
-        difference = self._source.difference()
-        if difference:
-            yield difference
+        for difference in (self._source.difference, *(each.difference for each in channels)):
+            if told := difference():
+                yield told
 
     # --- running --------------------------------------------------------------------------------
 

@@ -52,10 +52,12 @@ class Watched:
         if not self._relay.channels:
             return own
         named = [relay.state for relay in self._relay.channels.values()]
+        # Their names, too: a snapshot may bring a channel's state before the log adds the channel.
         return (
             *own,
-            *(state.source_config for state in named),
-            *(state.servers.get(self._member_id) for state in named),
+            *state.channels,
+            *(each.source_config for each in named),
+            *(each.servers.get(self._member_id) for each in named),
         )
 
 

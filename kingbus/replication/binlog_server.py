@@ -229,8 +229,9 @@ class BinlogServer:
         Returns the address with the real port. Raises AddressInUseError and ListenError, and then
         nothing has changed.
         """
-        assert self._nursery is not None, "start without run"
         async with self._changing:
+            if self._nursery is None:  # a channel that was just added, or begins again
+                raise ListenError(f"{address} is not listened on yet", hint="repeating is safe")
             if self._address is not None and address == self._address:
                 return self._address
             listeners = await _open_listeners(address)

@@ -18,7 +18,7 @@ cut if it has become quiet, or holds little; see decisions/0027-channels.md.
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -105,6 +105,10 @@ class Channel(Protocol):
         """The FORMAT_DESCRIPTION event of a file that is held."""
         ...
 
+    def wait_beyond(self, visible: VisibleEnd, /) -> Awaitable[None]:
+        """Until something is visible that was not."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Default:
@@ -114,6 +118,7 @@ class _Default:
     attached: Callable[[], Iterable[tuple[str, str]]]
     end_overtaken: Callable[[], None]
     description: Callable[[FileRow], Awaitable[bytes]]
+    wait_beyond: Callable[[VisibleEnd], Awaitable[None]]
     name: str = ""
     number: int = 0
 
@@ -209,13 +214,42 @@ class Purger:
             attached=self._attached,
             end_overtaken=lambda: self._end_overtaken(self._is_held),
             description=self._description,
+            wait_beyond=self._relay.wait_beyond,
         )
         return [default, *self._channels()]
 
     @property
     def has_purged_all(self) -> bool:
-        """Only the open files are left, so no purge can make room."""
-        return all(len(each.state.files) <= 1 for each in self._all())
+        """The log begins with an open file, and that one is not to be cut: no purge makes room.
+
+        What other channels hold behind its beginning would make none, either.
+        """
+        channels = self._all()
+        held = [each for each in channels if each.state.files]
+        if not held:
+            return True
+        oldest = min(held, key=lambda each: each.state.files[0].first_index)
+        if len(oldest.state.files) > 1:
+            return False
+        return len(channels) == 1 or self._fills(oldest, self._reserve_index())
+
+    def _seen(self) -> dict[int, VisibleEnd]:
+        """What is visible of each channel, by number."""
+        return {each.number: each.state.visible for each in self._all()}
+
+    async def _wait_beyond(self, seen: Mapping[int, VisibleEnd]) -> None:
+        """Until something is visible, of any channel, that was not."""
+        channels = self._all()
+        if any(each.number not in seen for each in channels):
+            return
+        async with trio.open_nursery() as nursery:
+
+            async def wait(channel: Channel) -> None:
+                await channel.wait_beyond(seen[channel.number])
+                nursery.cancel_scope.cancel()
+
+            for each in channels:
+                nursery.start_soon(wait, each)
 
     # -- running ----------------------------------------------------------------------------
 
@@ -236,7 +270,7 @@ class Purger:
     async def _look_after_this(self) -> None:
         first, next_look = 0, trio.current_time()
         while True:
-            visible, files = self._relay.state.visible, self._relay.state.files
+            seen, files = self._seen(), self._relay.state.files
             await self._disk.measure()
             if trio.current_time() >= next_look or (files and files[0].ordinal != first):
                 self._look_at_replicas()
@@ -244,7 +278,7 @@ class Purger:
                 next_look = trio.current_time() + REPLICAS_SECONDS
             await trio.sleep(LOOK_SECONDS)
             with trio.move_on_after(IDLE_LOOK_SECONDS - LOOK_SECONDS):
-                await self._relay.wait_beyond(visible)
+                await self._wait_beyond(seen)
 
     def _look_at_replicas(self) -> None:
         self._note_attached()
@@ -254,23 +288,23 @@ class Purger:
 
     async def _keep_asking(self) -> None:
         while True:
-            visible = self._relay.state.visible
+            seen = self._seen()
             await self._ask_all()
             self._has_asked = True
             await trio.sleep(ASK_SECONDS)
             with trio.move_on_after(IDLE_ASK_SECONDS - ASK_SECONDS):
-                await self._relay.wait_beyond(visible)
+                await self._wait_beyond(seen)
 
     async def _keep_purging(self) -> None:
         while True:
-            visible = self._relay.state.visible
+            seen = self._seen()
             try:
                 await self._purge_by_policy()
             except KingbusError as error:
                 _log.info("a purge was put off", reason=error.explain())
             await trio.sleep(PAUSE_SECONDS)
             with trio.move_on_after(LOOK_SECONDS - PAUSE_SECONDS):
-                await self._relay.wait_beyond(visible)
+                await self._wait_beyond(seen)
 
     # -- what the members tell each other ---------------------------------------------------
 
@@ -357,22 +391,28 @@ class Purger:
     async def _give_way(self, channel: Channel) -> None:
         """The open file of a channel begins before what may stay; the others have not to stop."""
         row = channel.state.files[-1]
-        if row.first_index > row.last_index or channel.state.in_transaction:
-            return
-        index = self._reserve_index()
-        if row.last_index >= index:
-            held = row.end_position - max(row.start_position, row.cut_position)
-            if held * SLOW_SHARE > self._usage().target:
-                return  # this one fills the reserve: that is what `reserve-overflow` is for
-            # Where it was marked, if that is behind what has to go; else all of it.
-            mark = channel.state.mark_index
-            index = mark + 1 if mark + 1 >= index else row.last_index + 1
         description = await channel.description(row)
-        if not description:
+        state, index, usage = channel.state, self._reserve_index(), self._usage()
+        if not description or row is not state.files[-1]:
             return
+        is_empty = row.first_index > row.last_index  # it was cut, and nothing came since
+        is_slow, is_marked = row.last_index >= index, False
+        if is_slow:
+            if self._fills(channel, index):
+                return  # that is what `reserve-overflow` is for
+            # Where it was marked, if that is behind what has to go; else all of it.
+            is_marked = state.mark_index + 1 >= index
+            index = (state.mark_index if is_marked else row.last_index) + 1
+        if state.in_transaction and not is_marked:
+            left = usage.target + usage.segment_bytes - usage.held_from(row.first_index)
+            if is_slow and left > 0:
+                return  # it may end yet
+            await self._abandon(channel)
         cut = Purge(channel=channel.number, first_index=index, description=description)
         proposal = await self._node.propose(encode(Command(purge=cut)))
         await proposal.applied()
+        if is_empty:
+            return  # its place moved on with the log, and it lost nothing
         metrics.BINLOG_PURGES.labels("reserve").inc()
         _log.warning(
             "a channel was cut: its open file is held from here on",
@@ -380,6 +420,27 @@ class Purger:
             file=row.served_name,
             position=row.cut_position,
         )
+
+    def _fills(self, channel: Channel, index: int) -> bool:
+        """Whether its open file alone fills the reserve, `index` being the first that may stay.
+
+        What is there of an open transaction counts, too: it would come again and again.
+        """
+        row = channel.state.files[-1]
+        held = channel.state.open_end - max(row.start_position, row.cut_position)
+        return row.last_index >= index and held * SLOW_SHARE > self._usage().target
+
+    async def _abandon(self, channel: Channel) -> None:
+        """End the session of a channel, and with it the transaction that was begun there.
+
+        Its source may be dead, or waited for with all others because there is no room: then it
+        would stay open, and what was held before it, too. The next session gets it from its start.
+        """
+        source = channel.state.source
+        assert source is not None, "what is open belongs to a session"
+        proposal = await self._node.propose(encode(Command(receiver_session=source)))
+        await proposal.applied()
+        _log.warning("a transaction that was not complete was dropped", channel=channel.name)
 
     async def _mark(self, channel: Channel) -> None:
         """Now and then, where a channel goes on in one file: so that it may be cut there later."""
@@ -446,7 +507,7 @@ class Purger:
             await self._purge(of, made)
 
     def replicas_seen(self, channel: int = 0) -> set[str]:
-        """The uuids of a channel's replicas at all members, but for one look round."""
+        """The uuids of a channel's replicas at all members, as far as one look may be behind."""
         self._note_attached()
         return {
             need.replica

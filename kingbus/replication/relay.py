@@ -30,6 +30,7 @@ import trio
 
 from kingbus.binlog.command import MalformedCommandError, channel_of, decode
 from kingbus.binlog.relay_state import (
+    ALREADY_APPLIED,
     CHANNELS_MAX,
     STATE_VERSION,
     Changes,
@@ -387,7 +388,8 @@ class Relay:
             return
         command, packets = decoded
         changes = self.state.apply(entry.index, command, packet_bytes=len(packets))
-        if not changes.accepted:
+        # Behind a snapshot a channel may be ahead of the log by any number of entries.
+        if not changes.accepted and changes.reason != ALREADY_APPLIED:
             kind = command.WhichOneof("kind")
             _log.info("ignored a command", index=entry.index, kind=kind, reason=changes.reason)
         run.note(changes)

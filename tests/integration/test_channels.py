@@ -1,5 +1,6 @@
 """Two sources in one cluster, each with replicas of its own, which get its content and no other."""
 
+import json
 import socket
 import subprocess
 from typing import Any
@@ -19,7 +20,12 @@ from tests.support.cluster import (
 )
 from tests.support.installations import Installation
 from tests.support.reserve import CHURN_SETTINGS, churn, is_cut_off, make_churn
-from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLServer
+from tests.support.servers import (
+    REPLICATION_PASSWORD,
+    REPLICATION_USER,
+    MySQLServer,
+    assert_same_binlog,
+)
 from tests.support.waiting import wait_for
 from tests.support.world import World
 
@@ -61,6 +67,26 @@ def bind_user(node: KingbusNode) -> None:
         cursor.execute("GRANT REPLICATION SLAVE ON *.* TO bound")
     bound = node.command("channel", "bind", "bound", "--channel", "two")
     assert bound.returncode == 0, bound.stderr
+
+
+def assert_readable(node: KingbusNode, source: MySQLServer) -> None:
+    """The channel `two` by the command line: itself, its rows, its files byte for byte."""
+    status = node.command("status")
+    assert status.returncode == 0, status.stderr
+    assert "two " in status.stdout.split("CHANNELS")[1].split("REPLICAS")[0]
+    listed = node.command("binlog", "list", "--channel", "two", "--json")
+    names = [file["name"] for file in json.loads(listed.stdout)]
+    assert names == source.binlog_files()
+    told = node.command("binlog", "events", names[-1], "--rows", "--json", "--channel", "two")
+    assert told.returncode == 0, told.stderr
+    rows = [row for event in json.loads(told.stdout) for row in event["rows"] or ()]
+    assert rows
+    assert not [row for row in rows if "error" in row]
+    target = node.data_dir.parent / "exported"
+    done = node.command("binlog", "export", "--to", str(target), "--channel", "two")
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert_same_binlog(target / name, source.binlog_path(name), is_open=name == names[-1])
 
 
 def shown(port: int, *, user: str = LISTENER_USER) -> list[dict[str, Any]]:
@@ -197,6 +223,7 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
     stopped = node.command("source", "stop", "--channel", "two")
     assert stopped.returncode == 0, stopped.stderr
     assert node.receiver_status()["status"] == "connecting"
+    assert_readable(node, two)
     refused = node.command("channel", "remove", "two")
     assert refused.returncode == 1
     assert "not available yet" in refused.stderr
@@ -208,7 +235,8 @@ def test_what_breaks_in_one_channel_leaves_the_other_alone(
 def test_a_configured_channel_is_there_at_the_first_start(
     world: World, modern: Installation
 ) -> None:
-    """Source and listener too, and a port that is taken costs no other channel anything."""
+    """Source and listener too, and a port that is taken costs no other channel anything. Later the
+    log counts, and a difference is told."""
     source = world.server(modern, "source", server_id=1)
     workload.make_tables(source)
     node = world.node("n1")
@@ -252,12 +280,14 @@ def test_a_configured_channel_is_there_at_the_first_start(
         what="the port to be taken once it is free",
         explain=node.output,
     )
-    node.configure(channels=None)
+    node.configure(channels=[{"name": "orders", "source": pulled | {"semi-sync": True}}])
     node.stop()
     node.start()
     write(source)
     assert_equal(replica, source)
     assert [each["name"] for each in node.get("/channels")] == ["", "blocked", "orders"]
+    differs = "channels.orders.source: in the configuration file differs from what the log holds"
+    assert [each for each in node.status()["warnings"] if each.startswith(differs)]
 
 
 def test_a_quiet_channel_gives_way_to_a_busy_one(world: World, modern: Installation) -> None:
@@ -303,6 +333,18 @@ def test_a_quiet_channel_gives_way_to_a_busy_one(world: World, modern: Installat
         what="the log to be cut behind the quiet channel's file",
         explain=node.status,
     )
+
+    def is_behind_the_cut() -> bool:
+        churn(busy, 4 << 20)
+        return int(node.status()["first_index"]) > int(cut["first_index"])
+
+    wait_for(
+        is_behind_the_cut,
+        what="the log to be cut again, where nothing came from the quiet channel",
+        seconds=120,
+        explain=cluster.logs,
+    )
+    assert channel.files(node)[0]["gaps"] == cut["gaps"]
 
     workload.small_transactions(quiet, 5)
     assert_equal(attached, quiet)

@@ -22,15 +22,20 @@ class NamedChannel:
         """Through any node."""
         self.cluster.nodes[0].ask("POST", "/channels", {"name": self.name})
 
-    def start_receiver(self, source: MySQLServer) -> None:
+    def start_receiver(self, source: MySQLServer, **more: object) -> None:
         """Pull from a source."""
         body = {
             "channel": self.name,
             "mysql_addr": f"{source.host}:{source.port}",
             "mysql_user": REPLICATION_USER,
             "mysql_password": REPLICATION_PASSWORD,
+            **more,
         }
         self.cluster.leader().ask("PUT", "/binlog/syncer/start", body)
+
+    def receiver_status(self) -> dict[str, Any]:
+        """From the leader."""
+        return dict(self.cluster.leader().get(f"/binlog/syncer/status?channel={self.name}"))
 
     def start_listener(self, node: KingbusNode) -> None:
         """Listen for replicas of this channel on a node."""

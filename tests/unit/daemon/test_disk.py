@@ -74,5 +74,5 @@ def test_only_the_open_file_may_exceed(
 ) -> None:
     """Where it is told to, and only once no purge can make room any more."""
     disk = NodeDisk(store=Held(), database=Growing(), runner=Worker(1), exceeds=exceeds)
-    assert disk.is_full(101, only_open_left=only_open_left) == is_full
-    assert not disk.is_full(100, only_open_left=only_open_left)
+    assert disk.is_full(101, only_open_left=lambda: only_open_left) == is_full
+    assert not disk.is_full(100, only_open_left=lambda: only_open_left)

@@ -935,3 +935,11 @@ async def test_new_users_leave_connections_open() -> None:
             assert (await late.login("repl", PASSWORD))[:3] == b"\xff\x15\x04"
         async with await connect(server) as late:
             assert await late.login("repl", "other") == OK
+
+
+async def test_what_does_not_run_yet_says_so() -> None:
+    """Its tasks begin a moment after a channel was added; nobody gets an internal error then."""
+    server = BinlogServer(facts=MemorySource(), dumper=MemoryDumper(), rsa_key=KEY)
+    with pytest.raises(ListenError, match="not listened on yet"):
+        await server.start(LOCAL)
+    await server.stop()

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 
-from kingbus.binlog.relay_state import RelayState
+from kingbus.binlog.command import decode
+from kingbus.binlog.relay_state import RelayState, VisibleEnd
 from kingbus.binlog.retention import Policy
+from kingbus.pb.command_pb2 import Command, Purge
 from kingbus.pb.record_pb2 import FileRow
-from kingbus.replication.purger import Purger
+from kingbus.replication.purger import IDLE_LOOK_SECONDS, LOOK_SECONDS, Purger
 from tests.support.channel_node import ChannelNode, add_channel
 from tests.support.relay_logs import BinlogFile, binlog, packets_of
 from tests.unit.replication.test_purger import UNLIMITED, Rig, look, running
@@ -36,6 +38,9 @@ class HeldChannel:
 
     def end_overtaken(self) -> None:
         pass
+
+    async def wait_beyond(self, visible: VisibleEnd, /) -> None:
+        await self.node.relay.wait_beyond(visible)
 
     async def description(self, _file: FileRow, /) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -185,10 +190,95 @@ async def test_a_slow_channel_keeps_what_it_got_lately(autojump_clock) -> None:
         assert state.purged != state.executed
 
 
-async def test_a_replica_is_seen_at_the_channel_that_it_reads() -> None:
-    """A source of one channel may well replicate from another one."""
+async def test_a_channel_that_stays_quiet_gives_way_again(autojump_clock) -> None:
+    """Nothing of it is held since it was cut, and yet the log cannot begin behind it: as the log
+    goes on it is cut anew, at the same position, each time that the reserve needs the room."""
     rig = SharedLog(goes_on=False)
+    rig.reserve_for(30)
+    state = rig.named.relay.state
+    executed, position = state.executed.copy(), rig.row.end_position
+    async with running(rig):
+        for number in range(9, 39):
+            rig.node.held.session()
+            rig.node.held.hold(binlog(number, range(4 * number - 3, 4 * number + 1)), size=6)
+            wanted = rig.disk.usage().first_needed()
+            await rig.until(lambda wanted=wanted: rig.first_needed() >= wanted)
+    commands = [decode(each.data)[0] for each in rig.node.held.log.entries]
+    cuts = [each for each in commands if each.purge.channel and each.purge.description]
+    assert 1 < len(cuts) < 20, "once for about as much as may stay"
+    assert rig.row.cut_position == rig.row.end_position == position
+    assert state.purged == state.executed == executed
+    assert state.session
+    rig.named.restart()
+    assert rig.named.relay.state.digest() == state.digest()
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_transaction_that_does_not_end_does_not_hold_the_log(
+    autojump_clock, goes_on: bool
+) -> None:
+    """Its source died in the middle, or all receivers wait for room, this channel's among them: it
+    is dropped, and gets from its start to whoever pulls next."""
+    rig = SharedLog(goes_on=False)
+    state = rig.named.relay.state
+    packets = packets_of(binlog(1, range(1, 7)).events)
+    packets = [each for each in packets if each.event.start >= rig.row.end_position]
+    gtids = [at for at, each in enumerate(packets) if each.event.gtid]
+    begun, rest = packets[: gtids[1] + 1], packets[gtids[1] + 1 :]
+    if not goes_on:
+        rig.named.batch(rig.file, begun)
+    rig.node.held.session()
+    rig.node.held.hold(binlog(9, range(33, 37)), size=1)
+    if goes_on:
+        rig.named.batch(rig.file, begun)
+    assert state.in_transaction
+    executed = state.executed.copy()
+    rig.reserve_for(60 if goes_on else 10)
+    wanted = rig.disk.usage().first_needed()
+    assert (state.files[-1].last_index >= wanted) is goes_on
+    async with running(rig):
+        await rig.until(lambda: rig.row.first_index >= wanted)
+    assert not state.in_transaction
+    assert state.executed == executed
+    assert rest
+    rig.named.session()
+    index = rig.named.batch(rig.file, packets[gtids[1] :])
+    assert [row.index for row in await rig.named.relay.read_rows(0, 9)] == [index]
+
+
+async def test_files_behind_one_that_fills_the_reserve_make_no_room(autojump_clock) -> None:
+    """Where the log begins with an open file that is not to be cut, the reserve is exceeded, if it
+    may be at all, whatever files others hold behind it; not where a cut makes room."""
+    rig = SharedLog(goes_on=True, size=5000)
+    rig.reserve_for(73)
+    assert rig.row.first_index < rig.disk.usage().first_needed() <= rig.index_of(5)
+    async with running(rig):
+        await rig.until(lambda: rig.files == rig.all[4:])
+        assert rig.purger.has_purged_all
+        assert rig.row.cut_position == 0
+    slow = SharedLog(goes_on=True)
+    slow.reserve_for(73)
+    slow.node.held.command(Command(purge=Purge(first_index=slow.index_of(5))))
+    assert slow.first_needed() == slow.row.first_index
+    assert not slow.purger.has_purged_all
+
+
+async def test_a_log_that_grows_by_a_named_channel_is_looked_at_as_often(autojump_clock) -> None:
+    """As by the default one, of which nothing has come for long."""
+    rig = SharedLog(goes_on=True)
+    async with running(rig):
+        for number in range(2, 6):
+            await look(2 * IDLE_LOOK_SECONDS + 0.3)
+            measured = rig.disk.measured
+            rig.named.hold(binlog(number, range(4 * number - 3, 4 * number + 1)), size=1)
+            await look(LOOK_SECONDS + 0.1)
+            assert rig.disk.measured > measured
+
+
+async def test_replicas_of_one_channel_are_none_of_another(autojump_clock) -> None:
+    """So that what replicates from one channel may be a source of another."""
+    rig = SharedLog(goes_on=True)
     rig.attached = [("x", rig.files[0])]
-    rig.channel.readers = [("y", rig.row.served_name)]
+    rig.channel.readers = [("y", "binlog.000001")]
     assert rig.purger.replicas_seen() == {"x"}
-    assert rig.purger.replicas_seen(rig.channel.number) == {"y"}
+    assert rig.purger.replicas_seen(1) == {"y"}

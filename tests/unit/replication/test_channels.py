@@ -219,7 +219,7 @@ def test_a_cut_takes_what_is_held_and_leaves_where_the_channel_stands() -> None:
 
 
 def test_a_cut_that_would_take_more_than_it_says_is_ignored() -> None:
-    """Something has come since it was proposed, or a transaction is open, or nothing is held."""
+    """Something has come since it was proposed, or a transaction is open."""
     _, quiet = quiet_and_busy()
     state = quiet.relay.state
     cut(quiet, first_index=state.visible.index)
@@ -233,9 +233,12 @@ def test_a_cut_that_would_take_more_than_it_says_is_ignored() -> None:
     quiet.batch(file, packets[4:])
     cut(quiet)
     assert state.files[0].ordinal == 3
-    cut_at = state.files[0].first_index
+    position = state.files[0].cut_position
+    cut(quiet, mark=True)
+    assert state.mark_index == 0, "nothing is held"
     cut(quiet)
-    assert state.files[0].first_index == cut_at
+    assert state.files[0].first_index == state.index + 1, "the log may begin later now"
+    assert state.files[0].cut_position == position
 
 
 async def test_a_cut_at_a_mark_leaves_what_came_behind_it() -> None:
@@ -279,13 +282,18 @@ def test_a_mark_is_forgotten_with_its_file() -> None:
     assert [row.ordinal for row in again.relay.state.files] == [1, 2, 3]
 
 
-async def test_who_has_all_goes_on_over_a_cut_and_others_get_1236() -> None:
-    """By set and by position, attached or coming; the missing set is named."""
+@pytest.mark.parametrize("cuts", [1, 2])
+async def test_who_has_all_goes_on_over_a_cut_and_others_get_1236(cuts: int) -> None:
+    """By set and by position, attached or coming; the missing set is named. Over another one, too,
+    before which nothing came."""
     _, quiet = quiet_and_busy()
     end = quiet.relay.state.visible.position
     name = "binlog.000002"
     async with quiet.dumping(by_gtid("", non_blocking=False)) as attached:
-        cut(quiet, description=description(quiet))
+        described = description(quiet)
+        for _ in range(cuts):
+            cut(quiet, description=described)
+            await trio.testing.wait_all_tasks_blocked()
         more = binlog(2, range(3, 9))
         events = more.events[len(binlog(2, range(3, 6)).events) :]
         quiet.batch(more, packets_of(events))
@@ -301,20 +309,22 @@ async def test_who_has_all_goes_on_over_a_cut_and_others_get_1236() -> None:
         refused = await quiet.dump(by_position(name, position))
         assert refused.refusal is not None and refused.refusal.code == 1236
 
-    described, *rest = [event.data for event in events]
+    begun_with, *rest = [event.data for event in events]
     for request in (by_gtid("a:1-5"), by_position(name, end)):
         fit = await quiet.dump(request)
         assert fit.refusal is None
         first, *stored = fit.stored
-        assert first[4] == description(quiet)[4]
-        assert stored == [described, *rest]
+        assert first[4] == described[4]
+        assert stored == [begun_with, *rest]
 
 
 async def test_a_dump_right_behind_a_cut_waits_for_what_comes() -> None:
     """Nothing is held of the file then, and nothing is missing either."""
     _, quiet = quiet_and_busy()
     end = quiet.relay.state.visible.position
-    cut(quiet, description=description(quiet))
+    described = description(quiet)
+    for _ in range(2):
+        cut(quiet, description=described)
     for request in (by_gtid("a:1-5"), by_position("binlog.000002", end)):
         empty = await quiet.dump(request)
         assert empty.refusal is None
@@ -421,6 +431,7 @@ async def test_a_member_that_begins_from_a_snapshot_comes_to_the_same_state(
     one.hold(binlog(2, range(3, 6)))
     if how == "cut":
         two.hold(binlog(1, range(1, 4)))
+        cut(two, description=b"described")
         cut(two, description=b"described")
     first = one.relay.state.files[1].first_index
     one.command(Command(purge=Purge(first_index=first)))
