@@ -191,26 +191,33 @@ def test_a_candidate_that_lacks_something_is_taken_once_it_has_it(
     cluster.wait_for_gtids(new.gtid_executed(), new)
 
 
+def begin_with_lag(
+    world: World, modern: Installation
+) -> tuple[MySQLServer, MySQLServer, KingbusCluster]:
+    """A source, a replica of a follower that lacks its last three transactions, the cluster."""
+    old = world.server(modern, "old", server_id=1)
+    workload.make_tables(old)
+    cluster = world.cluster()
+    cluster.start_receiver(old)
+    cluster.start_listeners()
+    new = world.server(modern, "new", server_id=2)
+    attach(new, cluster.followers()[0])
+    workload.small_transactions(old, 20)
+    assert_equal([new], old)
+    new.stop_replica()
+    workload.small_transactions(old, 3)
+    cluster.wait_for_gtids(old.gtid_executed(), old)
+    return old, new, cluster
+
+
 def test_a_failover_is_made_though_the_leader_dies_under_it(
     world: World, modern: Installation
 ) -> None:
     """The receiver stands still for the candidate that lags; the leader is killed meanwhile, and
     the member that was asked has the next one do it."""
-    old = world.server(modern, "old", server_id=1)
-    workload.make_tables(old)
-    cluster = world.cluster()
-    leader = cluster.leader()
-    node = cluster.followers()[0]
-    cluster.start_receiver(old)
-    cluster.start_listeners()
-    new = world.server(modern, "new", server_id=2)
-    attach(new, node)
-    workload.small_transactions(old, 20)
-    assert_equal([new], old)
-    new.stop_replica()
-    workload.small_transactions(old, 3)
+    old, new, cluster = begin_with_lag(world, modern)
+    leader, node = cluster.leader(), cluster.followers()[0]
     everything = old.gtid_executed()
-    cluster.wait_for_gtids(everything, old)
     with ThreadPoolExecutor() as threads:
         words = ("source", "failover", "--to", address(new))
         asked = threads.submit(node.command, *words)
@@ -239,20 +246,8 @@ def test_a_failover_that_dies_with_the_member_that_was_asked_leaves_a_receiver_t
 ) -> None:
     """It was the leader, and waited for a candidate that lags. Nobody is left to do it: the next
     leader goes on with the old source by itself, and may be told again."""
-    old = world.server(modern, "old", server_id=1)
-    workload.make_tables(old)
-    cluster = world.cluster()
-    leader = cluster.leader()
-    node = cluster.followers()[0]
-    cluster.start_receiver(old)
-    cluster.start_listeners()
-    new = world.server(modern, "new", server_id=2)
-    attach(new, node)
-    workload.small_transactions(old, 20)
-    assert_equal([new], old)
-    new.stop_replica()
-    workload.small_transactions(old, 3)
-    cluster.wait_for_gtids(old.gtid_executed(), old)
+    old, new, cluster = begin_with_lag(world, modern)
+    leader, node = cluster.leader(), cluster.followers()[0]
     with ThreadPoolExecutor() as threads:
         words = ("source", "failover", "--to", address(new))
         asked = threads.submit(leader.command, *words)
