@@ -19,6 +19,7 @@ def test_a_reader_of_rows_misses_nothing(world: World, modern: Installation) -> 
     assert row.is_good, (row.missing, row.cells)
 
 
+@pytest.mark.thorough  # `scripts/clients` does the same
 def test_every_remote_option_of_mysqlbinlog(world: World, modern: Installation) -> None:
     """Each prints of the relay what it prints of the source."""
     row = try_tool(MYSQLBINLOG, Scene(world, modern), say)

@@ -363,7 +363,15 @@ def test_who_acknowledged_what_is_shown_both_ways(world: World, spelling: Spelli
     assert spelling.of_replica(replica) == "ON"
 
 
-@pytest.mark.parametrize(("workers", "tls"), [(0, False), (0, True), (1, False), (1, True)])
+@pytest.mark.parametrize(
+    ("workers", "tls"),
+    [
+        (0, False),
+        (1, True),
+        pytest.param(0, True, marks=pytest.mark.thorough),
+        pytest.param(1, False, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_compressed_replica_is_not_offered_semi_sync(
     world: World, workers: int, tls: bool
 ) -> None:
