@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication import BinLogStreamReader, binlogstream
 from pymysqlreplication.event import GtidEvent, MariadbGtidEvent, QueryEvent, XidEvent
 from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
@@ -53,6 +53,9 @@ def main(options: dict[str, str]) -> None:
         is_mariadb=options.get("flavor") == "mariadb" and options["mode"] == "gtid",
         **start,
     )
+    # Else it would connect again by itself, and tell once more all since the set it began with:
+    # whoever started it decides from where it goes on.
+    binlogstream.MYSQL_EXPECTED_ERROR_CODES = []
     changes = {WriteRowsEvent: "insert", UpdateRowsEvent: "update", DeleteRowsEvent: "delete"}
     for event in stream:
         is_end = isinstance(event, XidEvent)
