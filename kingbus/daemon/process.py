@@ -4,6 +4,7 @@ Owns the event loop's run, the log's set-up, what is said of an error that ends 
 was opened is closed at last. Must not know what a node consists of.
 """
 
+import gc
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -30,6 +31,9 @@ def main(options: Options) -> int:
         raise RefusedError(
             "kingbus does not run under python -O: its assertions hold the invariants"
         )
+    # What was imported stays. `__main__` did that without the collector, which begins here.
+    gc.freeze()
+    gc.enable()
     config = options.config
     try:
         log.configure(level=config.log_level, directory=config.log_dir)

@@ -249,6 +249,34 @@ def test_assertions_are_needed(node: KingbusNode) -> None:
     assert not node.data_dir.exists()
 
 
+_TELLING_COLLECTIONS = f"""#!{sys.executable}
+import gc, os, sys
+def tell(phase, info):
+    imported = hasattr(sys.modules.get("kingbus.daemon"), "main")
+    os.write(2, b"collecting behind imports\\n" if imported else b"collecting in imports\\n")
+from kingbus.__main__ import main
+sys.argv = ["kingbus", *sys.argv[3:]]
+gc.callbacks.append(tell)
+main()
+"""
+
+
+def test_garbage_is_collected_once_all_is_imported(tmp_path: Path) -> None:
+    """Not before: that would be a tenth of the time that a start takes."""
+    python = tmp_path / "python"
+    python.write_text(_TELLING_COLLECTIONS)
+    python.chmod(0o755)
+    program = processes.Program(python=str(python))
+    node = KingbusNode("n1", tmp_path / "n1", settings=SMALL, program=program)
+    try:
+        node.start()
+        wait_for(lambda: "collecting behind imports" in node.output(), what="a collection")
+        assert node.stop() == 0
+        assert "collecting in imports" not in node.output()
+    finally:
+        node.kill9()
+
+
 def test_a_signal_while_starting_is_a_clean_stop(node: KingbusNode) -> None:
     """A node that still looks for the cluster to join stops at once, with 0."""
     node.configure(
