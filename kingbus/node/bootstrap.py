@@ -368,7 +368,27 @@ async def _restart(
     if own is not None and url not in own.peer_urls:
         await _check_moved(identity, url, own, cluster, ask)
         notes.append(f"peer-url {url} was agreed on while this member was down")
-    return Prepared(path="restart", identity=identity, cluster=cluster, notes=tuple(notes))
+    return Prepared(
+        path="restart",
+        identity=identity,
+        cluster=cluster,
+        foreseen=await _told_by_others(config, identity, ask) if members is None else None,
+        notes=tuple(notes),
+    )
+
+
+async def _told_by_others(config: BootstrapConfig, identity: Identity, ask: Ask) -> Cluster | None:
+    """The membership for who joined and has got nothing yet: the disk names nobody.
+
+    Nobody has to answer, since the leader comes by itself; but to who was removed nobody comes.
+    Raises MemberRemovedError.
+    """
+    told = [answer.cluster for answer in (await _ask_all(config.others, ask)).values()]
+    of_this = [cluster for cluster in told if cluster.cluster_id == identity.cluster_id]
+    if any(identity.member_id in cluster.removed for cluster in of_this):
+        raise MemberRemovedError(f"{identity.name} was removed from the cluster")
+    known = [cluster for cluster in of_this if identity.member_id in cluster]
+    return max(known, key=lambda cluster: cluster.index, default=None)
 
 
 async def _check_moved(

@@ -357,6 +357,23 @@ async def test_a_restart_before_anything_was_applied(directory):
     found = await prepared(directory)
 
     assert found.cluster == Cluster(cluster_id=CLUSTER.cluster_id)
+    assert found.foreseen is None
+
+
+async def test_a_restart_before_anything_was_applied_asks_the_others(directory):
+    """It knows nobody by itself, so that nobody could tell it that it was removed meanwhile."""
+    directory.set_identity(identity_of("a"))
+    write_something(directory)
+    newer, stranger = replace(CLUSTER, index=9), replace(CLUSTER, cluster_id=1, index=99)
+    found = await prepared(directory, ask=answers(h2=answer_of(CLUSTER), h3=answer_of(newer)))
+    assert found.foreseen == newer
+    found = await prepared(directory, ask=answers(h2=answer_of(CLUSTER), h3=answer_of(stranger)))
+    assert found.foreseen == CLUSTER
+
+    gone = MemberChange(kind=ChangeKind.REMOVE, member=CLUSTER.named("a"))
+    without = CLUSTER.apply(9, gone)
+    with pytest.raises(MemberRemovedError, match="a was removed"):
+        await prepared(directory, ask=answers(h2=answer_of(CLUSTER), h3=answer_of(without)))
 
 
 async def test_a_moved_peer_url_needs_the_clusters_consent(directory):
