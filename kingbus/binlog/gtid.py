@@ -144,7 +144,10 @@ class _Intervals:
         return at < len(self.starts) and self.starts[at] < end
 
     def contains(self, other: "_Intervals") -> bool:
-        if len(other) < _BULK or len(other) * 16 < len(self):
+        count = len(other.starts)
+        if count == 1:  # as in a row of a single transaction, of which there are most
+            return self.has(other.starts[0], other.ends[0])
+        if count < _BULK or count * 16 < len(self.starts):
             return all(map(self.has, other.starts, other.ends))
         starts, ends = self._in_numpy()
         first, last = other._in_numpy()
@@ -195,8 +198,11 @@ class _Intervals:
         return self.from_numpy(begins, stops)
 
     def overlaps(self, other: "_Intervals") -> bool:
-        few, many = (self, other) if len(self) < len(other) else (other, self)
-        if len(few) < _BULK or len(few) * 16 < len(many):
+        few, many = (self, other) if len(self.starts) < len(other.starts) else (other, self)
+        count = len(few.starts)
+        if count == 1:
+            return many.meets(few.starts[0], few.ends[0])
+        if count < _BULK or count * 16 < len(many.starts):
             return any(map(many.meets, few.starts, few.ends))
         starts, ends = many._in_numpy()
         first, last = few._in_numpy()
@@ -505,7 +511,10 @@ class GtidSet:
         return intervals is not None and intervals.has(first, last + 1)
 
     def overlaps(self, other: "GtidSet") -> bool:
-        """Whether any GTID is in both; what it takes goes by the smaller of the two."""
+        """Whether any GTID is in both; what it takes goes by the smaller of the two.
+
+        As `meets` it is asked by dumps; `mariadb_gtid.Position` is the other kind that they know.
+        """
         few, many = (self, other) if len(self._groups) < len(other._groups) else (other, self)
         for key, theirs in few._groups.items():
             mine = many._groups.get(key)
@@ -513,9 +522,7 @@ class GtidSet:
                 return True
         return False
 
-    def meets(self, other: "GtidSet") -> bool:
-        """As `overlaps`; see `mariadb_gtid.Position` for the other kind that dumps know."""
-        return self.overlaps(other)
+    meets = overlaps
 
     def overlaps_run(self, uuid: bytes, tag: str, first: int, last: int) -> bool:
         """Whether any number from first to last, inclusive, is in it."""

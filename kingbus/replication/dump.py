@@ -289,7 +289,7 @@ class _Dump:
         file = begin.file
         description: bytes | memoryview = file.description
         if not description:
-            description = (await self._batch(file.first_index, file.first_index)).event(0)
+            description = (await self._look_at(file.first_index, file.first_index)).event(0)
         events = self.session.open(begin, description)
         refusal = self.session.checksum_refusal(file, len(description))
         if refusal is not None:
@@ -310,7 +310,7 @@ class _Dump:
         self._index, self._packet = row.index, row.row.packets
         if begin.position > row.row.end_position:
             return  # behind a gap, and what follows it is not visible yet
-        packet = (await self._batch(row.index, row.index)).packet_at(begin.position)
+        packet = (await self._look_at(row.index, row.index)).packet_at(begin.position)
         if packet is not None:
             self._packet = packet
         elif begin.position < row.row.end_position:
@@ -415,7 +415,7 @@ class _Dump:
         session = self.session
         self._progress.state = FINISHED_FILE
         self._out.add(session.enter(file, left=left))
-        description = (await self._batch(row.index, last_index)).event(0)
+        description = (await self._look_at(row.index, last_index)).event(0)
         refusal = session.checksum_refusal(file, len(description))
         if refusal is not None:
             await self._out.flush()
@@ -448,7 +448,7 @@ class _Dump:
 
     async def _send(self, pieces: Sequence[Piece], batch: ServedBatch, row: Row) -> None:
         """Sends what is to be sent of a batch, which ends with this row."""
-        asked = self._asked(batch, row)
+        asked = self._asked(batch, row) if self._out.marks else 0
         for piece in pieces:
             if isinstance(piece, Made):
                 self._out.add([piece])
@@ -471,7 +471,7 @@ class _Dump:
         """
         out, meta = self._out, batch.meta
         is_last = row.index >= self._relay.state.visible.index
-        if not out.marks or not (is_last or out.unasked_bytes >= ASK_BYTES):
+        if not (is_last or out.unasked_bytes >= ASK_BYTES):
             return 0
         ends_transaction = bool(meta.visible_transactions) or meta.closes_transaction
         return meta.visible_packets if ends_transaction else 0
@@ -479,9 +479,16 @@ class _Dump:
     async def _batch(self, index: int, through: int) -> ServedBatch:
         batch = self._ahead.pop(index, None)
         if batch is None:
-            self._ahead = dict(await self._relay.read_batches(index, through))
-            batch = self._ahead.get(index)
+            batches = await self._relay.read_batches(index, through)
+            batch = batches.get(index)
             assert batch is not None, f"entry {index} has a row and is no batch"
+            self._ahead = dict(batches) if len(batches) > 1 else {}
+            self._ahead.pop(index, None)
+        return batch
+
+    async def _look_at(self, index: int, through: int) -> ServedBatch:
+        """The same of a batch that will be sent later."""
+        batch = self._ahead[index] = await self._batch(index, through)
         return batch
 
     # -- waiting ----------------------------------------------------------------------------
@@ -571,6 +578,11 @@ class _Output:
         if self.marks:
             self.unasked_bytes += int(offsets[last] - offsets[first])
             await self._send_marked(batch, first, last, ask=ask)
+            return
+        if len(self._gathered) + int(offsets[last] - offsets[first]) <= GATHER_BYTES:
+            # What a waiting dump gets, mostly: a transaction.
+            self._gathered += renumbered(batch, first, last, self._sequence).data
+            self._sequence += last - first
             return
         while first < last:
             start = int(offsets[first])

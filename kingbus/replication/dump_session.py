@@ -239,6 +239,8 @@ class DumpSession:
         )
         self._leaves_out = False  # the event that goes on in the next row
         self._phased = 0, 0  # file and position of the last heartbeats for the numbers' sake
+        self._looked_at: Row | None = None
+        self._met = False  # by the row that was looked at
 
     # -- where to start ---------------------------------------------------------------------
 
@@ -407,10 +409,11 @@ class DumpSession:
         if not self._skipping and (first or row.row.first_transaction):
             return False
         gtids = gtids_of(row.row.gtids)
-        if row.row.first_transaction < row.row.packets and not gtids:
+        if gtids:
+            if not self._meets(row) or not self._excluded.contains(gtids):
+                return False
+        elif row.row.first_transaction < row.row.packets:
             return False  # anonymous transactions: in no set
-        if not self._excluded.contains(gtids):
-            return False
         self._join(row.row, first, file)
         self._skipping = True
         self._owes_heartbeat = True
@@ -426,7 +429,7 @@ class DumpSession:
         assert row.row.file == self.file
         self._join(row.row, first, file)
         pieces: list[Piece] = []
-        for start, end, send in self._spans(row.row, batch, first, last):
+        for start, end, send in self._spans(row, batch, first, last):
             if not send:
                 self._skipping = self._owes_heartbeat = True
                 continue
@@ -514,7 +517,15 @@ class DumpSession:
             return False
         if self._skipping or self._owes_heartbeat or each.start_position != self.position:
             return False
-        return self._excluded is None or not self._excluded.meets(gtids_of(each.gtids))
+        return not self._meets(row)
+
+    def _meets(self, row: Row) -> bool:
+        """Whether some of the row's transactions may not be sent; asked again for the same row."""
+        if self._looked_at is not row:
+            self._looked_at = row
+            excluded = self._excluded
+            self._met = excluded is not None and excluded.meets(gtids_of(row.row.gtids))
+        return self._met
 
     def pass_whole(self, row: Row) -> None:
         """All of the row is sent."""
@@ -557,13 +568,13 @@ class DumpSession:
         return [Stored(first=0, last=start), *beats, Stored(first=start, last=last)]
 
     def _spans(
-        self, row: BatchRow, batch: ServedBatch, first: int, last: int
+        self, row: Row, batch: ServedBatch, first: int, last: int
     ) -> list[tuple[int, int, bool]]:
         excluded = self._excluded
         if excluded is None:
             return [(first, last, True)]
-        follows = self._skipping and (first or row.first_transaction)
-        if not follows and not excluded.meets(gtids_of(row.gtids)):
+        follows = self._skipping and (first or row.row.first_transaction)
+        if not follows and not self._meets(row):
             return [(first, last, True)]
         return batch.cut(first, last, excluded, skipping=self._skipping)
 

@@ -19,6 +19,8 @@ _NAME_AT: Final = 9  # behind mark and position
 class ReplicaAcks:
     """Of one dump. `file` and `position` say how far the replica has everything on its disk."""
 
+    __slots__ = ("_buffer", "_is_lost", "count", "file", "position")
+
     def __init__(self) -> None:
         self.file = ""
         self.position = 0

@@ -53,11 +53,11 @@ class ServedBatch:
             self._parts = (command.event_batch, packets)
         return self._parts
 
-    @property
+    @cached_property
     def meta(self) -> EventBatch:
         return self._decoded()[0]
 
-    @property
+    @cached_property
     def packets(self) -> memoryview:
         return self._decoded()[1]
 
@@ -177,6 +177,14 @@ class ServedBatch:
 
     def transaction_before(self, packet: int) -> tuple[bytes, str, int] | None:
         """The last transaction that begins before this packet here: uuid, tag, number."""
+        return self.last_transaction if packet == self.count else self._transaction_before(packet)
+
+    @cached_property
+    def last_transaction(self) -> tuple[bytes, str, int] | None:
+        """The same of all packets, which every dump asks for."""
+        return self._transaction_before(self.count)
+
+    def _transaction_before(self, packet: int) -> tuple[bytes, str, int] | None:
         left = int(np.searchsorted(self.transaction_packets, packet))
         if not left:
             return None

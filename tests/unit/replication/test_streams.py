@@ -130,6 +130,58 @@ async def pairs() -> AsyncIterator[Callable[[], Pair]]:
         pair.close()
 
 
+SMALL = bytes(range(250)) * 200  # no divisor of what a socket takes: the last one is taken in part
+
+
+async def test_small_buffers_are_whole_although_the_socket_is_full(pairs) -> None:
+    """What it does not take at once follows in order as soon as it does."""
+    pair, count = pairs(), 100
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            for _ in range(count):
+                await pair.sink.send(SMALL)
+
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pair.sink.is_broken, "nothing waits for the socket"
+        assert await pair.read(count * len(SMALL)) == count * SMALL
+    assert not pair.sink.is_broken
+
+
+async def test_a_small_buffer_is_finished_although_it_is_cancelled(pairs) -> None:
+    """Whether it went at once or waits for the socket: nothing follows, and nothing is cut."""
+    pair, sent = pairs(), 0
+
+    async def send() -> None:
+        nonlocal sent
+        while True:
+            sent += len(SMALL)
+            await pair.sink.send(SMALL)
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await send()
+    assert sent == len(SMALL)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            assert await pair.read(sent) == SMALL * (sent // len(SMALL))
+    assert not pair.sink.is_broken
+
+
+async def test_a_client_that_is_gone_breaks_the_sink(pairs) -> None:
+    """At the latest with the second small buffer."""
+    pair = pairs()
+    await pair.far.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        for _ in range(2):
+            await pair.sink.send(SMALL)
+    assert pair.sink.is_broken
+
+
 def in_thread(function):
     return trio.to_thread.run_sync(function)
 
