@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import trio
+from google.protobuf.message import DecodeError
 
 from kingbus.errors import KingbusError
 from kingbus.membership.cluster import Cluster
@@ -33,6 +34,7 @@ from kingbus.storage.directory import DataDirectory, Identity
 from kingbus.transport.errors import TransportError
 
 REMOVED_FILE = "removed.json"
+JOINED_FILE = "joined.members"
 FORGOT_FILE = "forgot.json"
 JOIN_SECONDS_MAX = 10.0
 """How long a joining node looks for a live peer that knows it: a follower that was asked may lag
@@ -194,8 +196,10 @@ async def prepare(
             prepared = await _start(config, decision, ask, torn=torn)
         case Join():
             prepared = await _join(config, decision, ask)
+            assert prepared.foreseen is not None
+            await runner(_write_joined, directory, prepared.foreseen)
         case Restart():
-            return await _restart(config, decision, members, ask)
+            return await _restart(config, directory, decision, members, ask)
     await runner(directory.set_identity, prepared.identity)
     return prepared
 
@@ -342,6 +346,7 @@ def _differences(config: BootstrapConfig, cluster: Cluster) -> list[str]:
 
 async def _restart(
     config: BootstrapConfig,
+    directory: DataDirectory,
     decision: Restart,
     members: record_pb2.Members | None,
     ask: Ask,
@@ -372,23 +377,28 @@ async def _restart(
         path="restart",
         identity=identity,
         cluster=cluster,
-        foreseen=await _told_by_others(config, identity, ask) if members is None else None,
+        foreseen=_read_joined(directory, identity) if members is None else None,
         notes=tuple(notes),
     )
 
 
-async def _told_by_others(config: BootstrapConfig, identity: Identity, ask: Ask) -> Cluster | None:
-    """The membership for who joined and has got nothing yet: the disk names nobody.
+def _write_joined(directory: DataDirectory, cluster: Cluster) -> None:
+    """Keep the membership that was joined until the log tells of one. Blocks."""
+    directory.write_file(JOINED_FILE, cluster.to_record().SerializeToString())
 
-    Nobody has to answer, since the leader comes by itself; but to who was removed nobody comes.
-    Raises MemberRemovedError.
+
+def _read_joined(directory: DataDirectory, identity: Identity) -> Cluster | None:
+    """The same at a restart; None where it is not there, or says nothing of this member.
+
+    Nobody depends on it: the leader comes by itself. But nobody comes to who was removed.
     """
-    told = [answer.cluster for answer in (await _ask_all(config.others, ask)).values()]
-    of_this = [cluster for cluster in told if cluster.cluster_id == identity.cluster_id]
-    if any(identity.member_id in cluster.removed for cluster in of_this):
-        raise MemberRemovedError(f"{identity.name} was removed from the cluster")
-    known = [cluster for cluster in of_this if identity.member_id in cluster]
-    return max(known, key=lambda cluster: cluster.index, default=None)
+    try:
+        record = record_pb2.Members.FromString((directory.path / JOINED_FILE).read_bytes())
+        cluster = Cluster.from_record(record)
+    except (OSError, ValueError, DecodeError, KingbusError):
+        return None
+    fits = cluster.cluster_id == identity.cluster_id and identity.member_id in cluster
+    return cluster if fits else None
 
 
 async def _check_moved(

@@ -360,20 +360,26 @@ async def test_a_restart_before_anything_was_applied(directory):
     assert found.foreseen is None
 
 
-async def test_a_restart_before_anything_was_applied_asks_the_others(directory):
-    """It knows nobody by itself, so that nobody could tell it that it was removed meanwhile."""
-    directory.set_identity(identity_of("a"))
+async def test_a_joiner_remembers_whom_it_joined(directory):
+    """Restarted before it applied anything it dials them: one that was removed is told so then."""
+    joined = await prepared(directory, JOINING, ask=answers(h1=answer_of(GROWN)))
     write_something(directory)
-    newer, stranger = replace(CLUSTER, index=9), replace(CLUSTER, cluster_id=1, index=99)
-    found = await prepared(directory, ask=answers(h2=answer_of(CLUSTER), h3=answer_of(newer)))
-    assert found.foreseen == newer
-    found = await prepared(directory, ask=answers(h2=answer_of(CLUSTER), h3=answer_of(stranger)))
-    assert found.foreseen == CLUSTER
+    found = await prepared(directory, JOINING)
+    assert (found.path, found.foreseen) == ("restart", GROWN)
+    assert found.foreseen == joined.foreseen
+    assert found.cluster == Cluster(cluster_id=CLUSTER.cluster_id)
 
-    gone = MemberChange(kind=ChangeKind.REMOVE, member=CLUSTER.named("a"))
-    without = CLUSTER.apply(9, gone)
-    with pytest.raises(MemberRemovedError, match="a was removed"):
-        await prepared(directory, ask=answers(h2=answer_of(CLUSTER), h3=answer_of(without)))
+    found = await prepared(directory, JOINING, members=GROWN.to_record())
+    assert found.foreseen is None, "what is applied counts"
+
+
+@pytest.mark.parametrize("kept", [b"", b"\xff", CLUSTER.to_record().SerializeToString()])
+async def test_what_a_joiner_remembers_may_be_lost(directory, kept):
+    """Damaged, or not of this member: the leader comes by itself."""
+    await prepared(directory, JOINING, ask=answers(h1=answer_of(GROWN)))
+    write_something(directory)
+    (directory.path / "joined.members").write_bytes(kept)
+    assert (await prepared(directory, JOINING)).foreseen is None
 
 
 async def test_a_moved_peer_url_needs_the_clusters_consent(directory):

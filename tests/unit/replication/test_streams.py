@@ -176,9 +176,13 @@ async def test_a_client_that_is_gone_breaks_the_sink(pairs) -> None:
     """At the latest with the second small buffer."""
     pair = pairs()
     await pair.far.aclose()
-    with pytest.raises(trio.BrokenResourceError):
+
+    async def send_two() -> None:
         for _ in range(2):
             await pair.sink.send(SMALL)
+
+    with pytest.raises(trio.BrokenResourceError):
+        await send_two()
     assert pair.sink.is_broken
 
 
