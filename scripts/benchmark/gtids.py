@@ -32,7 +32,7 @@ from tests.support.servers import REPLICATION_PASSWORD, REPLICATION_USER, MySQLS
 from tests.support.waiting import wait_for
 
 TRANSACTIONS = 600_000
-ONE_BY_ONE = 2_000
+ONE_BY_ONE = 5_000
 _ELSEWHERE = UUID(int=0x1111_1111_1111_1111_1111_1111_1111_1111)
 """The server whose transactions the sources had before they wrote their own."""
 _FILE_BYTES = 128 << 20
