@@ -23,6 +23,7 @@ from kingbus.storage.log import LogStore, LogWrite
 from kingbus.transport.connection import open_listener
 from kingbus.transport.peer import Timings
 from kingbus.transport.transport import Transport
+from tests.support.processes import free_port
 
 DEADLINE_SECONDS = 20.0
 
@@ -199,16 +200,14 @@ class LoopbackCluster:
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
 
-    async def reserve(self, name: str) -> None:
-        """Find a port for a member that is to be started later."""
-        listener = await open_listener("127.0.0.1", 0)
-        self.ports[name] = listener.socket.getsockname()[1]
-        await listener.aclose()
+    def reserve(self, name: str) -> None:
+        """Find a port for a member that is to be started later, and again after a crash."""
+        self.ports[name] = free_port()
 
     async def begin(self, *names: str) -> None:
         """Start a new cluster of these members."""
         for name in names:
-            await self.reserve(name)
+            self.reserve(name)
         self.first = Cluster.initial([(name, [self.url(name)]) for name in names])
         for name in names:
             self.disks[name] = Disk()
@@ -225,7 +224,7 @@ class LoopbackCluster:
 
     async def join_learner(self, name: str, leader: MemberProcess) -> MemberProcess:
         """Add a learner, and start it."""
-        await self.reserve(name)
+        self.reserve(name)
         await leader.node.membership.add(name, [self.url(name)], learner=True)
         return await self.join(name, leader.node.cluster)
 

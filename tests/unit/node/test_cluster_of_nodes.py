@@ -256,7 +256,7 @@ async def test_a_member_joins_a_running_cluster():
         leader = await cluster.elect("a")
         await propose(leader, *(b"%d" % number for number in range(50)))
         await eventually(lambda: len(leader.node.peers.active()) == 3)
-        await cluster.reserve("d")
+        cluster.reserve("d")
         member = await leader.node.membership.add("d", [cluster.url("d")])
         await cluster.join("d", leader.node.cluster)
         await propose(leader, b"after")
@@ -271,7 +271,7 @@ async def test_the_second_member_begins_as_learner_and_is_promoted():
     """A one-node cluster can decide while the second one comes up, then has two voters."""
     async with loopback_cluster("a") as cluster:
         leader = await cluster.wait_leader()
-        await cluster.reserve("b")
+        cluster.reserve("b")
         member = await leader.node.membership.add("b", [cluster.url("b")])
         assert member.learner
         await propose(leader, b"alone")  # decided although b does not run yet
@@ -289,7 +289,7 @@ async def test_a_learner_stays_one_until_it_is_promoted_by_hand():
     """Added as a learner it is not promoted by itself, cannot lead, and becomes a voter."""
     async with loopback_cluster("a") as cluster:
         leader = await cluster.wait_leader()
-        await cluster.reserve("b")
+        cluster.reserve("b")
         member = await leader.node.membership.add("b", [cluster.url("b")], learner=True)
         await cluster.join("b", leader.node.cluster)
         await eventually(lambda: leader.node.peers.has_caught_up(member.id), "b catches up")
@@ -357,7 +357,7 @@ async def test_a_voter_is_replaced_by_a_new_member():
         await propose(leader, b"before")
         await eventually(lambda: len(leader.node.peers.active()) == 3)
         await cluster.members["c"].stop()
-        await cluster.reserve("d")
+        cluster.reserve("d")
         member = await leader.node.membership.replace(cluster.ids["c"], "d", [cluster.url("d")])
         assert not member.entering
         assert not leader.node.cluster.is_joint
@@ -377,7 +377,7 @@ async def test_a_voter_is_replaced_by_a_learner_that_has_caught_up():
         leader = await cluster.elect("a")
         await propose(leader, b"one")
         await eventually(lambda: len(leader.node.peers.active()) == 3)
-        await cluster.reserve("d")
+        cluster.reserve("d")
         await leader.node.membership.add("d", [cluster.url("d")], learner=True)
         with pytest.raises(NotCaughtUpError):
             await leader.node.membership.replace(cluster.ids["c"], "d")
@@ -400,7 +400,7 @@ async def test_a_leader_that_is_replaced_hands_over_first():
         leader = await cluster.elect("a")
         await propose(leader, b"kept")
         await eventually(lambda: len(leader.node.peers.active()) == 3)
-        await cluster.reserve("d")
+        cluster.reserve("d")
         urls = [cluster.url("d")]
         with pytest.raises(NotLeaderError) as caught:
             await leader.node.membership.replace(cluster.ids["a"], "d", urls)
@@ -418,7 +418,7 @@ async def test_a_leader_that_is_replaced_hands_over_first():
 
 async def moves(cluster, name):
     """Whoever leads gives the member another URL, handing over first if that is itself."""
-    await cluster.reserve(name)
+    cluster.reserve(name)
     for _ in range(2):
         leader = await cluster.wait_leader()
         await eventually(lambda of=leader: len(of.node.peers.active()) == len(of.node.cluster))
@@ -584,7 +584,7 @@ async def test_a_new_leader_gets_to_know_who_is_up_before_it_refuses():
     a removal, a promotion and a replacement."""
     async with loopback_cluster("a", "b", "c", "d", "e") as cluster:
         leader = await cluster.elect("a")
-        await cluster.reserve("x")
+        cluster.reserve("x")
         await eventually(lambda: len(leader.node.peers.active()) == 5)
         learner = await leader.node.membership.add("x", [cluster.url("x")], learner=True)
         await cluster.join("x", leader.node.cluster)
@@ -600,7 +600,7 @@ async def test_a_new_leader_gets_to_know_who_is_up_before_it_refuses():
 
         await (await next_leader("b")).membership.promote(learner.id)
         await (await next_leader("x")).membership.remove(cluster.ids["a"])
-        await cluster.reserve("y")
+        cluster.reserve("y")
         node = await next_leader("c")
         await node.membership.replace(cluster.ids["d"], "y", [cluster.url("y")])
         assert {member.name for member in node.cluster} == set("bcexy")
@@ -674,7 +674,7 @@ async def test_a_member_moves_to_another_address():
     async with loopback_cluster("a", "b", "c") as cluster:
         leader = await cluster.elect("a")
         await cluster.members["c"].stop()
-        await cluster.reserve("c")
+        cluster.reserve("c")
         await leader.node.membership.update(cluster.ids["c"], [cluster.url("c")])
         await cluster.restart("c")
         await propose(leader, b"moved")

@@ -229,8 +229,8 @@ async def test_a_membership_newer_than_the_snapshot(open_stores):
     async with loopback_cluster("a", "b", "c", open_stores=open_stores) as cluster:
         feed = await left_behind(cluster)
         leader = await cluster.wait_leader()
-        await cluster.reserve("d")
-        await cluster.reserve("e")
+        cluster.reserve("d")
+        cluster.reserve("e")
         node = leader.node
         added = await node.membership.add("d", [cluster.url("d")], learner=True)
         await change(lambda: node.membership.remove(added.id))
