@@ -136,6 +136,12 @@ SMALL = bytes(range(250)) * 200  # no divisor of what a socket takes: the last o
 async def test_small_buffers_are_whole_although_the_socket_is_full(pairs) -> None:
     """What it does not take at once follows in order as soon as it does."""
     pair, count = pairs(), 100
+    with trio.fail_after(20):
+        await small_buffers_to_a_full_socket(pair, count)
+    assert not pair.sink.is_broken
+
+
+async def small_buffers_to_a_full_socket(pair: Pair, count: int) -> None:
     async with trio.open_nursery() as nursery:
 
         async def send() -> None:
@@ -146,7 +152,6 @@ async def test_small_buffers_are_whole_although_the_socket_is_full(pairs) -> Non
         await trio.testing.wait_all_tasks_blocked()
         assert pair.sink.is_broken, "nothing waits for the socket"
         assert await pair.read(count * len(SMALL)) == count * SMALL
-    assert not pair.sink.is_broken
 
 
 async def test_a_small_buffer_is_finished_although_it_is_cancelled(pairs) -> None:
@@ -167,7 +172,7 @@ async def test_a_small_buffer_is_finished_although_it_is_cancelled(pairs) -> Non
         nursery.start_soon(send)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True), trio.fail_after(20):
             assert await pair.read(sent) == SMALL * (sent // len(SMALL))
     assert not pair.sink.is_broken
 
